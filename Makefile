@@ -1,0 +1,47 @@
+# The commands a newcomer needs. Each does all its own set-up.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+README := README.md
+BIN := $(VENV)/bin
+OMP_NUM_THREADS ?= 2
+export OMP_NUM_THREADS
+export TOKENIZERS_PARALLELISM := false
+export HF_HUB_DISABLE_PROGRESS_BARS := 1
+
+.PHONY: help demo test lab docs readme bench clean-demo
+help:                ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
+
+demo: $(VENV)/.demo  ## run the whole loop on problems the project makes (about 10 minutes)
+	@$(BIN)/ares run params/demo.yaml
+
+test: $(VENV)/.dev   ## check and run the notebooks, then the tests
+	@$(BIN)/nbdev_test --n_workers 2
+	@$(BIN)/python -m pytest tests -q
+
+lab: $(VENV)/.dev    ## open JupyterLab on the notebooks
+	@$(BIN)/jupyter lab nbs
+
+docs: $(VENV)/.dev   ## build the site (needs Quarto)
+	@command -v quarto >/dev/null || { echo "make docs: Quarto is missing; install it from https://quarto.org and call make docs again."; exit 1; }
+	@$(BIN)/nbdev_proc_nbs && cp _quarto.yml _proc/ && quarto render _proc --output-dir ../_docs
+
+readme: $(VENV)/.dev ## write README.md from nbs/index.ipynb
+	@$(BIN)/jupyter nbconvert --log-level ERROR --to markdown --stdout nbs/index.ipynb | sed -E 's#\]\((images|runs|experiments|explanations|[0-9]{2}_)#](nbs/\1#g' > $(README)
+
+bench: $(VENV)/.demo ## measure the speed of each phase (about 5 minutes)
+	@$(BIN)/papermill --log-output nbs/experiments/speed.ipynb runs/speed.ipynb
+
+clean-demo:          ## forget the demo's run
+	rm -rf runs/demo
+
+$(VENV)/.demo: settings.ini setup.py constraints.txt
+	@echo "Setting up $(VENV) (once; a few minutes) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	@echo "Setting up what the notebooks' tests need ..."
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@

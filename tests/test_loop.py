@@ -1,0 +1,97 @@
+"The whole loop: as a command, killed in each stage, and asked for nonsense."
+import json, os, subprocess, sys, time
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT, results_of, start_loop
+
+FIELDS = ("accuracy accuracy_by_category sentence_score wrong_per_rationale repeated unfinished seconds teacher_calls").split()
+STAGES = ["baseline", "rl-1", "sft-1", "rl-2", "sft-2"]
+
+
+def ares(*words, cwd):
+    return subprocess.run([str(Path(sys.executable).parent/"ares"), *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=900)
+
+
+def lines(path):
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def test_results_are_complete(smoke_run):
+    results = json.loads((smoke_run/"results.json").read_text())
+    assert list(results) == sorted(results) and set(results) == set(STAGES)
+    for stage, record in results.items():
+        assert all(f in record for f in FIELDS), stage
+        if stage != "baseline": assert {"win_rate", "win_rate_ci", "ties"} <= set(record)
+
+
+# What shows that a stage is in the middle of its work, and can be killed there.
+IN_THE_MIDDLE = {
+    "baseline": lambda run: lines(run/"baseline"/"fit"/"metrics.jsonl") >= 2,
+    "baseline evaluation": lambda run: (run/"baseline"/"train_rationales.jsonl").exists(),
+    "rl-1": lambda run: lines(run/"rl-1"/"metrics.jsonl") >= 3,
+    "sft-1": lambda run: (run/"sft-1"/"corrections.jsonl").exists(),
+    "rl-2": lambda run: lines(run/"rl-2"/"metrics.jsonl") >= 1,
+    "sft-2": lambda run: lines(run/"sft-2"/"fit"/"metrics.jsonl") >= 1,
+}
+
+
+def test_killed_in_each_stage_ends_in_the_same_numbers(smoke_run, tmp_path):
+    run = tmp_path/"killed"
+    killed = []
+    for stage, reached in IN_THE_MIDDLE.items():
+        process = start_loop(run)
+        while process.poll() is None and not reached(run): time.sleep(0.02)
+        if process.poll() is None: killed.append(stage)
+        process.kill()
+        process.wait()
+    assert killed == list(IN_THE_MIDDLE), "a stage was over before it could be killed"
+    process = start_loop(run)
+    assert process.wait(600) == 0, process.stderr.read()
+    assert results_of(run) == results_of(smoke_run)
+    assert json.loads((run/"rl-1"/"metrics.jsonl").read_text().split("\n")[0])["collection"] == 1
+
+
+def test_the_command_runs_the_notebooks(smoke_run, tmp_path):
+    done = ares("run", ROOT/"params"/"smoke.yaml", "--name", "mine", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = tmp_path/"runs"/"mine"
+    assert results_of(run) == results_of(smoke_run)
+    assert "rl-1" in done.stderr and "baseline" in done.stdout and "report.html" in done.stdout
+    assert {p.stem for p in (run/"notebooks").glob("*.ipynb")} == {*STAGES, "report"}
+    page = (run/"report.html").read_text()
+    assert "<img" in page and "src=\"http" not in page
+    # A second call reuses what is there, a report can be made again, and other settings are refused.
+    before = (run/"sft-2"/"result.json").stat().st_mtime_ns
+    assert ares("run", "mine", cwd=tmp_path).returncode == 0
+    assert (run/"sft-2"/"result.json").stat().st_mtime_ns == before
+    other = ares("run", ROOT/"params"/"smoke.yaml", "--name", "mine", "-p", "seed", "5", cwd=tmp_path)
+    assert other.returncode == 1 and "`seed` was 0 and is now 5" in other.stderr
+
+
+@pytest.mark.parametrize("words, message", [
+    (["run", "params/none.yaml"], "no such file"),
+    (["run", "nothing"], "neither a parameter file"),
+    (["run", ROOT/"params"/"smoke.yaml", "-p", "rl_Ir", "1"], "did you mean `rl_lr`"),
+    (["run", ROOT/"params"/"smoke.yaml", "-p", "rounds", "many"], "`rounds` must be int"),
+    (["report", "nothing"], "neither a parameter file"),
+])
+def test_nonsense_gets_one_sentence(words, message, tmp_path):
+    done = ares(*words, cwd=tmp_path)
+    assert done.returncode == 1
+    assert message in done.stderr and len(done.stderr.strip().split("\n")) == 1
+
+
+def test_every_parameter_file_is_valid(tmp_path):
+    from ares.settings import load_config
+    for path in sorted((ROOT/"params").glob("*.yaml")):
+        if "data:" not in path.read_text(): load_config(path)
+        else: load_config(path, data=str(tmp_path))
+
+
+def test_the_run_notebooks_travel_in_the_wheel(tmp_path):
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(ROOT)], check=True, capture_output=True)
+    import zipfile
+    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
+    assert {"ares/runs/rl.ipynb", "ares/runs/report.ipynb", "ares/ppo.py"} <= set(names)

@@ -1,0 +1,99 @@
+"The repository holds itself to its own rules: clean notebooks in sync with the package, readable, free of strangers."
+import json, re, shutil, subprocess, sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conftest import ROOT
+
+BIN = Path(sys.executable).parent
+NOTEBOOKS = sorted(p for p in (ROOT/"nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+LIBRARY = sorted((ROOT/"nbs").glob("[0-9][0-9]_*.ipynb"))
+
+
+def name(path): return str(path.relative_to(ROOT/"nbs"))
+def cells(path): return json.loads(path.read_text(encoding="utf-8"))["cells"]
+def source(cell): return "".join(cell["source"])
+
+
+def test_notebooks_are_clean_and_in_sync(tmp_path):
+    copy = tmp_path/"copy"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".venv", "runs", ".git", "__pycache__", "_docs", "_proc"))
+    shutil.copytree(ROOT/"nbs"/"runs", copy/"nbs"/"runs", dirs_exist_ok=True)
+    for command in ("nbdev_clean", "nbdev_export"):
+        done = subprocess.run([str(BIN/command)], cwd=copy, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    for folder, pattern in (("nbs", "*.ipynb"), ("ares", "*.py")):
+        files = {p.relative_to(ROOT) for p in (ROOT/folder).rglob(pattern) if ".ipynb_checkpoints" not in p.parts}
+        assert files == {p.relative_to(copy) for p in (copy/folder).rglob(pattern)}
+        for path in files: assert (ROOT/path).read_bytes() == (copy/path).read_bytes(), f"{path}: run nbdev_clean, then nbdev_export"
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=name)
+def test_library_notebooks_keep_to_the_bar(path):
+    code = [source(c) for c in cells(path) if c["cell_type"] == "code"]
+    words = sum(len(source(c).split()) for c in cells(path) if c["cell_type"] == "markdown")
+    exported = [len(s.split("\n")) - 1 for s in code if s.startswith("#| export")]
+    lines = sum(1 for s in code for line in s.split("\n") if line.strip())
+    assert len(cells(path)) <= 80
+    assert path.stat().st_size <= 300_000
+    assert sum(exported) / len(exported) <= 12 and max(exported) <= 50
+    assert words / lines >= 1.5
+    assert any(re.search(r"\btest_\w+\(|\bassert\b", s) for s in code)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_notebooks_hold_nothing_foreign(path):
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"/(work|root|tmp|home|Users)/\w", text), "a path of somebody's machine"
+    assert not re.search(r"sk-(ant|proj)-\w", text), "something like a key"
+    assert '"output_type": "error"' not in text, "an error among the outputs"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT/"nbs"/"runs").glob("*.ipynb")), ids=name)
+def test_run_notebooks_are_thin(path):
+    tagged = [c for c in cells(path) if "parameters" in c["metadata"].get("tags", [])]
+    code = [c for c in cells(path) if c["cell_type"] == "code"]
+    assert len(tagged) == 1
+    assert len(code) <= 10 and all(len(source(c).split("\n")) <= 8 for c in code)
+    assert not any(source(c).startswith("#| export") for c in code)
+
+
+def test_every_public_name_is_documented_and_shown():
+    import ast
+    for path in sorted((ROOT/"ares").glob("*.py")):
+        if path.stem.startswith("_"): continue
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+                doc = ast.get_docstring(node)
+                assert doc and "\n" not in doc.strip(), f"{path.name}: {node.name} needs a one-line docstring"
+
+
+def test_the_site_lists_every_page_and_no_other(tmp_path):
+    site = yaml.safe_load((ROOT/"_quarto.yml").read_text())
+    def pages(node):
+        if isinstance(node, str) and node.endswith(".ipynb"): yield node
+        for child in node if isinstance(node, list) else node.values() if isinstance(node, dict) else (): yield from pages(child)
+    assert sorted(pages(site["website"]["sidebar"])) == sorted(map(name, NOTEBOOKS))
+
+
+def test_the_notebooks_can_be_made_into_pages(tmp_path):
+    copy = tmp_path/"copy"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".venv", "runs", ".git", "__pycache__", "_docs", "_proc"))
+    shutil.copytree(ROOT/"nbs"/"runs", copy/"nbs"/"runs", dirs_exist_ok=True)
+    done = subprocess.run([str(BIN/"nbdev_proc_nbs")], cwd=copy, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {p.relative_to(copy/"_proc") for p in (copy/"_proc").rglob("*.ipynb")} == {p.relative_to(ROOT/"nbs") for p in NOTEBOOKS}
+
+
+def test_make_docs_says_what_is_missing():
+    if shutil.which("quarto"): pytest.skip("Quarto is here; make docs builds the site")
+    done = subprocess.run(["make", "-s", "docs", "-o", ".venv/.dev"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0 and "Quarto is missing" in done.stdout
+
+
+def test_the_readme_is_the_front_page(tmp_path):
+    done = subprocess.run(["make", "-s", "readme", f"README={tmp_path}/README.md", "-o", ".venv/.dev", f"BIN={BIN}"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path/"README.md").read_text() == (ROOT/"README.md").read_text(), "run make readme"
