@@ -357,7 +357,7 @@ def settings_table(
     rows = {k: v for k, v in read_json(Path(run)/"config.json").items() if v != default.get(k)}
     return pd.DataFrame(dict(value=[str(v) for v in rows.values()], default=[str(default.get(k)) for k in rows]), index=list(rows))
 
-# %% ../nbs/15_report.ipynb #7e2bae01
+# %% ../nbs/15_report.ipynb #e1c21694
 CSS = """:root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 68em; margin: 2em auto; padding: 0 1em; background: #fff; color: #222; }
 @media (prefers-color-scheme: dark) { body { background: #16181c; color: #ddd; } a { color: #7ab8e8; } }
@@ -366,7 +366,7 @@ h1, h2, h3 { line-height: 1.2; margin: 1.6em 0 .4em; } blockquote { margin: 0; o
 .jp-OutputArea-output { overflow-x: auto; } pre { font-size: 14px; }
 table.dataframe { margin: .8em 0; border-collapse: collapse; border: 0; font-size: 14px; font-variant-numeric: tabular-nums; }
 table.dataframe th, table.dataframe td { border: 0; border-bottom: 1px solid #8884; padding: 4px 9px; text-align: right; white-space: nowrap; }
-table.dataframe tbody th { text-align: left; } code { font-size: 90%; }"""
+table.dataframe tbody th { text-align: left; white-space: normal; max-width: 22em; } code { font-size: 90%; }"""
 
 def export_html(
     notebook: str | Path, # an executed notebook
