@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['answer_examples', 'add_adapter', 'fit_answers', 'predict_answers']
 
-# %% ../nbs/09_answers.ipynb #c10eb6ad
+# %% ../nbs/09_answers.ipynb #df81db21
 from pathlib import Path
 
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 
 from .core import *
 from .prompts import answer_prompt, answer_target, read_answer
@@ -22,7 +22,7 @@ def answer_examples(
     "What the answer model learns: question and rationale in, the letter out."
     return [dict(prompt=answer_prompt(p, r), picture=p.picture(), target=answer_target(p)) for p, r in zip(problems, rationales, strict=True)]
 
-# %% ../nbs/09_answers.ipynb #08477400
+# %% ../nbs/09_answers.ipynb #d36cc2a1
 def add_adapter(
     student, # a `Student`; its model gets the adapter, its own weights are frozen
     r: int = 64, # rank (paper)
@@ -30,7 +30,8 @@ def add_adapter(
     dropout: float = 0.05, # on the adapter's input while training (paper)
 ):
     "Put a LoRA adapter on every linear layer of the student's model."
-    student.model.add_adapter(LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear"), adapter_name="answer")
+    config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear")
+    student.model = get_peft_model(student.model, config).eval()
 
 # %% ../nbs/09_answers.ipynb #aebe53d3
 def fit_answers(

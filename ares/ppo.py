@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['compute_advantages', 'whiten', 'policy_loss', 'value_loss', 'PPOConfig', 'adapted_kl_coef', 'padded',
-           'rollout_advantages', 'shuffled_batches', 'batch_losses', 'collection_metrics', 'PPOTrainer', 'check_ppo']
+           'rollout_advantages', 'shuffled_batches', 'batch_losses', 'collection_metrics', 'apply_gradients',
+           'check_ppo', 'step_groups', 'PPOTrainer']
 
-# %% ../nbs/07_ppo.ipynb #880fedf5
+# %% ../nbs/07_ppo.ipynb #0a266302
 import random, time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+# %% ../nbs/07_ppo.ipynb #4ad0d21d
 from .core import *
 from .rewards import token_rewards
 from .rollouts import batch_of
@@ -173,7 +175,38 @@ def collection_metrics(
                 response_length=mask.sum(1).float().mean().item(), finished=sum(r.finished for r in rollouts) / len(rollouts),
                 reward_by_sentence_position=[round(sum(x) / len(x), 4) for x in by_position])
 
-# %% ../nbs/07_ppo.ipynb #cdb9d49f
+# %% ../nbs/07_ppo.ipynb #6c573acf
+def apply_gradients(
+    optimizer, # its first group is the policy's
+    accelerator: Accelerator,
+    max_norm: float, # gradients of each group are scaled down to this norm
+) -> float: # norm of the policy's gradient before
+    "Sum gradients over processes, clip them, and take the step."
+    for group in optimizer.param_groups:
+        if accelerator.num_processes > 1:
+            for p in group["params"]: p.grad = accelerator.reduce(p.grad if p.grad is not None else torch.zeros_like(p), "sum")
+    norms = [torch.nn.utils.clip_grad_norm_(g["params"], max_norm).item() for g in optimizer.param_groups]
+    optimizer.step(); optimizer.zero_grad()
+    return norms[0]
+
+# %% ../nbs/07_ppo.ipynb #8222b90c
+def check_ppo(config: PPOConfig):
+    "Raise when the settings would never take a step."
+    for name in ("ppo_epochs", "batch_size", "grad_accum"):
+        if getattr(config, name) < 1: raise AresError(f"PPO: `{name}` must be at least 1, or no step would ever be taken; it is {getattr(config, name)}.")
+    if config.lr <= 0: raise AresError(f"PPO: `lr` must be above 0, not {config.lr}.")
+
+# %% ../nbs/07_ppo.ipynb #1fc6744f
+def step_groups(
+    lengths: list, # of the responses
+    config: PPOConfig,
+): # yields lists of batches, one list for each optimizer step
+    "The steps of all passes over a collection, each as its batches of indices."
+    for _ in range(config.ppo_epochs):
+        batches = shuffled_batches(lengths, config.batch_size)
+        yield from (batches[start:start + config.grad_accum] for start in range(0, len(batches), config.grad_accum))
+
+# %% ../nbs/07_ppo.ipynb #ad75f560
 class PPOTrainer:
     "Updates a student and its value head on collections of scored rollouts."
     def __init__(self, student, value_head, config: PPOConfig, accelerator: Accelerator | None = None):
@@ -190,18 +223,9 @@ class PPOTrainer:
             loss, v_loss, stats = batch_losses(self.student, self.value_head, [rollouts[i] for i in b], advantages[b], returns[b], self.config, policy)
             self.accelerator.backward((loss * policy + self.config.vf_coef * v_loss) / count)
             totals = {k: totals.get(k, 0) + v for k, v in stats.items()}
-        norm = self.apply_gradients()
+        norm = apply_gradients(self.optimizer, self.accelerator, self.config.max_grad_norm)
         totals = {k: self.accelerator.reduce(v, "sum").item() for k, v in totals.items()}
         return {k: v / totals["tokens"] for k, v in totals.items() if k != "tokens"} | dict(grad_norm=norm)
-
-    def apply_gradients(self):
-        "Sum gradients over processes, clip them, step; returns the norm of the policy's gradient."
-        for group in self.optimizer.param_groups:
-            if self.accelerator.num_processes > 1:
-                for p in group["params"]: p.grad = self.accelerator.reduce(p.grad if p.grad is not None else torch.zeros_like(p), "sum")
-        norms = [torch.nn.utils.clip_grad_norm_(g["params"], self.config.max_grad_norm).item() for g in self.optimizer.param_groups]
-        self.optimizer.step(); self.optimizer.zero_grad()
-        return norms[0]
 
     def update(self, rollouts: list) -> dict:
         "A few passes over one collection; returns metrics."
@@ -210,13 +234,9 @@ class PPOTrainer:
         advantages, returns = rollout_advantages(rollouts, config, self.kl_coef, self.accelerator.gather)
         metrics = collection_metrics(rollouts, returns, config.neutral) | dict(kl_coef=self.kl_coef, lr=config.lr)
         steps, policy = [], self.updates >= config.value_warmup
-        for _ in range(config.ppo_epochs):
-            batches = shuffled_batches([len(r.tokens) for r in rollouts], config.batch_size)
-            for start in range(0, len(batches), config.grad_accum):
-                steps.append(self.step(batches[start:start + config.grad_accum], rollouts, advantages, returns, policy))
-                if config.target_kl and steps[-1]["approx_kl"] > config.target_kl: break
-            else: continue
-            break
+        for batches in step_groups([len(r.tokens) for r in rollouts], config):
+            steps.append(self.step(batches, rollouts, advantages, returns, policy))
+            if config.target_kl and steps[-1]["approx_kl"] > config.target_kl: break
         self.updates, self.kl_coef = self.updates + 1, adapted_kl_coef(self.kl_coef, metrics["kl"], config.kl_target)
         return metrics | {k: sum(s[k] for s in steps) / len(steps) for k in steps[0]} | dict(steps=len(steps), update_seconds=time.time() - started)
 
@@ -231,10 +251,3 @@ class PPOTrainer:
         self.optimizer.load_state_dict(torch.load(Path(folder)/"optimizer.pt", weights_only=True, map_location=self.student.device))
         kept = read_json(Path(folder)/"trainer.json")
         self.kl_coef, self.updates = kept["kl_coef"], kept["updates"]
-
-# %% ../nbs/07_ppo.ipynb #8222b90c
-def check_ppo(config: PPOConfig):
-    "Raise when the settings would never take a step."
-    for name in ("ppo_epochs", "batch_size", "grad_accum"):
-        if getattr(config, name) < 1: raise AresError(f"PPO: `{name}` must be at least 1, or no step would ever be taken; it is {getattr(config, name)}.")
-    if config.lr <= 0: raise AresError(f"PPO: `lr` must be above 0, not {config.lr}.")

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['KNOWLEDGE', 'STOPWORDS', 'Teacher', 'fact_scores', 'mend_form', 'fact_correction', 'fact_points', 'flip',
-           'FactTeacher', 'content_words', 'word_f1', 'minilm', 'names_wrong_choice', 'ReferenceTeacher',
-           'load_teacher']
+           'FactTeacher', 'content_words', 'word_f1', 'minilm', 'names_wrong_choice', 'reference_correction',
+           'ReferenceTeacher', 'load_teacher']
 
-# %% ../nbs/05_teachers.ipynb #dbc49fed
+# %% ../nbs/05_teachers.ipynb #62bb435e
 import hashlib, re
 from collections import Counter
 from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
+# %% ../nbs/05_teachers.ipynb #6bad8b20
 from .core import *
 from .problems import Problem, is_well_formed, sentence_slot, true_sentences
 from .rollouts import is_finished, sentence_key, split_sentences
@@ -148,7 +149,25 @@ def names_wrong_choice(
     named = [i for i, c in enumerate(problem.choices) if len(sentence_key(c)) > 2 and f" {sentence_key(c)} " in text]
     return bool(re.match(r"(so|therefore|thus|the answer)\b", sentence.lower())) and bool(named) and problem.answer not in named
 
-# %% ../nbs/05_teachers.ipynb #ec9b15f8
+# %% ../nbs/05_teachers.ipynb #4076c56f
+def reference_correction(
+    problem: Problem,
+    sentences: list, # of the rationale
+    likeness: list, # for each, (likeness to the nearest reference sentence, that sentence)
+    knowledge: str, # "form", "answer" or "facts"
+) -> str:
+    "Correct a rationale of a real problem as far as the knowledge goes."
+    seen, kept = set(), []
+    for sentence, (like, nearest) in zip(sentences, likeness, strict=True):
+        if knowledge == "facts" and like < 0.7 and nearest: sentence = nearest
+        bad = sentence_key(sentence) in seen or not is_finished(sentence) or (knowledge != "form" and names_wrong_choice(problem, sentence))
+        if not bad: kept.append(sentence)
+        seen.add(sentence_key(sentence))
+    answer = problem.choices[problem.answer]
+    if knowledge != "form" and f" {sentence_key(answer)} " not in f" {sentence_key(' '.join(kept[-1:]))} ": kept.append(f"So, the answer is {answer.rstrip('.')}.")
+    return " ".join(kept)
+
+# %% ../nbs/05_teachers.ipynb #fd0c41a3
 class ReferenceTeacher:
     "Compares sentences with the reference solution and lecture of a real problem."
     def __init__(self, knowledge: str = "answer", noise: float = 0.0, seed: int = 0, similarity: str = "lexical"):
@@ -180,16 +199,9 @@ class ReferenceTeacher:
         return flip(scores, self.noise, [f"{self.seed} {problem.id} {s}" for s in sentences])
 
     def correct(self, problem, rationale):
-        "Drop faults; with the answer known, mend the conclusion; with all facts, put reference sentences in the place of weak ones."
-        sentences, seen, kept = [s.strip() for s in split_sentences(rationale)], set(), []
-        for sentence, (like, nearest) in zip(sentences, self.likeness(problem, sentences)):
-            if self.knowledge == "facts" and like < 0.7 and nearest: sentence = nearest
-            bad = sentence_key(sentence) in seen or not is_finished(sentence) or (self.knowledge != "form" and names_wrong_choice(problem, sentence))
-            if not bad: kept.append(sentence)
-            seen.add(sentence_key(sentence))
-        answer = problem.choices[problem.answer]
-        if self.knowledge != "form" and f" {sentence_key(answer)} " not in f" {sentence_key(' '.join(kept[-1:]))} ": kept.append(f"So, the answer is {answer.rstrip('.')}.")
-        return " ".join(kept)
+        "A correction within the teacher's knowledge."
+        sentences = [s.strip() for s in split_sentences(rationale)]
+        return reference_correction(problem, sentences, self.likeness(problem, sentences), self.knowledge)
 
     def compare(self, problem, a, b):
         "The higher sum of scores above neutral wins."
