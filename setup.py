@@ -1,4 +1,4 @@
-"The package as settings.ini describes it; the notebooks of nbs/runs travel along as ares.runs."
+"The package as settings.ini describes it; the notebooks of nbs/runs travel along as ares_runs."
 from configparser import ConfigParser
 from pathlib import Path
 from setuptools import setup
@@ -15,9 +15,9 @@ setup(
     author_email=cfg["author_email"],
     url=cfg["git_url"],
     license="Apache-2.0",
-    packages=["ares", "ares.runs"],
-    package_dir={"ares": "ares", "ares.runs": "nbs/runs"},
-    package_data={"ares.runs": ["*.ipynb"]},
+    packages=["ares", "ares_runs"],
+    package_dir={"ares": "ares", "ares_runs": "nbs/runs"},
+    package_data={"ares_runs": ["*.ipynb"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split()},

@@ -6,13 +6,14 @@
 __all__ = ['stage_names', 'stage_seed', 'model_before', 'train_baseline', 'collection_problems', 'save_state', 'last_state',
            'collect', 'train_rl', 'corrected', 'train_sft', 'run_stage', 'keep_settings', 'gained', 'run_ares']
 
-# %% ../nbs/14_alternation.ipynb #3af55651
+# %% ../nbs/14_alternation.ipynb #a6db8452
 import shutil, time
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
+# %% ../nbs/14_alternation.ipynb #9ffa4ce1
 from .core import *
 from .evaluation import evaluate_stage
 from .ppo import PPOTrainer

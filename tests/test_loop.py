@@ -94,4 +94,4 @@ def test_the_run_notebooks_travel_in_the_wheel(tmp_path):
     subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(ROOT)], check=True, capture_output=True)
     import zipfile
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
-    assert {"ares/runs/rl.ipynb", "ares/runs/report.ipynb", "ares/ppo.py"} <= set(names)
+    assert {"ares_runs/rl.ipynb", "ares_runs/report.ipynb", "ares/ppo.py"} <= set(names)
