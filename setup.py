@@ -7,6 +7,11 @@ parser = ConfigParser(delimiters=["="], interpolation=None)
 parser.read("settings.ini", encoding="utf-8")
 cfg = parser["DEFAULT"]
 
+
+
+def requirements(key): return cfg[key].split()
+
+
 setup(
     name=cfg["lib_name"],
     version=cfg["version"],
@@ -19,8 +24,8 @@ setup(
     package_dir={"ares": "ares", "ares_runs": "nbs/runs"},
     package_data={"ares_runs": ["*.ipynb"]},
     python_requires=f">={cfg['min_python']}",
-    install_requires=cfg["requirements"].split(),
-    extras_require={"dev": cfg["dev_requirements"].split()},
+    install_requires=requirements("requirements"),
+    extras_require={"dev": requirements("dev_requirements"), "minilm": requirements("minilm_requirements")},
     entry_points={"console_scripts": cfg["console_scripts"].split(), "nbdev": [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"]},
     long_description=Path("README.md").read_text(encoding="utf-8") if Path("README.md").exists() else "",
     long_description_content_type="text/markdown",

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 
-# %% ../nbs/14_alternation.ipynb #9ffa4ce1
+# %% ../nbs/14_alternation.ipynb #a90c8aad
 from .core import *
 from .evaluation import evaluate_stage
-from .ppo import PPOTrainer
+from .ppo import PPOTrainer, SCHEDULES
 from .prompts import rationale_prompt
 from .rollouts import add_logprobs, generate_rollouts, score_rollouts
 from .settings import *
@@ -111,7 +111,7 @@ def collect(
     add_logprobs(rollouts, reference, value_head, config.temperature, config.top_k if config.sampled_logprobs else 0)
     return rollouts, score_rollouts(teacher, rollouts)
 
-# %% ../nbs/14_alternation.ipynb #2b2b0001
+# %% ../nbs/14_alternation.ipynb #30d4d23c
 def train_rl(
     config: ARESConfig,
     run: Path, # folder of the run
@@ -129,14 +129,15 @@ def train_rl(
         position = read_json(state/"position.json")
         records = position["records"]
         restore_rng(position["rng"])
-    bar = progress(total=config.round_calls or config.collections, desc=stage)
     def spent(): return sum(r["teacher_calls"] for r in records) if config.round_calls else len(records)
+    total, schedule = config.round_calls or config.collections, SCHEDULES[config.rl_schedule]
+    bar = progress(total=total, desc=stage)
     bar.update(spent())
-    while spent() < (config.round_calls or config.collections):
+    while spent() < total:
         started, before = time.time(), spent()
         rollouts, calls = collect(config, student, reference, value_head, teacher,
                                   collection_problems(problems, len(records), config.collect_problems, stage_seed(config, stage)))
-        metrics = trainer.update(rollouts)
+        metrics = trainer.update(rollouts, schedule(before / total))
         records.append(metrics | dict(collection=len(records) + 1, teacher_calls=calls, seconds=round(time.time() - started, 3)))
         write_jsonl(folder/"metrics.jsonl", records)
         if len(records) % config.save_every == 0: save_state(folder, student, value_head, trainer, records)

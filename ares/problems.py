@@ -11,7 +11,7 @@ __all__ = ['SKILLS', 'COLOURS', 'INK', 'PAPER', 'GLASS', 'LEVELS', 'HEAT', 'MATT
            'make_problems', 'true_sentences', 'patterns', 'read_statement', 'is_well_formed', 'sentence_slot',
            'open_image', 'record_fault', 'scienceqa_problem', 'load_scienceqa', 'resplit']
 
-# %% ../nbs/01_problems.ipynb #21a19958
+# %% ../nbs/01_problems.ipynb #2fecded9
 import base64, hashlib, html, io, itertools, random, re, warnings
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -19,9 +19,10 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+# %% ../nbs/01_problems.ipynb #2fc7c97f
 from .core import *
 
-# %% ../nbs/01_problems.ipynb #0d6371a4
+# %% ../nbs/01_problems.ipynb #c6ab43b1
 @dataclass
 class Problem:
     "A multiple-choice question, perhaps with a picture, and its solution."
@@ -42,16 +43,13 @@ class Problem:
     split: str = ""
     facts: dict = field(default_factory=dict) # embedded problems: what every true sentence follows from
     cached: Image.Image | None = field(default=None, repr=False, compare=False)
-
     @property
     def has_image(self): return self.image is not None or "scene" in self.facts
-
     def picture(self) -> Image.Image | None:
         "The picture in RGB, drawn or read when first asked for; None when there is none."
         if isinstance(self.image, (str, Path)): return open_image(self.image, self.id)
         if self.cached is None and self.has_image: self.cached = self.image or draw_scene(self.facts)
         return self.cached
-
     def _repr_html_(self): return problem_html(self)
 
 # %% ../nbs/01_problems.ipynb #702fd849
@@ -74,7 +72,7 @@ def problem_html(problem: Problem) -> str:
             f"<b>{html.escape(problem.question)}</b><br>{html.escape(problem.hint)}<div style='margin-top:4px'>{choices}</div>"
             f"<small style='opacity:.7'>{html.escape(problem.skill)}</small></div></div>")
 
-# %% ../nbs/01_problems.ipynb #bc0267d9
+# %% ../nbs/01_problems.ipynb #784b79c4
 @dataclass
 class Skill:
     "A family of problems."
@@ -88,30 +86,28 @@ class Skill:
     build: callable # (key, rng) -> dict(question, choices, answer, steps, ...)
     draw: callable = None # (pen, scene) draws the picture
 
+# %% ../nbs/01_problems.ipynb #6ca529d4
 SKILLS = {}
 
-# %% ../nbs/01_problems.ipynb #3d05d155
+# %% ../nbs/01_problems.ipynb #ce7eb50e
 def say(
-    skill: Skill,
-    kind: str, # kind of statement
-    values: dict, # slot -> value
+    skill: Skill, kind: str, values: dict, # kind of statement, and slot -> value
 ) -> list: # of sentences
     "All ways to say a statement."
     return [w.format(**values) for w in skill.wordings[kind][1]]
 
-# %% ../nbs/01_problems.ipynb #71ec73f6
+# %% ../nbs/01_problems.ipynb #58d2dc2c
 def topic_of(
-    skill: Skill,
-    kind: str,
-    values: dict,
+    skill: Skill, kind: str, values: dict, # as for `say`
 ) -> str: # e.g. "count A"
     "What a statement is about, whatever it claims."
     return " ".join([kind, *(str(values[s]) for s in skill.wordings[kind][0].split())])
 
-# %% ../nbs/01_problems.ipynb #baa4cd6a
+# %% ../nbs/01_problems.ipynb #b538c66a
 COLOURS = dict(red=(213, 60, 50), blue=(40, 105, 200), green=(35, 150, 90), orange=(240, 160, 20))
 INK, PAPER, GLASS = (60, 60, 70), (255, 255, 255), (225, 238, 247)
 
+# %% ../nbs/01_problems.ipynb #57c14432
 class Pen:
     "Draws on a canvas of 128 x 128 with smooth edges."
     def __init__(self, scale: int = 3):
@@ -347,31 +343,27 @@ SKILLS["alphabet"] = Skill("Use alphabetical order", "language science", "refere
     dict(word=ORDER, l=[w[0] for w in ORDER], m=[w[0] for w in ORDER], choice=["yes", "no"]),
     dict(start=("word", ["The word {word} starts with {l}."]), before=("", ["The letter {l} comes before {m}."]), answer=("", ["So the answer is {choice}."])), alphabet)
 
-# %% ../nbs/01_problems.ipynb #6d511481
+# %% ../nbs/01_problems.ipynb #115549db
 def split_of(
-    skill: str, # name in SKILLS
-    key: tuple, # one of the skill's keys
+    skill: str, key: tuple, # name in SKILLS, and one of its keys
 ) -> str: # "train", "val" or "test"
     "The split that a combination of values belongs to, for ever."
     return ["test", "test", "val"][h] if (h := int(hashlib.sha256(f"{skill} {key}".encode()).hexdigest(), 16) % 10) < 3 else "train"
 
-# %% ../nbs/01_problems.ipynb #980f177b
+# %% ../nbs/01_problems.ipynb #5f16ec84
 @lru_cache(None)
 def split_keys(
-    skill: str,
-    split: str,
+    skill: str, split: str,
 ) -> list: # of keys
     "The keys of a skill in a split."
     return [k for k in SKILLS[skill].keys if split_of(skill, k) == split]
 
-# %% ../nbs/01_problems.ipynb #fd9c92ca
+# %% ../nbs/01_problems.ipynb #736c761f
 OPENINGS = ["Look at the picture.", "Read the question again."]
 
 def build_problem(
-    skill_name: str,
-    key: tuple,
-    id: str,
-    split: str,
+    skill_name: str, key: tuple, # in SKILLS, and one of its keys
+    id: str, split: str,
     rng: random.Random, # draws wordings and what the picture leaves free
 ) -> Problem:
     "Make the problem of one key."

@@ -8,21 +8,23 @@ __all__ = ['ABBREVIATIONS', 'STARTERS', 'LABELS', 'END', 'ends_here', 'sentence_
            'rollout_html', 'by_length', 'make_rollout', 'generate_rollouts', 'batch_of', 'add_logprobs',
            'score_rollouts']
 
-# %% ../nbs/04_rollouts.ipynb #d191512a
+# %% ../nbs/04_rollouts.ipynb #6210404d
 import html, re
 from dataclasses import dataclass, field
 
 import torch
 
+# %% ../nbs/04_rollouts.ipynb #7b43509c
 from .core import *
 from .problems import Problem, image_tag
 
-# %% ../nbs/04_rollouts.ipynb #d0840a9a
+# %% ../nbs/04_rollouts.ipynb #1fefbfc1
 ABBREVIATIONS = set("mr mrs ms dr prof st sr jr vs etc approx dept est inc ltd co gen sen rep gov capt mt ft i.e e.g u.s u.k d.c a.m p.m b.c a.d ph.d".split())
 STARTERS = set("The A An He She It They We You I This That These Those There In On At So But And If When What Who Why How".split())
 LABELS = [[w] for w in "solution sample pair figure option choice point object magnet beaker group part class team container plant vitamin letter grade mixture substance".split()]
 END = re.compile(r"""(?:[.!?…]+|[。！？]+)["'”’»)\]]*(?=\s|$)|(?<=[。！？])(?=[^\s"'”’»)\]])|\n+""")
 
+# %% ../nbs/04_rollouts.ipynb #40cfb128
 def ends_here(
     text: str,
     stop: re.Match, # where a sentence may end
@@ -64,13 +66,14 @@ def is_finished(
     "Whether a sentence comes to its end and says something."
     return bool(re.search(r"""\w.*[.!?…。！？]["'”’»)\]]*\s*$""", sentence, re.DOTALL))
 
-# %% ../nbs/04_rollouts.ipynb #5d673415
+# %% ../nbs/04_rollouts.ipynb #d62bed38
 def sentence_key(
     sentence: str,
 ) -> str:
     "What makes two sentences the same."
     return " ".join(re.findall(r"\w+", sentence.lower()))
 
+# %% ../nbs/04_rollouts.ipynb #75e78bb3
 def drop_repeated(
     sentences: list,
 ) -> list:
@@ -136,7 +139,7 @@ class Rollout:
 
     def _repr_html_(self): return rollout_html(self)
 
-# %% ../nbs/04_rollouts.ipynb #a74b4267
+# %% ../nbs/04_rollouts.ipynb #35876359
 def tint(
     score: float | None, # 0 .. 1, or None when not scored
 ) -> str: # a CSS colour
@@ -146,6 +149,7 @@ def tint(
     share = abs(score - 0.5) * 2
     return "#%02x%02x%02x" % tuple(round(228 + (c - 228) * share) for c in far)
 
+# %% ../nbs/04_rollouts.ipynb #933e52eb
 def tinted_html(
     sentences: list,
     scores: list | None, # one a sentence

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import yaml
 
-# %% ../nbs/12_settings.ipynb #5e70b0f6
+# %% ../nbs/12_settings.ipynb #ce306200
 from .core import *
-from .ppo import PPOConfig
+from .ppo import PPOConfig, SCHEDULES
 from .problems import load_scienceqa, make_problems
 from .prompts import rationale_prompt, rationale_target
 from .sft import SFTConfig
@@ -46,7 +46,7 @@ class DataSettings:
     dtype: str = "float32" # or "bfloat16"
     evaluate_on: str = "test" # "val" while settings are being chosen
 
-# %% ../nbs/12_settings.ipynb #adf3e03c
+# %% ../nbs/12_settings.ipynb #6bd55795
 @dataclass
 class TrainingSettings(DataSettings):
     "How the baseline, the rounds of RL and of SFT on corrections are trained."
@@ -65,6 +65,7 @@ class TrainingSettings(DataSettings):
     top_p: float = 1.0
     sampled_logprobs: bool = False # PPO on the distribution cut by top_k, rather than on the full one (official code)
     rl_lr: float = 2e-5 # (paper)
+    rl_schedule: str = "constant" # of `rl_lr` over a stage: "constant" (paper), "linear" or "cosine"
     value_lr: float = 0.0 # of the value head; 0 for `rl_lr`
     value_model: str = "separate" # "separate" copy of the trunk (paper) or "shared"
     value_warmup: int = 0 # first collections that train the value head alone
@@ -128,9 +129,9 @@ def typed(
     if not right: raise AresError(f"{source}: `{name}` must be {getattr(kind, '__name__', kind)}, not {value!r}.")
     return value
 
-# %% ../nbs/12_settings.ipynb #c9186676
+# %% ../nbs/12_settings.ipynb #8cf0c522
 CHOICES = dict(problems=("embedded", "scienceqa"), teacher=("facts", "reference"), teacher_knowledge=("form", "answer", "facts"),
-               method=("ares", "rl", "sft"), value_model=("separate", "shared"), answer_model=("adapter", "separate"),
+               method=("ares", "rl", "sft"), value_model=("separate", "shared"), rl_schedule=tuple(SCHEDULES), answer_model=("adapter", "separate"),
                dtype=("float32", "bfloat16"), evaluate_on=("test", "val"))
 AT_LEAST_ONE = ("rounds num_samples collections collect_problems ppo_epochs rl_batch_size rl_grad_accum baseline_epochs baseline_batch_size sft_samples "
                 "sft_epochs sft_batch_size answer_epochs answer_batch_size answer_tokens max_new_tokens max_prompt_tokens lora_r lora_alpha save_every").split()

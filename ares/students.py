@@ -8,7 +8,7 @@ __all__ = ['MARK', 'SLICE', 'SIZES', 'image_patches', 'train_tokenizer', 'fuse',
            'sample_responses', 'vocabulary_logits', 'chosen_logprobs', 'sliced_logprobs', 'T5Student', 'patch_batch',
            'new_student', 'load_student', 'ValueHead']
 
-# %% ../nbs/03_students.ipynb #c2b09353
+# %% ../nbs/03_students.ipynb #b721a059
 import copy, difflib
 from pathlib import Path
 
@@ -24,15 +24,16 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast, T5C
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.t5.modeling_t5 import T5Stack
 
+# %% ../nbs/03_students.ipynb #813ad0c2
 from .core import *
 
-# %% ../nbs/03_students.ipynb #ad5fde12
+# %% ../nbs/03_students.ipynb #cec981a5
 MARK = 4.0 # size of a mark: one number has to stand out among 768 pixels
 
+# %% ../nbs/03_students.ipynb #22c0d8ca
 def image_patches(
     picture: Image.Image, # any size
-    size: int = 64, # side to which the picture is scaled, in pixels
-    patch: int = 16, # side of a patch, in pixels
+    size: int = 64, patch: int = 16, # sides of the scaled picture and of a patch, in pixels
 ) -> torch.Tensor: # (patches, 3 * patch * patch + 2 * size // patch), pixels in -1 (black) .. 0 (white)
     "The pixels of a picture as patches, white as zero, each with its row and column marked."
     n = size // patch
@@ -66,7 +67,7 @@ def fuse(
     gate = torch.sigmoid(gate_logits) * has_image[:, None, None]
     return (1 - gate) * text + gate * seen
 
-# %% ../nbs/03_students.ipynb #fd0e1c22
+# %% ../nbs/03_students.ipynb #58a8cf28
 class MultimodalT5Config(T5Config):
     "T5's configuration and the fusion's."
     model_type = "multimodal_t5"
@@ -74,9 +75,10 @@ class MultimodalT5Config(T5Config):
         self.image_dim, self.image_heads, self.image_size, self.patch = image_dim, image_heads, image_size, patch
         super().__init__(**{"decoder_start_token_id": 0} | kwargs)
 
+# %% ../nbs/03_students.ipynb #573cb86c
 AutoConfig.register("multimodal_t5", MultimodalT5Config)
 
-# %% ../nbs/03_students.ipynb #b300ca7a
+# %% ../nbs/03_students.ipynb #8949d8c6
 class FusedEncoder(T5Stack):
     "T5's encoder, followed by the fusion with image patches."
     def __init__(self, config):
@@ -84,7 +86,6 @@ class FusedEncoder(T5Stack):
         self.image_dense = nn.Linear(config.image_dim, config.d_model)
         self.mha_layer = nn.MultiheadAttention(config.d_model, config.image_heads, batch_first=True)
         self.gate_dense = nn.Linear(2 * config.d_model, config.d_model)
-
     def forward(self, input_ids=None, attention_mask=None, patches=None, patch_mask=None, **kwargs):
         text = super().forward(input_ids=input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state
         if patches is None: return BaseModelOutput(last_hidden_state=text)
@@ -94,16 +95,14 @@ class FusedEncoder(T5Stack):
         seen, _ = self.mha_layer(text, keys, keys, key_padding_mask=hidden, need_weights=False)
         return BaseModelOutput(last_hidden_state=fuse(text, seen, self.gate_dense(torch.cat([text, seen], -1)), has_image))
 
-# %% ../nbs/03_students.ipynb #bf742880
+# %% ../nbs/03_students.ipynb #bfc1c128
 class MultimodalT5(T5ForConditionalGeneration):
     "T5 with image patches fused into the encoder's output."
     config_class = MultimodalT5Config
-
     def __init__(self, config):
         super().__init__(config)
         self.encoder = FusedEncoder(self.encoder.config)
         self.encoder.set_input_embeddings(self.shared)
-
     def forward(self, input_ids=None, attention_mask=None, patches=None, patch_mask=None, encoder_outputs=None, **kwargs):
         if encoder_outputs is None: encoder_outputs = self.encoder(input_ids, attention_mask, patches, patch_mask)
         return super().forward(attention_mask=attention_mask, encoder_outputs=encoder_outputs, **kwargs)
@@ -122,12 +121,11 @@ def initialise(
         elif "relative_attention_bias" in name: p.normal_(0, model.config.d_model ** -0.5)
         else: p.normal_(0, p.shape[1] ** -0.5 * (model.config.d_kv ** -0.5 if name.endswith(".q.weight") else 1))
 
-# %% ../nbs/03_students.ipynb #d925b482
+# %% ../nbs/03_students.ipynb #523fdb3f
 def attend(
     attention, # a `T5Attention`
     x: torch.Tensor, # (groups, rows, d), normed states that ask
-    keys: torch.Tensor, # (groups, heads, length, d_kv)
-    values: torch.Tensor, # (groups, heads, length, d_kv)
+    keys: torch.Tensor, values: torch.Tensor, # (groups, heads, length, d_kv)
     bias: torch.Tensor, # added to the scores, broadcast to (groups, heads, rows, length)
 ) -> torch.Tensor: # (groups, rows, d)
     "Attention of a few new rows to kept keys and values."
@@ -140,7 +138,7 @@ def heads_of(linear, x, n_heads): # (batch, length, d) -> (batch, heads, length,
     "A projection of states, divided into heads."
     return linear(x).unflatten(-1, (n_heads, -1)).transpose(1, 2)
 
-# %% ../nbs/03_students.ipynb #cf3a7685
+# %% ../nbs/03_students.ipynb #1a3ef96a
 class DecoderCache:
     "Keys and values for decoding K samples of each problem."
     def __init__(self, model, encoded, attention_mask, num_samples, length):
@@ -150,7 +148,6 @@ class DecoderCache:
         self.mask = torch.zeros(attention_mask.shape, dtype=encoded.dtype, device=encoded.device).masked_fill(attention_mask == 0, torch.finfo(encoded.dtype).min)[:, None, None]
         shape = (n * num_samples, model.config.num_heads, length, model.config.d_kv)
         self.own = [(encoded.new_empty(shape), encoded.new_empty(shape)) for _ in layers]
-
     def keep(self, problems):
         "Let go of all problems but these (indices)."
         rows = (problems[:, None] * self.k + torch.arange(self.k, device=problems.device)).flatten()
@@ -252,9 +249,10 @@ def vocabulary_logits(
     logits[..., model.config.pad_token_id] = -torch.inf
     return logits
 
-# %% ../nbs/03_students.ipynb #583e15cb
+# %% ../nbs/03_students.ipynb #5542726a
 SLICE = 2 ** 26 # logits held at once: 256 MB in float32
 
+# %% ../nbs/03_students.ipynb #ce1f669f
 def chosen_logprobs(
     model: MultimodalT5,
     hidden: torch.Tensor, # (tokens, d), states that predict
@@ -286,45 +284,37 @@ def sliced_logprobs(
     out = torch.zeros(responses.shape, device=hidden.device)
     return out.masked_scatter(real, torch.cat(parts)) if parts else out
 
-# %% ../nbs/03_students.ipynb #c1bc0ecf
+# %% ../nbs/03_students.ipynb #44e367f9
 class T5Student:
     "A multimodal T5 with its tokenizer, and the verbs of every student."
     def __init__(self, model: MultimodalT5, tokenizer, max_prompt_tokens: int = 512):
         self.model, self.tokenizer, self.max_prompt_tokens = model.eval(), tokenizer, max_prompt_tokens
-
     @property
     def device(self): return self.model.device
-
     def copy(self):
         "An independent copy, e.g. the frozen reference."
         return T5Student(copy.deepcopy(self.model), self.tokenizer, self.max_prompt_tokens)
-
     def save(self, folder):
         "Write weights (safetensors), configuration and tokenizer."
         self.model.save_pretrained(folder); self.tokenizer.save_pretrained(folder)
-
     def inputs(self, prompts: list, pictures: list) -> dict:
         "A padded batch of prompts and pictures (None where there is none) on the model's device."
         text = self.tokenizer(prompts, padding=True, truncation=True, max_length=self.max_prompt_tokens, return_tensors="pt")
         batch = dict(input_ids=text["input_ids"], attention_mask=text["attention_mask"]) | patch_batch(pictures, self.model.config)
         return {k: v.to(self.device) for k, v in batch.items()}
-
     def generate(self, inputs: dict, num_samples: int = 1, max_new_tokens: int = 64, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
                  sample: bool = True, of_sampled: bool = False):
         "Sample responses: (tokens, logprobs), each (problems * num_samples, length); the samples of a problem are neighbours."
         return sample_responses(self.model, inputs, num_samples, max_new_tokens, temperature, top_k, top_p, sample, of_sampled)
-
     def hidden(self, inputs: dict, responses: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
         "States (rows, length, d) that predict each token of a response; `rows` says which prompt each response belongs to."
         encoded, mask = self.model.encoder(**inputs).last_hidden_state, inputs["attention_mask"]
         if rows is not None: encoded, mask = encoded[rows], mask[rows]
         return self.model.decoder(input_ids=self.model._shift_right(responses), encoder_hidden_states=encoded, encoder_attention_mask=mask,
                                   use_cache=False).last_hidden_state
-
     def token_logprobs(self, hidden: torch.Tensor, responses: torch.Tensor, temperature: float = 1.0, top_k: int = 0) -> torch.Tensor:
         "Log-probabilities (rows, length) of the tokens of responses; zero at padding."
         return sliced_logprobs(self.model, hidden, responses, temperature, top_k)
-
     def examples_collator(self):
         "A function from examples (prompt, picture, target) to a batch with labels, for the trainer of `transformers`."
         def collate(examples):
@@ -347,10 +337,11 @@ def patch_batch(
         if r is not None: patches[i, :len(r)], mask[i, :len(r)] = r, True
     return dict(patches=patches, patch_mask=mask)
 
-# %% ../nbs/03_students.ipynb #1ee9e666
+# %% ../nbs/03_students.ipynb #70d8c0e5
 SIZES = dict(d_model=64, d_ff=128, num_layers=2, num_decoder_layers=2, num_heads=4, vocab_size=1024, image_heads=4, image_size=64, patch=16,
              dropout_rate=0.0, feed_forward_proj="relu")
 
+# %% ../nbs/03_students.ipynb #be57ed4e
 def new_student(
     sizes: dict, # some of `SIZES`, which are the defaults
     texts: list, # what the tokenizer is trained on
@@ -365,12 +356,11 @@ def new_student(
     initialise(model)
     return T5Student(model, tokenizer)
 
-# %% ../nbs/03_students.ipynb #ecba2a60
+# %% ../nbs/03_students.ipynb #610c816a
 def load_student(
     source: str | dict, # a folder, the name of a T5 checkpoint on a hub, or sizes for a new student
     texts: list | None = None, # for the vocabulary of a new student
-    device: str | torch.device = "cpu",
-    dtype: str = "float32", # or "bfloat16"
+    device: str | torch.device = "cpu", dtype: str = "float32", # or "bfloat16"
     max_prompt_tokens: int = 512, # longer prompts are cut
 ) -> T5Student:
     "A student, ready to use."
@@ -387,7 +377,7 @@ def load_student(
     student.max_prompt_tokens = max_prompt_tokens
     return student
 
-# %% ../nbs/03_students.ipynb #82d16399
+# %% ../nbs/03_students.ipynb #ddd61911
 class ValueHead(nn.Module):
     "Foresees the reward still to come, on a trunk of its own or on the student's."
     def __init__(self, student, trunk: str = "separate"):
@@ -397,18 +387,14 @@ class ValueHead(nn.Module):
         width = student.model.config.d_model
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1)).to(student.device)
         nn.init.zeros_(self.mlp[2].weight); nn.init.zeros_(self.mlp[2].bias)
-
     def values(self, inputs, responses, rows=None, hidden=None):
         "Values (rows, length), one before each token; `hidden` may be given when the student's states are known and shared."
         if self.trunk is not None: hidden = self.student.hidden(inputs, responses, rows)
         else: hidden = (self.student.hidden(inputs, responses, rows) if hidden is None else hidden).detach()
         return self.mlp(hidden.float())[..., 0]
-
     def forward(self, *args, **kwargs): return self.values(*args, **kwargs)
-
     def save(self, folder):
         "Write the weights of head and own trunk."
         Path(folder).mkdir(parents=True, exist_ok=True)
         save_file({k: v.contiguous().clone() for k, v in self.state_dict().items()}, str(Path(folder)/"value.safetensors"))
-
     def load(self, folder): self.load_state_dict(load_file(str(Path(folder)/"value.safetensors")))

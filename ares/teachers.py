@@ -42,9 +42,10 @@ def fact_scores(
         said.add(about if about is not None else sentence_slot(problem, sentence))
     return scores
 
-# %% ../nbs/05_teachers.ipynb #d0195d14
+# %% ../nbs/05_teachers.ipynb #88b23043
 KNOWLEDGE = ("form", "answer", "facts")
 
+# %% ../nbs/05_teachers.ipynb #1425bf10
 def mend_form(
     problem: Problem,
     sentences: list,
@@ -115,15 +116,17 @@ class FactTeacher:
         points = fact_points(problem, a) - fact_points(problem, b)
         return "a" if points > 0 else "b" if points < 0 else "tie"
 
-# %% ../nbs/05_teachers.ipynb #8f1dc54a
+# %% ../nbs/05_teachers.ipynb #d2656152
 STOPWORDS = set("a an the of to in on at is are was were be been it its this that these those and or so as by for from with has have had not no do does did you your can will than then".split())
 
+# %% ../nbs/05_teachers.ipynb #b11cb0eb
 def content_words(
     sentence: str,
 ) -> Counter:
     "The words of a sentence that carry meaning, by a crude stem."
     return Counter(w.rstrip("s") for w in re.findall(r"\w+", sentence.lower()) if w not in STOPWORDS)
 
+# %% ../nbs/05_teachers.ipynb #fbcbed4f
 def word_f1(
     a: Counter, b: Counter, # of `content_words`
 ) -> float: # 0.0 .. 1.0
