@@ -6,7 +6,7 @@
 __all__ = ['shown_progress', 'run_notebook', 'differing', 'execute_notebook', 'notebook_stage', 'make_report', 'find_run',
            'parser', 'main']
 
-# %% ../nbs/16_cli.ipynb #b5693486
+# %% ../nbs/16_cli.ipynb #7f836c59
 import argparse, logging, os, sys, threading, time, warnings
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -17,6 +17,7 @@ import papermill
 import yaml
 from papermill.exceptions import PapermillExecutionError
 
+# %% ../nbs/16_cli.ipynb #2f3f9f67
 from .alternation import run_ares
 from .core import *
 from .report import export_html, read_results, results_table
