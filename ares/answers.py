@@ -14,13 +14,14 @@ from .core import *
 from .prompts import answer_prompt, answer_target, read_answer
 from .sft import SFTConfig, fit_sft
 
-# %% ../nbs/09_answers.ipynb #75a7c1c2
+# %% ../nbs/09_answers.ipynb #cb48c385
 def answer_examples(
     problems: list, # of `Problem`
     rationales: list, # one text a problem
+    look: bool = True, # show the picture too (MM-CoT)
 ) -> list: # of dict(prompt, picture, target)
     "What the answer model learns: question and rationale in, the letter out."
-    return [dict(prompt=answer_prompt(p, r), picture=p.picture(), target=answer_target(p)) for p, r in zip(problems, rationales, strict=True)]
+    return [dict(prompt=answer_prompt(p, r), picture=p.picture() if look else None, target=answer_target(p)) for p, r in zip(problems, rationales, strict=True)]
 
 # %% ../nbs/09_answers.ipynb #d36cc2a1
 def add_adapter(
@@ -33,7 +34,7 @@ def add_adapter(
     config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear")
     student.model = get_peft_model(student.model, config).eval()
 
-# %% ../nbs/09_answers.ipynb #aebe53d3
+# %% ../nbs/09_answers.ipynb #ecc4497b
 def fit_answers(
     student, # a `Student`, left as it is
     problems: list, # train problems
@@ -41,29 +42,31 @@ def fit_answers(
     folder: str | Path, # for checkpoints and metrics
     config: SFTConfig,
     lora: dict | None = None, # settings of `add_adapter`; None trains all weights of the copy (MM-CoT)
+    look: bool = True, # show the picture too (MM-CoT)
     desc: str = "answers", # shown by the progress bar
 ): # a `Student` that answers
     "Train a copy of the student to read question and rationale and to name the answer."
     answerer = student.copy()
     set_seed(config.seed)
     if lora is not None: add_adapter(answerer, **lora)
-    examples = answer_examples(problems, rationales)
+    examples = answer_examples(problems, rationales, look)
     aside = max(1, len(examples) // 10)
     fit_sft(answerer, examples[aside:], examples[:aside], folder, config, desc)
     return answerer
 
-# %% ../nbs/09_answers.ipynb #3e52b740
+# %% ../nbs/09_answers.ipynb #b84614c1
 def predict_answers(
     answerer, # what `fit_answers` returned
     problems: list, # of `Problem`
     rationales: list, # one a problem
     batch_size: int = 64, # problems at a time
     max_new_tokens: int = 64, # length limit of the answer (paper)
+    look: bool = True, # as in `fit_answers`
 ) -> list: # index into the choices, or None where no answer could be read
     "Let the answerer name an answer for each problem."
     answers = []
     for start in progress(range(0, len(problems), batch_size), desc="predict"):
-        batch = answer_examples(problems[start:start+batch_size], rationales[start:start+batch_size])
+        batch = answer_examples(problems[start:start+batch_size], rationales[start:start+batch_size], look)
         inputs = answerer.inputs([e["prompt"] for e in batch], [e["picture"] for e in batch])
         tokens, _ = answerer.generate(inputs, max_new_tokens=max_new_tokens, sample=False)
         texts = answerer.tokenizer.batch_decode(tokens, skip_special_tokens=True)

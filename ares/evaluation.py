@@ -34,7 +34,7 @@ def write_rationales(
         write_jsonl(path, [r.to_dict() for r in rollouts])
     return [Rollout.from_dict(d, p) for d, p in zip(read_jsonl(path), problems, strict=True)]
 
-# %% ../nbs/13_evaluation.ipynb #70300cd2
+# %% ../nbs/13_evaluation.ipynb #f3f2eaf3
 def stage_answers(
     student, # of the stage
     train: list, # train problems
@@ -47,12 +47,12 @@ def stage_answers(
     if config.answer_model == "separate":
         home, gold = folder.parent/"baseline"/"answers", [p for p in problems[:config.gold_problems or None] if p.solution]
         start = load_trained(config, folder.parent/"baseline"/"model")
-        answerer = fit_answers(start, gold, [rationale_target(p, prefix=False) for p in gold], home, sft_config(config, "answer"))
+        answerer = fit_answers(start, gold, [rationale_target(p, prefix=False) for p in gold], home, sft_config(config, "answer"), look=config.answer_images)
     else:
         own = write_rationales(student, problems, folder/"train_rationales.jsonl", config)
-        answerer = fit_answers(student, problems, [r.text for r in own], folder/"answers", sft_config(config, "answer"), desc=f"{folder.name} answers",
+        answerer = fit_answers(student, problems, [r.text for r in own], folder/"answers", sft_config(config, "answer"), desc=f"{folder.name} answers", look=config.answer_images,
                                lora=dict(r=config.lora_r, alpha=config.lora_alpha, dropout=config.lora_dropout))
-    return predict_answers(answerer, [r.problem for r in rollouts], [r.text for r in rollouts], max_new_tokens=config.answer_tokens)
+    return predict_answers(answerer, [r.problem for r in rollouts], [r.text for r in rollouts], max_new_tokens=config.answer_tokens, look=config.answer_images)
 
 # %% ../nbs/13_evaluation.ipynb #a4fc1a9b
 def measure(

@@ -83,7 +83,7 @@ class TrainingSettings(DataSettings):
     normalize_advantages: bool = True # (paper, Base)
     save_every: int = 10 # collections between two kept states
 
-# %% ../nbs/12_settings.ipynb #26abbea0
+# %% ../nbs/12_settings.ipynb #ecae29e6
 @dataclass
 class ARESConfig(TrainingSettings):
     "All settings of a run; every field may stand in its YAML file."
@@ -97,6 +97,7 @@ class ARESConfig(TrainingSettings):
     answer_lr: float = 8e-5 # (paper)
     answer_epochs: int = 20 # (paper)
     answer_batch_size: int = 16 # (paper)
+    answer_images: bool = True # the answer model sees the picture (MM-CoT), not only the rationale
     answer_tokens: int = 64 # length limit of an answer (paper)
     lora_r: int = 64 # (paper)
     lora_alpha: int = 128 # (paper)
