@@ -142,9 +142,9 @@ def concentration(key):
     "Which of two solutions has more particles in the same volume?"
     cells, colour = dict(zip("AB", key)), key[2]
     a, b = map(len, cells.values())
-    steps = [("count", dict(s=s, n=n, colour=colour)) for s, n in (("A", a), ("B", b))] + [("rule", {})]
-    return dict(question=f"Which solution has a higher concentration of {colour} particles?", choices=["Solution A", "Solution B", "neither"],
-                hint="Solution A is on the left. Both solutions have the same volume.", answer="Solution A" if a > b else "Solution B" if b > a else "neither", steps=steps, scene=dict(cells=cells, colour=colour))
+    steps = [("count", dict(s=s, n=f"{n} particle{'s' if n > 1 else ''}")) for s, n in (("A", a), ("B", b))] + [("rule", {})]
+    return dict(question=f"Which solution has a higher concentration of {colour} particles?", choices=["left", "right", "neither"],
+                hint="Solution A is on the left. Both solutions have the same volume.", answer="left" if a > b else "right" if b > a else "neither", steps=steps, scene=dict(cells=cells, colour=colour))
 
 def draw_concentration(pen, scene):
     "Two beakers with particles."
@@ -154,8 +154,8 @@ def draw_concentration(pen, scene):
 
 SKILLS["concentration"] = Skill("Compare concentrations of solutions", "natural science", "chemistry", "grade7",
     list(itertools.product(PLACES, PLACES, COLOURS)), 2,
-    dict(s="AB", n=range(1, 4), colour=COLOURS, choice=["Solution A", "Solution B", "neither"]),
-    dict(count=("s", ["Solution {s} has {n} {colour} particles.", "There are {n} {colour} particles in Solution {s}."]),
+    dict(s="AB", n=["1 particle", "2 particles", "3 particles"], choice=["left", "right", "neither"]),
+    dict(count=("s", ["Solution {s} has {n}.", "Solution {s} contains {n}."]),
          rule=("", ["More particles in the same volume mean a higher concentration."]), answer=CONCLUSION), set(), concentration, draw_concentration)
 
 # %% ../nbs/01_problems.ipynb #72dcc33e
@@ -186,9 +186,9 @@ SKILLS["magnets"] = Skill("Magnets: attract or repel?", "natural science", "phys
 def force(key):
     "In which of two pairs is the force stronger or weaker?"
     a, b, ask, colour, tint = key
-    near, far = ("Pair 1", "Pair 2") if a < b else ("Pair 2", "Pair 1")
-    steps = [("gap", dict(pair="Pair 1", n=a)), ("gap", dict(pair="Pair 2", n=b)), ("closer", dict(pair=near))]
-    return dict(question=f"In which pair is the magnetic force {ask}?", choices=["Pair 1", "Pair 2"], answer=near if ask == "stronger" else far, steps=steps,
+    (_, closer), (_, other) = sorted([(a, "upper"), (b, "lower")])
+    steps = [("gap", dict(pair="Pair 1", n=a)), ("gap", dict(pair="Pair 2", n=b)), ("closer", dict(pair="Pair 1" if a < b else "Pair 2"))]
+    return dict(question=f"In which pair is the magnetic force {ask}?", choices=["upper", "lower"], answer=closer if ask == "stronger" else other, steps=steps,
                 hint="Pair 1 is above Pair 2.", scene=dict(gaps=[a, b], colour=colour, tint=tint))
 
 def draw_force(pen, scene):
@@ -201,7 +201,7 @@ def draw_force(pen, scene):
 
 SKILLS["force"] = Skill("Compare magnitudes of magnetic forces", "natural science", "physics", "grade6",
     [(*gaps, *rest) for gaps in itertools.permutations((1, 2, 3), 2) for rest in itertools.product(("stronger", "weaker"), COLOURS, range(6))], 4,
-    dict(pair=["Pair 1", "Pair 2"], n=range(1, 4), choice=["Pair 1", "Pair 2"]),
+    dict(pair=["Pair 1", "Pair 2"], n=range(1, 4), choice=["upper", "lower"]),
     dict(gap=("pair", ["The gap of {pair} is {n} wide.", "{pair} has a gap of {n}."]), closer=("", ["The magnets of {pair} are closer and pull more strongly."]),
          answer=CONCLUSION), {"closer"}, force, draw_force)
 
@@ -234,9 +234,9 @@ HEAT = dict(cold=1, warm=2, hot=3)
 def motion(key):
     "In which of two samples do the particles move faster or slower?"
     a, b, thing, ask, tint = key
-    hot, cold = ("Sample A", "Sample B") if HEAT[a] > HEAT[b] else ("Sample B", "Sample A")
+    hot, cold = ("left", "right") if HEAT[a] > HEAT[b] else ("right", "left")
     steps = [("heat", dict(s="A", t=a)), ("heat", dict(s="B", t=b)), ("rule", {})]
-    return dict(question=f"In which sample of {thing} do the particles move {ask}?", choices=["Sample A", "Sample B"], answer=hot if ask == "faster" else cold, steps=steps,
+    return dict(question=f"In which sample of {thing} do the particles move {ask}?", choices=["left", "right"], answer=hot if ask == "faster" else cold, steps=steps,
                 hint="Sample A is on the left. The lines show the temperature.", scene=dict(heat=[a, b], tint=tint))
 
 def draw_motion(pen, scene):
@@ -246,7 +246,7 @@ def draw_motion(pen, scene):
 
 SKILLS["motion"] = Skill("How particle motion affects temperature", "natural science", "physics", "grade8",
     [(*pair, *rest) for pair in itertools.permutations(HEAT, 2) for rest in itertools.product("water air oil milk steam honey juice soda".split(), ("faster", "slower"), range(6))], 4,
-    dict(s="AB", t=HEAT, choice=["Sample A", "Sample B"]),
+    dict(s="AB", t=HEAT, choice=["left", "right"]),
     dict(heat=("s", ["Sample {s} is {t}.", "The temperature of Sample {s} is {t}."]), rule=("", ["Hotter particles move faster."]),
          answer=CONCLUSION), set(), motion, draw_motion)
 
@@ -294,9 +294,10 @@ def chart(key):
     "Which of two cities has more or fewer people?"
     colours, ask, tint = key[:2], *key[4:]
     heights = dict(zip(colours, key[2:4]))
-    size, answer = ("highest", max(heights, key=heights.get)) if ask == "more" else ("lowest", min(heights, key=heights.get))
-    return dict(question=f"Which city has {ask} people, the {colours[0]} or the {colours[1]} one?", choices=["red", "blue", "green"], answer=answer, hint="Each bar stands for one city.",
-                steps=[("bar", dict(colour=c, n=n)) for c, n in heights.items()] + [("which", dict(size=size, colour=answer))], scene=dict(heights=heights, tint=tint))
+    size, colour = ("highest", max(heights, key=heights.get)) if ask == "more" else ("lowest", min(heights, key=heights.get))
+    return dict(question=f"Which city has {ask} people?", choices=["left", "right"], answer="left" if colour == colours[0] else "right",
+                hint=f"The {colours[0]} city is on the left, the {colours[1]} one on the right.",
+                steps=[("bar", dict(colour=c, n=n)) for c, n in heights.items()] + [("which", dict(size=size, colour=colour))], scene=dict(heights=heights, tint=tint))
 
 def draw_chart(pen, scene):
     "Two bars on a grid."
@@ -306,7 +307,7 @@ def draw_chart(pen, scene):
 
 SKILLS["chart"] = Skill("Read a bar chart of cities", "social science", "economics", "grade4",
     [(*c, *h, ask, tint) for c in itertools.permutations(("red", "blue", "green"), 2) for h in itertools.permutations(range(1, 5), 2) for ask in ("more", "fewer") for tint in range(6)], 5,
-    dict(colour=["red", "blue", "green"], n=range(1, 5), size=["highest", "lowest"], choice=["red", "blue", "green"]),
+    dict(colour=["red", "blue", "green"], n=range(1, 5), size=["highest", "lowest"], choice=["left", "right"]),
     dict(bar=("colour", ["The {colour} bar is {n} high.", "The {colour} city has a bar of {n}."]), which=("size", ["The {size} bar is {colour}."]),
          answer=CONCLUSION), {"which"}, chart, draw_chart)
 

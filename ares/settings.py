@@ -18,7 +18,7 @@ import yaml
 from .core import *
 from .ppo import PPOConfig, SCHEDULES
 from .problems import load_scienceqa, make_problems
-from .prompts import rationale_prompt, rationale_target
+from .prompts import answer_prompt, answer_target, rationale_prompt, rationale_target
 from .sft import SFTConfig
 from .students import load_student
 from .teachers import load_teacher
@@ -73,6 +73,8 @@ class TrainingSettings(DataSettings):
     rl_batch_size: int = 8 # rollouts in one forward pass (paper)
     rl_grad_accum: int = 8 # forward passes for one step (paper)
     clip: float = 0.2 # of the probability ratio (paper)
+    value_clip: float = 0.0 # of the value head's forecast; 0 does not clip it
+    max_grad_norm: float = 1.0 # longer gradients are scaled down
     vf_coef: float = 1.0 # weight of the value loss (paper)
     gamma: float = 1.0 # discount (paper)
     lam: float = 0.95 # of GAE (paper)
@@ -136,10 +138,10 @@ CHOICES = dict(problems=("embedded", "scienceqa"), teacher=("facts", "reference"
                dtype=("float32", "bfloat16"), evaluate_on=("test", "val"))
 AT_LEAST_ONE = ("rounds num_samples collections collect_problems ppo_epochs rl_batch_size rl_grad_accum baseline_epochs baseline_batch_size sft_samples "
                 "sft_epochs sft_batch_size answer_epochs answer_batch_size answer_tokens max_new_tokens max_prompt_tokens lora_r lora_alpha save_every").split()
-POSITIVE = "temperature rl_lr baseline_lr sft_lr answer_lr clip".split()
+POSITIVE = "temperature rl_lr baseline_lr sft_lr answer_lr clip max_grad_norm".split()
 SHARES = "top_p gamma lam teacher_noise lora_dropout".split()
 NOT_NEGATIVE = ("train_problems val_problems test_problems gold_problems sft_problems answer_problems round_calls top_k value_lr value_warmup kl_coef kl_target "
-                "target_kl vf_coef seed").split()
+                "target_kl value_clip vf_coef seed").split()
 
 # %% ../nbs/12_settings.ipynb #b9579524
 def check_config(
@@ -209,7 +211,7 @@ def make_student(
 ): # a `Student`
     "The student before any training."
     gold = train[:config.gold_problems or None]
-    texts = [rationale_prompt(p) for p in train] + [rationale_target(p, prefix=False) for p in gold]
+    texts = [rationale_prompt(p) for p in train] + [rationale_target(p, prefix=False) for p in gold] + [answer_prompt(p, "") for p in train] + [answer_target(p) for p in gold]
     return load_student(config.student, texts=texts, device=pick_device(config.device), dtype=config.dtype, max_prompt_tokens=config.max_prompt_tokens)
 
 # %% ../nbs/12_settings.ipynb #846e4582
@@ -228,9 +230,9 @@ def make_teacher(config: ARESConfig): # a `Teacher`
 # %% ../nbs/12_settings.ipynb #b989e043
 def ppo_config(config: ARESConfig) -> PPOConfig:
     "The settings of `PPOTrainer`."
-    same = "ppo_epochs clip vf_coef gamma lam kl_coef neutral normalize_advantages value_warmup temperature".split()
+    same = "ppo_epochs clip vf_coef gamma lam kl_coef neutral normalize_advantages value_warmup max_grad_norm temperature".split()
     return PPOConfig(**{n: getattr(config, n) for n in same}, lr=config.rl_lr, value_lr=config.value_lr or None, batch_size=config.rl_batch_size,
-                     grad_accum=config.rl_grad_accum, kl_target=config.kl_target or None, target_kl=config.target_kl or None,
+                     grad_accum=config.rl_grad_accum, kl_target=config.kl_target or None, target_kl=config.target_kl or None, value_clip=config.value_clip or None,
                      top_k=config.top_k if config.sampled_logprobs else 0)
 
 # %% ../nbs/12_settings.ipynb #aef2e190
