@@ -27,10 +27,10 @@ docs: $(VENV)/.dev   ## build the site (needs Quarto)
 	@$(BIN)/nbdev_proc_nbs && cp _quarto.yml _proc/ && quarto render _proc --output-dir ../_docs
 
 readme: $(VENV)/.dev ## write README.md from nbs/index.ipynb
-	@$(BIN)/jupyter nbconvert --log-level ERROR --to markdown --stdout nbs/index.ipynb | sed -E 's#\]\((images|runs|experiments|explanations|[0-9]{2}_)#](nbs/\1#g' > $(README)
+	@$(BIN)/jupyter nbconvert --log-level ERROR --to markdown --stdout nbs/index.ipynb | sed -E 's#\]\((images|runs|experiments|explanations|learn|[0-9]{2}_)#](nbs/\1#g' > $(README)
 
 bench: $(VENV)/.demo ## measure the speed of each phase (about 5 minutes)
-	@$(BIN)/papermill --log-output nbs/experiments/speed.ipynb runs/speed.ipynb
+	@mkdir -p runs && $(BIN)/papermill nbs/experiments/speed.ipynb runs/speed.ipynb
 
 clean-demo:          ## forget the demo's run
 	rm -rf runs/demo

@@ -50,6 +50,7 @@ def separate_answerer(
     (baseline/"answers"/"part").rename(kept)
     return answerer
 
+# %% ../nbs/13_evaluation.ipynb #4cad61e9
 def stage_answers(
     student, # of the stage
     train: list, # train problems

@@ -146,6 +146,7 @@ def concentration(key):
     return dict(question=f"Which solution has a higher concentration of {colour} particles?", choices=["left", "right", "neither"],
                 hint="Solution A is on the left. Both solutions have the same volume.", answer="left" if a > b else "right" if b > a else "neither", steps=steps, scene=dict(cells=cells, colour=colour))
 
+# %% ../nbs/01_problems.ipynb #6c0cfdb8
 def draw_concentration(pen, scene):
     "Two beakers with particles."
     for s, x in (("A", 2), ("B", 66)):
@@ -372,9 +373,7 @@ def split_of_cores(
 
 # %% ../nbs/01_problems.ipynb #5f16ec84
 @lru_cache(None)
-def split_keys(
-    skill: str, split: str,
-) -> list: # of keys
+def split_keys(skill: str, split: str) -> list: # of keys
     "The keys of a skill in a split."
     of_core = split_of_cores(skill)
     return [k for k in SKILLS[skill].keys if of_core[k[:SKILLS[skill].core]] == split]
@@ -402,15 +401,13 @@ def build_problem(
                    category=skill.subject.split()[0], skill=skill.name, grade=skill.grade, split=split, facts=facts)
 
 # %% ../nbs/01_problems.ipynb #b3f6252b
-def shuffled_keys(
-    skill: str, split: str,
-    rng: random.Random,
-) -> list: # of keys; those of one core are neighbours
+def shuffled_keys(skill: str, split: str, rng: random.Random) -> list: # of keys; those of one core are neighbours
     "The keys of a skill in random order, core by core."
     cores = {}
     for key in split_keys(skill, split): cores.setdefault(key[:SKILLS[skill].core], []).append(key)
     return [key for core in rng.sample(list(cores), len(cores)) for key in rng.sample(cores[core], len(cores[core]))]
 
+# %% ../nbs/01_problems.ipynb #c8b9ec28
 def make_problems(
     n: int, # how many; the skills take turns
     split: str = "train", # "train", "val" or "test"
@@ -450,16 +447,12 @@ def patterns() -> tuple: # of (skill name, kind, compiled pattern)
 
 # %% ../nbs/01_problems.ipynb #4c26da0f
 @lru_cache(100_000)
-def read_statement(
-    sentence: str,
-) -> tuple: # of (skill name, kind, {slot: value as text})
+def read_statement(sentence: str) -> tuple: # of (skill name, kind, {slot: value as text})
     "All statements that a sentence can be read as, whatever their truth."
     return tuple((name, kind, m.groupdict()) for name, kind, p in patterns() if (m := p.fullmatch(sentence)))
 
 # %% ../nbs/01_problems.ipynb #9a8f132e
-def is_well_formed(
-    sentence: str,
-) -> bool:
+def is_well_formed(sentence: str) -> bool:
     "Is it a proper sentence of the embedded problems' language, true or false?"
     return sentence in OPENINGS or bool(read_statement(sentence))
 

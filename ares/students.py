@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.t5.modeling_t5 import T5Stack
+from transformers.utils import logging as hf_logging
 
 # %% ../nbs/03_students.ipynb #813ad0c2
 from .core import *
@@ -191,9 +192,10 @@ def truncate(
         logits = logits.masked_fill(p.cumsum(-1) - p > top_p, -torch.inf)
     return logits, ids
 
-# %% ../nbs/03_students.ipynb #41401b58
+# %% ../nbs/03_students.ipynb #36fcee46
 BLOCK = 128 # entries whose weights are summed first
 
+# %% ../nbs/03_students.ipynb #41401b58
 def draw(
     weights: torch.Tensor, # (rows, entries), not negative
 ) -> torch.Tensor: # (rows, 1), an index each
@@ -384,6 +386,7 @@ def load_student(
     max_prompt_tokens: int = 512, # longer prompts are cut
 ) -> T5Student:
     "A student, ready to use."
+    hf_logging.disable_progress_bar()  # loading takes a moment here; its bars would only fill the notebooks
     if isinstance(source, dict): student = new_student(source, texts or [])
     else:
         try: config, tokenizer = AutoConfig.from_pretrained(source), AutoTokenizer.from_pretrained(source)
