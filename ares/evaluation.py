@@ -9,7 +9,7 @@ __all__ = ['write_rationales', 'separate_answerer', 'stage_answers', 'measure', 
 import shutil, time
 from pathlib import Path
 
-from .answers import fit_answers, predict_answers
+from .answers import fit_answers, predict_answers, read_conclusion
 
 # %% ../nbs/13_evaluation.ipynb #fde65e1a
 from .core import *
@@ -40,12 +40,14 @@ def separate_answerer(
     problems: list, # train problems
     config: ARESConfig,
 ): # a `Student` that answers
-    "The one answer model of a run, trained on gold rationales when it is first asked for."
+    "The one answer model of a run, trained when it is first asked for."
     kept = baseline/"answers"/"model"
     if kept.exists(): return load_trained(config, kept)
-    gold = [p for p in problems[:config.gold_problems or None] if p.solution]
-    answerer = fit_answers(load_trained(config, baseline/"model"), gold, [rationale_target(p, prefix=False) for p in gold], baseline/"answers", sft_config(config, "answer"),
-                           look=config.answer_images)
+    start, gold = load_trained(config, baseline/"model"), [p for p in problems[:config.gold_problems or None] if p.solution]
+    with_gold = {p.id for p in gold}
+    others = [p for p in problems if p.id not in with_gold]
+    rationales = [rationale_target(p, prefix=False) for p in gold] + [r.text for r in write_rationales(start, others, baseline/"train_rationales.jsonl", config)]
+    answerer = fit_answers(start, gold + others, rationales, baseline/"answers", sft_config(config, "answer"), look=config.answer_images)
     answerer.save(baseline/"answers"/"part")
     (baseline/"answers"/"part").rename(kept)
     return answerer
@@ -59,6 +61,7 @@ def stage_answers(
     config: ARESConfig,
 ) -> list: # index of the named choice, or None, one a rollout
     "Answers read from a stage's rationales."
+    if config.answer_model == "conclusion": return [read_conclusion(r.text, r.problem.choices) for r in rollouts]
     problems = train[:config.answer_problems or None]
     if config.answer_model == "separate": answerer = separate_answerer(folder.parent/"baseline", problems, config)
     else:

@@ -72,7 +72,7 @@ def read_answer(
 ) -> int | None: # index into `choices`
     "The choice that a text names, or None."
     letters = "".join(chr(65 + i) for i in range(len(choices)))
-    for pattern in (rf"answer is:? *\(?([{letters}])\b", rf"answer: *\(?([{letters}])\b", rf"\(([{letters}])\)", rf"^\W*([{letters}])\W*$"):
+    for pattern in (rf"answer is:? *\(?([{letters}])\b(?! \w)", rf"answer: *\(?([{letters}])\b", rf"\(([{letters}])\)", rf"^\W*([{letters}])\W*$"):
         found = re.findall(pattern, text, re.IGNORECASE)
         if found: return ord(found[-1].upper()) - 65
     named = [i for i, c in enumerate(choices) if c.lower() in text.lower()]

@@ -94,7 +94,7 @@ class ARESConfig(TrainingSettings):
     sft_lr: float = 8e-5 # (paper)
     sft_epochs: int = 20 # (paper)
     sft_batch_size: int = 8 # (paper)
-    answer_model: str = "adapter" # "adapter": LoRA on each stage's student (paper); "separate": one model for all stages, on gold rationales (MM-CoT)
+    answer_model: str = "adapter" # "adapter": LoRA on each stage's student (paper); "separate": one model for all stages, on gold and the baseline's rationales (after MM-CoT); "conclusion": read from the rationale's last sentence
     answer_problems: int = 0 # train problems whose rationales the adapter reads; 0 for all
     answer_lr: float = 8e-5 # (paper)
     answer_epochs: int = 20 # (paper)
@@ -134,7 +134,7 @@ def typed(
 
 # %% ../nbs/12_settings.ipynb #8cf0c522
 CHOICES = dict(problems=("embedded", "scienceqa"), teacher=("facts", "reference"), teacher_knowledge=("form", "answer", "facts"),
-               method=("ares", "rl", "sft"), value_model=("separate", "shared"), rl_schedule=tuple(SCHEDULES), answer_model=("adapter", "separate"),
+               method=("ares", "rl", "sft"), value_model=("separate", "shared"), rl_schedule=tuple(SCHEDULES), answer_model=("adapter", "separate", "conclusion"),
                dtype=("float32", "bfloat16"), evaluate_on=("test", "val"))
 AT_LEAST_ONE = ("rounds num_samples collections collect_problems ppo_epochs rl_batch_size rl_grad_accum baseline_epochs baseline_batch_size sft_samples "
                 "sft_epochs sft_batch_size answer_epochs answer_batch_size answer_tokens max_new_tokens max_prompt_tokens lora_r lora_alpha save_every").split()
