@@ -48,7 +48,7 @@ def test_notebooks_hold_nothing_foreign(path):
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"/(work|root|tmp|home|Users)/\w", text), "a path of somebody's machine"
     assert not re.search(r"sk-(ant|proj)-\w", text), "something like a key"
-    assert '"output_type": "error"' not in text, "an error among the outputs"
+    assert '"output_type": "error"' not in text and '"name": "stderr"' not in text, "an error or a warning among the outputs"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT/"nbs"/"runs").glob("*.ipynb")), ids=name)
