@@ -16,7 +16,6 @@ import ares_runs
 import papermill
 import yaml
 from papermill.exceptions import PapermillExecutionError
-from traitlets.config import Config
 
 # %% ../nbs/16_cli.ipynb #2f3f9f67
 from .alternation import run_ares
@@ -76,7 +75,7 @@ def execute_notebook(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             papermill.execute_notebook(str(run_notebook(name)), str(output), parameters=parameters, kernel_name="python3", progress_bar=False,
-                                       config=Config(KernelManager=dict(transport="ipc")))
+                                       extra_arguments=["--log-level=ERROR"])
     except PapermillExecutionError as e:
         if e.ename == "AresError": raise AresError(e.evalue) from None
         raise AresError(f"{output}: the notebook stopped with {e.ename}: {e.evalue} (the whole story stands in it; `ares run` goes on from there).") from None

@@ -219,10 +219,11 @@ class ReferenceTeacher:
         return reference_correction(problem, sentences, self.likeness(problem, sentences), self.knowledge)
 
     def compare(self, problem, a, b):
-        "The higher sum of scores above neutral wins."
-        def points(text): return sum(s - 0.5 for s in ReferenceTeacher(similarity=self.similarity).score(problem, [s.strip() for s in split_sentences(text)]))
+        "The one more like the whole reference wins; a wrong conclusion costs half a point."
+        reference = content_words(problem.solution or problem.lecture)
+        def points(text): return word_f1(content_words(text), reference) - 0.5 * any(names_wrong_choice(problem, s.strip()) for s in split_sentences(text))
         difference = points(a) - points(b)
-        return "a" if difference > 0.05 else "b" if difference < -0.05 else "tie"
+        return "a" if difference > 0.02 else "b" if difference < -0.02 else "tie"
 
 # %% ../nbs/05_teachers.ipynb #e1474566
 def load_teacher(
