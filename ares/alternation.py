@@ -172,6 +172,9 @@ def train_sft(
     student, problems = model_before(config, run, stage), load_splits(config)["train"][:config.sft_problems or None]
     corrections = corrected(config, student, problems, stage, run/stage/"corrections.jsonl")
     examples = correction_examples(corrections, problems)
+    if len(examples) < 2:
+        raise AresError(f"{stage}: {len(examples)} of {len(corrections)} corrections have any text to learn from; the student says nothing that the teacher can mend. "
+                        "Start another run with a higher `kl_coef`, a lower `rl_lr`, or more `teacher_knowledge`.")
     aside = max(1, len(examples) // 10)
     set_seed(stage_seed(config, stage))
     fit_sft(student, examples[aside:], examples[:aside], run/stage/"fit", sft_config(config, "sft"), stage)

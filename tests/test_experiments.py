@@ -6,8 +6,8 @@ from conftest import ROOT
 
 SMOKE = str(ROOT/"params"/"smoke.yaml")
 SMALL = {
-    "demo": dict(params=SMOKE, seeds=[0]),
-    "reward_hacking": dict(params=SMOKE, overrides=dict(rounds=1, collections=2, neutral=-0.3, kl_coef=0.0, teacher_knowledge="form")),
+    "demo": dict(params=SMOKE, seeds=[0], knowledges=["answer", "facts"]),
+    "reward_hacking": dict(params=SMOKE, overrides=dict(rounds=1, collections=2, neutral=-0.3, kl_coef=0.0)),
     "speed": dict(prompts_n=4, samples=2, new_tokens=8, vocabulary=2000, size=dict(d_model=32, d_ff=64, num_layers=1, num_decoder_layers=1, num_heads=2), repeats=1),
 }
 
@@ -19,6 +19,7 @@ def test_every_experiment_is_tried():
 @pytest.mark.parametrize("name", SMALL)
 def test_experiment_runs(name, tmp_path):
     parameters = SMALL[name] | (dict(home=str(tmp_path/"runs"), images=str(tmp_path)) if name == "demo" else dict(run=str(tmp_path/"run"), baseline="") if name == "reward_hacking" else {})
-    done = papermill.execute_notebook(str(ROOT/"nbs"/"experiments"/f"{name}.ipynb"), str(tmp_path/"out.ipynb"), parameters=parameters, cwd=str(tmp_path), progress_bar=False)
+    done = papermill.execute_notebook(str(ROOT/"nbs"/"experiments"/f"{name}.ipynb"), str(tmp_path/"out.ipynb"), parameters=parameters, cwd=str(tmp_path), progress_bar=False,
+                                      extra_arguments=["--log-level=ERROR"])
     assert not any(o.output_type == "error" for c in done.cells if c.cell_type == "code" for o in c.outputs)
     assert any("data" in o for c in done.cells if c.cell_type == "code" for o in c.outputs), "it should show a table or a figure"
