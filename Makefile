@@ -12,7 +12,7 @@ export HF_HUB_DISABLE_PROGRESS_BARS := 1
 help:                ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
 
-demo: $(VENV)/.demo  ## run the whole loop on problems the project makes (about 10 minutes)
+demo: $(VENV)/.demo  ## run the whole loop on problems the project makes (about 5 minutes)
 	@$(BIN)/ares run params/demo.yaml
 
 test: $(VENV)/.dev   ## check and run the notebooks, then the tests
