@@ -18,7 +18,6 @@ from .metrics import accuracy_by_category, failure_signatures, rationale_metrics
 from .prompts import rationale_prompt, rationale_target
 from .rollouts import Rollout, generate_rollouts, score_rollouts, split_sentences
 from .settings import *
-from .teachers import load_teacher
 
 # %% ../nbs/13_evaluation.ipynb #2474f8e7
 def write_rationales(
@@ -76,6 +75,7 @@ def measure(
     rollouts: list, # the stage's test rationales; scored here
     answers: list, # index or None
     baseline: list | None, # texts of the baseline for the same problems
+    similarity: bool = False, # also of sentence embeddings
 ) -> dict: # one flat record (accuracy in per cent, shares between 0 and 1)
     "All metrics of one stage."
     score_rollouts(teacher, rollouts)
@@ -85,7 +85,7 @@ def measure(
     result = dict(accuracy=by_category["Avg"], accuracy_by_category=by_category, unread_answers=sum(a is None for a in answers), n=len(rollouts))
     result |= sentence_stats([r.scores for r in rollouts])
     result |= failure_signatures(texts, [r.finished for r in rollouts])
-    if references: result |= rationale_metrics(*map(list, zip(*references)))
+    if references: result |= rationale_metrics(*map(list, zip(*references)), similarity=similarity)
     if baseline is not None: result |= win_rate(teacher, problems, texts, baseline)
     return result
 
@@ -110,8 +110,8 @@ def evaluate_stage(
     student = load_trained(config, folder/"model")
     rollouts = write_rationales(student, splits[config.evaluate_on], folder/"rationales.jsonl", config)
     answers = stage_answers(student, splits["train"], rollouts, folder, config)
-    judge = load_teacher(config.teacher)
-    result = measure(judge, rollouts, answers, baseline_texts(Path(run), stage)) | training | dict(evaluation_seconds=round(time.time() - started, 1))
+    judge = make_teacher(config, as_judge=True)
+    result = measure(judge, rollouts, answers, baseline_texts(Path(run), stage), config.similarity == "minilm") | training | dict(evaluation_seconds=round(time.time() - started, 1))
     write_jsonl(folder/"rationales.jsonl", [r.to_dict() | dict(answer=a) for r, a in zip(rollouts, answers)])
     for unused in folder.glob("answers/checkpoint-*"): shutil.rmtree(unused)
     write_json(folder/"result.json", result)

@@ -528,6 +528,9 @@ def load_scienceqa(
     if (folder/"captions.json").exists(): captions = read_json(folder/"captions.json")
     captions = captions.get("captions", captions)
     if splits_file: records = resplit(records, read_json(folder/splits_file))
+    elif (folder/"pid_splits.json").exists():  # lists all ids of the data set, those of its miniature splits twice
+        given = read_json(folder/"pid_splits.json")
+        records = resplit(records, {s: [i for i in given.get(s, []) if i in records] for s in ("train", "val", "test")})
     original = set(read_json(folder/"original_text.json")) if (folder/"original_text.json").exists() else set()
     problems, faults = [], []
     for id in sorted(records, key=lambda i: (i not in original, len(i), i)):

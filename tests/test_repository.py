@@ -19,7 +19,7 @@ def source(cell): return "".join(cell["source"])
 
 def test_notebooks_are_clean_and_in_sync(tmp_path):
     copy = tmp_path/"copy"
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".venv", "runs", ".git", "__pycache__", "_docs", "_proc"))
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".venv", "runs", ".git", "__pycache__", "_docs", "_proc", ".ipynb_checkpoints"))
     shutil.copytree(ROOT/"nbs"/"runs", copy/"nbs"/"runs", dirs_exist_ok=True)
     for command in ("nbdev_clean", "nbdev_export"):
         done = subprocess.run([str(BIN/command)], cwd=copy, capture_output=True, text=True)
@@ -80,7 +80,7 @@ def test_the_site_lists_every_page_and_no_other(tmp_path):
 
 def test_the_notebooks_can_be_made_into_pages(tmp_path):
     copy = tmp_path/"copy"
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".venv", "runs", ".git", "__pycache__", "_docs", "_proc"))
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".venv", "runs", ".git", "__pycache__", "_docs", "_proc", ".ipynb_checkpoints"))
     shutil.copytree(ROOT/"nbs"/"runs", copy/"nbs"/"runs", dirs_exist_ok=True)
     (tmp_path/"quarto").write_text("#!/bin/sh\n")  # nbdev would download Quarto where it finds none; making the pages does not need it
     (tmp_path/"quarto").chmod(0o755)
