@@ -17,10 +17,15 @@ def cells(path): return json.loads(path.read_text(encoding="utf-8"))["cells"]
 def source(cell): return "".join(cell["source"])
 
 
+def copied(tmp_path):
+    "The repository in another place, without what runs and tools leave in it."
+    left = ".venv .git __pycache__ _docs _proc .ipynb_checkpoints".split()
+    shutil.copytree(ROOT, tmp_path/"copy", ignore=lambda folder, names: [n for n in names if n in left or (n == "runs" and Path(folder) == ROOT)])
+    return tmp_path/"copy"
+
+
 def test_notebooks_are_clean_and_in_sync(tmp_path):
-    copy = tmp_path/"copy"
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".venv", "runs", ".git", "__pycache__", "_docs", "_proc", ".ipynb_checkpoints"))
-    shutil.copytree(ROOT/"nbs"/"runs", copy/"nbs"/"runs", dirs_exist_ok=True)
+    copy = copied(tmp_path)
     for command in ("nbdev_clean", "nbdev_export"):
         done = subprocess.run([str(BIN/command)], cwd=copy, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -79,9 +84,7 @@ def test_the_site_lists_every_page_and_no_other(tmp_path):
 
 
 def test_the_notebooks_can_be_made_into_pages(tmp_path):
-    copy = tmp_path/"copy"
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".venv", "runs", ".git", "__pycache__", "_docs", "_proc", ".ipynb_checkpoints"))
-    shutil.copytree(ROOT/"nbs"/"runs", copy/"nbs"/"runs", dirs_exist_ok=True)
+    copy = copied(tmp_path)
     (tmp_path/"quarto").write_text("#!/bin/sh\n")  # nbdev would download Quarto where it finds none; making the pages does not need it
     (tmp_path/"quarto").chmod(0o755)
     done = subprocess.run([str(BIN/"nbdev_proc_nbs")], cwd=copy, capture_output=True, text=True, env=os.environ | dict(PATH=f"{tmp_path}:{os.environ['PATH']}"))
