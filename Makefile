@@ -12,8 +12,8 @@ export HF_HUB_DISABLE_PROGRESS_BARS := 1
 help:                ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
 
-demo: $(VENV)/.demo  ## run the whole loop on problems the project makes (about 5 minutes)
-	@$(BIN)/ares run params/demo.yaml
+demo: $(VENV)/.demo  ## run the whole loop on problems the project makes (about 6 minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/ares run params/demo.yaml  # a second thread gains little here, and crawls when the machine has other work
 
 test: $(VENV)/.dev   ## check and run the notebooks, then the tests
 	@OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing  # two processes of two threads would wait for each other
