@@ -21,7 +21,7 @@ from .problems import load_scienceqa, make_problems
 from .prompts import answer_prompt, answer_target, rationale_prompt, rationale_target
 from .sft import SFTConfig
 from .students import load_student
-from .teachers import load_teacher
+from .llm_teachers import load_teacher
 
 # %% ../nbs/16_settings.ipynb #7f57540a
 @dataclass
