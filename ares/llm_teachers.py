@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['KEYS', 'SENDERS', 'TEACHERS', 'known_models', 'generation', 'default_model', 'check_model', 'check_key', 'LLMTeacher',
-           'sender_for', 'ClaudeTeacher', 'OpenAIJudge', 'chat_model', 'chat', 'LocalTeacher', 'compare_teachers',
-           'load_teacher']
+           'sender_for', 'ClaudeTeacher', 'OpenAIJudge', 'chat_model', 'chat', 'HeldToSchema', 'LocalTeacher',
+           'compare_teachers', 'load_teacher']
 
 # %% ../nbs/09_llm_teachers.ipynb #b3b84639
-import json, os, re, time, typing, warnings
+import importlib.util, json, os, re, time, typing, warnings
 from datetime import date, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from fastcore.basics import patch
+from transformers import LogitsProcessor
 
 # %% ../nbs/09_llm_teachers.ipynb #9963c2d0
 from .core import *
@@ -196,11 +197,30 @@ def chat(question: dict) -> list: # of messages
     if question["again"]: turns += [dict(role="assistant", content=question["again"][0]), dict(role="user", content=question["again"][1])]
     return turns
 
-# %% ../nbs/09_llm_teachers.ipynb #5e8c0d08
+# %% ../nbs/09_llm_teachers.ipynb #f457c938
+class HeldToSchema(LogitsProcessor):
+    "Allows only tokens that can still lead to JSON of a row's schema."
+    def __init__(self, tokenizer, schemas: list, start: int): # one schema a row; tokens before the reply
+        import llguidance.hf, llguidance.torch
+        self.guide, self.start, self.eos, vocabulary = llguidance.torch, start, tokenizer.eos_token_id, llguidance.hf.from_tokenizer(tokenizer)
+        compact = {"x-guidance": dict(whitespace_flexible=False)}
+        self.matchers = [llguidance.LLMatcher(vocabulary, llguidance.LLMatcher.grammar_from_json_schema(json.dumps(s | compact))) for s in schemas]
+    def __call__(self, ids, scores):
+        "Rule tokens out."
+        mask = self.guide.allocate_token_bitmask(len(ids), scores.shape[1])
+        for i, matcher in enumerate(self.matchers):
+            if ids.shape[1] > self.start and not matcher.is_stopped(): matcher.consume_token(int(ids[i, -1]))
+            if not matcher.is_stopped(): self.guide.fill_next_token_bitmask(matcher, mask, i)
+            else: mask[i] = 0; mask[i, self.eos // 32] = 1 << (self.eos % 32)
+        self.guide.apply_token_bitmask_inplace(scores, mask.to(scores.device))
+        return scores
+
+# %% ../nbs/09_llm_teachers.ipynb #2d37be40
 class LocalTeacher(LLMTeacher):
     "A chat model of `transformers` on this machine; it reads text, not pictures."
     provider = "local"
     def __init__(self, path: str | Path, model: str = "", device: str = "cpu", batch_size: int = 8, **settings):
+        if importlib.util.find_spec("llguidance") is None: raise AresError("teacher: local needs the package llguidance (pip install ares-reason[local]).")
         if not model: raise AresError("teacher_model: `teacher: local` needs the name, the folder or the .gguf file of a chat model.")
         super().__init__(path, model, **settings)
         self.device, self.batch_size = device, batch_size
@@ -214,14 +234,15 @@ class LocalTeacher(LLMTeacher):
         if not rows: return
         (tokenizer, lm), questions, started = chat_model(self.model, self.device), [json.loads(r["question"]) for r in rows], time.time()
         inputs = tokenizer.apply_chat_template(list(map(chat, questions)), add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True).to(self.device)
-        limit = max(q["max_tokens"] for q in questions)
-        out = lm.generate(**inputs, max_new_tokens=limit, do_sample=False, pad_token_id=tokenizer.pad_token_id)[:, inputs["input_ids"].shape[1]:]
+        start, limit = inputs["input_ids"].shape[1], max(q["max_tokens"] for q in questions)
+        out = lm.generate(**inputs, max_new_tokens=limit, do_sample=False, pad_token_id=tokenizer.pad_token_id,
+                          logits_processor=[HeldToSchema(tokenizer, list(map(exact_schema, questions)), start)])[:, start:]
         for row, mask, tokens in zip(rows, inputs["attention_mask"], out):
             ended = bool((tokens == tokenizer.pad_token_id).any() or (tokens == tokenizer.eos_token_id).any())
             bill = dict(tokens_in=int(mask.sum()), tokens_cached=0, tokens_written=0, tokens_out=int((tokens != tokenizer.pad_token_id).sum()))
             self.ledger.store(row["key"], tokenizer.decode(tokens, skip_special_tokens=True), "end_turn" if ended else "max_tokens", bill, 0.0, time.time() - started)
 
-# %% ../nbs/09_llm_teachers.ipynb #19e77c0a
+# %% ../nbs/09_llm_teachers.ipynb #8b357604
 def compare_teachers(
     teachers: dict, # name -> `Teacher`; the first is what the others are compared with
     rationales: list, # of (problem, sentences)
@@ -235,7 +256,7 @@ def compare_teachers(
     return pd.DataFrame([dict(teacher=name, scored=col.notna().mean(), mean=col.mean(), spread=col.std(), within_a_quarter=((col - first).abs() <= 0.25)[col.notna()].mean(),
                               correlation=col.corr(first) if col.nunique() > 1 else float("nan")) for name, col in table.items()]).set_index("teacher")
 
-# %% ../nbs/09_llm_teachers.ipynb #5870f294
+# %% ../nbs/09_llm_teachers.ipynb #673b1900
 TEACHERS = dict(facts=FactTeacher, reference=ReferenceTeacher, claude=ClaudeTeacher, openai=OpenAIJudge, local=LocalTeacher)
 
 def load_teacher(

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SCALE', 'VERSION', 'DATA_NOT_ORDERS', 'SCORE', 'CORRECT', 'COMPARE', 'INSTRUCTIONS', 'MEDIA_TYPES', 'MODEL_SIDE',
            'STRING', 'SCHEMAS', 'STOPPED', 'problem_block', 'labels', 'rationale_block', 'user_text', 'png',
-           'picture_bytes', 'reply_limit', 'make_question', 'key_of', 'reply_object', 'listed', 'parse', 'keyed',
-           'scores_fault', 'read_scores', 'words_of', 'another_language', 'read_corrections', 'read_verdict',
+           'picture_bytes', 'reply_limit', 'make_question', 'key_of', 'reply_object', 'listed', 'exact_schema', 'parse',
+           'keyed', 'scores_fault', 'read_scores', 'words_of', 'another_language', 'read_corrections', 'read_verdict',
            'read_reply', 'ask_again']
 
 # %% ../nbs/06_questions.ipynb #c7b75421
@@ -209,6 +209,18 @@ SCHEMAS = dict(score=reply_object(scores=listed(reply_object(sentence=STRING, sc
                compare=reply_object(better=dict(type="string", enum=["1", "2", "tie"])))
 
 # %% ../nbs/06_questions.ipynb #a393a2b6
+def exact_schema(
+    question: dict, # from `make_question`
+) -> dict:
+    "The schema of a reply with every label in its place."
+    def exactly(items): return dict(type="array", prefixItems=items, items=False, minItems=len(items), maxItems=len(items))
+    if question["kind"] == "compare": return SCHEMAS["compare"]
+    if question["kind"] == "correct":
+        return reply_object(corrections=exactly([reply_object(rationale=dict(const=str(i + 1)), corrected=STRING) for i in range(len(question["rationales"]))]))
+    wanted = [label for i, r in enumerate(question["rationales"], 1) for label in labels(i, r)]
+    return reply_object(scores=exactly([reply_object(sentence=dict(const=label), score=dict(enum=SCALE)) for label in wanted]))
+
+# %% ../nbs/06_questions.ipynb #fd32e768
 def parse(
     text: str, # of the reply
     name: str, # of the list or value that it must hold
@@ -220,7 +232,7 @@ def parse(
     if not isinstance(value, dict) or name not in value: raise ValueError(f"it had no \"{name}\"")
     return value[name]
 
-# %% ../nbs/06_questions.ipynb #c5f20f14
+# %% ../nbs/06_questions.ipynb #ef135281
 def keyed(
     entries, # the list of a reply
     name: str, field: str, # e.g. "sentence" and "score"
@@ -230,7 +242,7 @@ def keyed(
     if not right: raise ValueError(f"it was not a list of \"{name}\" and \"{field}\"")
     return [(str(e[name]), e[field]) for e in entries]
 
-# %% ../nbs/06_questions.ipynb #fd32e768
+# %% ../nbs/06_questions.ipynb #0e283c18
 def scores_fault(
     number: int, # of the rationale
     wanted: list, # its labels
@@ -242,7 +254,7 @@ def scores_fault(
     out = [label for label, score in given if type(score) not in (int, float) or not 0 <= score <= 1]
     return f"the score of {out[0]} was not a number from 0.0 to 1.0" if out else ""
 
-# %% ../nbs/06_questions.ipynb #ef135281
+# %% ../nbs/06_questions.ipynb #91e90ad5
 def read_scores(
     text: str, # of the reply
     rationales: list, # lists of sentences, as they were asked about
@@ -254,12 +266,12 @@ def read_scores(
     faults, score = [scores_fault(i, mine, pairs) for i, mine in enumerate(wanted, 1)], dict(pairs)
     return [None if fault else [float(score[label]) for label in mine] for mine, fault in zip(wanted, faults)], "; ".join(filter(None, faults))
 
-# %% ../nbs/06_questions.ipynb #91e90ad5
+# %% ../nbs/06_questions.ipynb #fb67f144
 def words_of(text: str) -> set:
     "The distinct words of a text."
     return set(re.findall(r"\w+", text.lower()))
 
-# %% ../nbs/06_questions.ipynb #b123d31b
+# %% ../nbs/06_questions.ipynb #c6dd6764
 def another_language(
     text: str, # a correction
     problem: Problem,
@@ -270,7 +282,7 @@ def another_language(
     said = words_of(text)
     return len(said & given) < len(said) / 4
 
-# %% ../nbs/06_questions.ipynb #a6fde36d
+# %% ../nbs/06_questions.ipynb #8fb8faee
 def read_corrections(
     text: str, # of the reply
     problem: Problem,
@@ -287,17 +299,17 @@ def read_corrections(
         values.append(None if fault else " ".join(given[0].split()))
     return values, "; ".join(faults)
 
-# %% ../nbs/06_questions.ipynb #8fb8faee
+# %% ../nbs/06_questions.ipynb #c1dbb218
 def read_verdict(text: str) -> tuple: # ("a", "b" or "tie", the fault or "")
     "The verdict of a reply."
     better = parse(text, "better")
     if better not in ("1", "2", "tie"): raise ValueError("\"better\" was not \"1\", \"2\" or \"tie\"")
     return {"1": "a", "2": "b"}.get(better, better), ""
 
-# %% ../nbs/06_questions.ipynb #c1dbb218
+# %% ../nbs/06_questions.ipynb #01ed9497
 STOPPED = dict(refusal="the model refused", max_tokens="it was cut off by the limit of its length", model_context_window_exceeded="the question was too long")
 
-# %% ../nbs/06_questions.ipynb #8fca1f18
+# %% ../nbs/06_questions.ipynb #c97b225a
 def read_reply(
     kind: str, # "score", "correct" or "compare"
     problem: Problem,
@@ -315,7 +327,7 @@ def read_reply(
         return [value], fault
     except ValueError as e: return nothing, str(e)
 
-# %% ../nbs/06_questions.ipynb #c97b225a
+# %% ../nbs/06_questions.ipynb #b0a0591d
 def ask_again(
     question: dict, # the first one
     text: str, # of the bad reply
