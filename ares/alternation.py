@@ -18,9 +18,9 @@ from .core import *
 from .evaluation import evaluate_stage
 from .ppo import PPOTrainer, SCHEDULES
 from .prompts import rationale_prompt
-from .rollouts import add_logprobs, generate_rollouts, score_rollouts
+from .rollouts import add_logprobs, generate_rollouts, score_rollouts, to_score
 from .settings import *
-from .sft import correct_rollouts, correction_examples, fit_sft, gold_examples
+from .sft import correct_rollouts, correction_examples, to_correct, fit_sft, gold_examples
 from .students import ValueHead
 
 # %% ../nbs/18_alternation.ipynb #fb7c34ab
@@ -106,8 +106,9 @@ def collect(
     problems: list, # of this collection
 ): # (rollouts with everything PPO needs, number of teacher calls)
     "Sample rationales, compare them with the reference, and have their sentences scored."
-    rollouts = generate_rollouts(student, problems, [rationale_prompt(p) for p in problems], num_samples=config.num_samples, max_new_tokens=config.max_new_tokens,
-                                 temperature=config.temperature, top_k=config.top_k, top_p=config.top_p, of_sampled=config.sampled_logprobs)
+    rollouts = generate_rollouts(student, problems, [rationale_prompt(p) for p in problems], num_samples=config.num_samples, max_new_tokens=config.max_new_tokens, batch_size=config.rollout_batch_size,
+                                 temperature=config.temperature, top_k=config.top_k, top_p=config.top_p, of_sampled=config.sampled_logprobs,
+                                 written=lambda some: teacher.ask("score", list(to_score(some).values())))
     add_logprobs(rollouts, reference, value_head, config.temperature, config.top_k if config.sampled_logprobs else 0)
     return rollouts, score_rollouts(teacher, rollouts)
 
@@ -118,7 +119,7 @@ def train_rl(
     stage: str, # "rl-1", ...
 ) -> dict: # what it cost: teacher_calls
     "One stage of PPO on sentence scores; it goes on from its last state."
-    folder, teacher, problems, state = run/stage, make_teacher(config), load_splits(config)["train"], last_state(run/stage)
+    folder, teacher, problems, state = run/stage, make_teacher(config, run, stage), load_splits(config)["train"], last_state(run/stage)
     set_seed(stage_seed(config, stage))
     reference = model_before(config, run, stage)
     student = load_trained(config, state/"student") if state else reference.copy()
@@ -144,21 +145,24 @@ def train_rl(
         bar.update(spent() - before)
     bar.close()
     student.save(folder/"model")
-    return dict(teacher_calls=sum(r["teacher_calls"] for r in records))
+    return dict(teacher_calls=sum(r["teacher_calls"] for r in records), unscored_rollouts=sum(r["unscored"] for r in records))
 
 # %% ../nbs/18_alternation.ipynb #5f34a917
 def corrected(
     config: ARESConfig,
     student, # as RL left it
     problems: list, # train problems
+    run: Path, # folder of the run
     stage: str, # "sft-1", ...
-    path: Path, # where the corrections are kept
 ) -> list: # of dict(id, rationale, corrected)
     "The teacher's corrections of the student's rationales; made once."
+    path, teacher = run/stage/"corrections.jsonl", make_teacher(config, run, stage)
+    def tell(some):
+        if not config.round_calls: teacher.ask("correct", list(to_correct(some).values()))
     if not path.exists():
         rollouts = generate_rollouts(student, problems, [rationale_prompt(p) for p in problems], num_samples=config.sft_samples, max_new_tokens=config.max_new_tokens,
-                                     temperature=config.temperature, top_k=config.top_k, top_p=config.top_p, sample=config.sft_samples > 1)
-        write_jsonl(path, correct_rollouts(make_teacher(config), rollouts, desc=f"{stage} corrections")[:config.round_calls or None])
+                                     temperature=config.temperature, top_k=config.top_k, top_p=config.top_p, sample=config.sft_samples > 1, written=tell)
+        write_jsonl(path, correct_rollouts(teacher, rollouts, desc=f"{stage} corrections", limit=config.round_calls))
     return read_jsonl(path)
 
 # %% ../nbs/18_alternation.ipynb #2d4fde4f
@@ -170,7 +174,7 @@ def train_sft(
     "One supervised stage on the teacher's corrections."
     set_seed(stage_seed(config, stage))
     student, problems = model_before(config, run, stage), load_splits(config)["train"][:config.sft_problems or None]
-    corrections = corrected(config, student, problems, stage, run/stage/"corrections.jsonl")
+    corrections = corrected(config, student, problems, run, stage)
     examples = correction_examples(corrections, problems)
     if len(examples) < 2:
         raise AresError(f"{stage}: {len(examples)} of {len(corrections)} corrections have any text to learn from; the student says nothing that the teacher can mend. "
@@ -179,7 +183,7 @@ def train_sft(
     set_seed(stage_seed(config, stage))
     fit_sft(student, examples[aside:], examples[:aside], run/stage/"fit", sft_config(config, "sft"), stage)
     student.save(run/stage/"model")
-    return dict(teacher_calls=len(corrections))
+    return dict(teacher_calls=len(corrections), uncorrected=sum(c["corrected"] is None for c in corrections))
 
 # %% ../nbs/18_alternation.ipynb #7da16bee
 def run_stage(
@@ -204,10 +208,11 @@ def keep_settings(
     config: ARESConfig,
     run: Path, # folder of the run
 ):
-    "Write the settings into the run's folder, or check that they are the ones it was started with."
+    "Write the settings into the run's folder, or check that they are the ones it was started with; how a teacher is reached may change."
     path, now = run/"config.json", asdict(config)
-    if not path.exists(): return write_json(path, now)
-    differ = [f"`{k}` was {v!r} and is now {now[k]!r}" for k, v in read_json(path).items() if now.get(k) != v]
+    kept = read_json(path) if path.exists() else {}
+    differ = [f"`{k}` was {v!r} and is now {now[k]!r}" for k, v in kept.items() if now.get(k) != v and k not in THE_WAY_ONLY]
+    if kept != now and not differ: write_json(path, now)
     if differ: raise AresError(f"{run}: this run was started with other settings ({'; '.join(differ)}); choose another name, or remove the folder.")
 
 # %% ../nbs/18_alternation.ipynb #8eebcbf5
@@ -228,6 +233,7 @@ def run_ares(
 ) -> dict: # stage -> record; also kept as `results.json`
     "The whole loop; what is done is not done again."
     run, results = Path(run), {}
+    check_keys(config)
     keep_settings(config, run)
     first_kind = stage_names(config)[1].split("-")[0]
     for stage in stage_names(config):

@@ -15,11 +15,11 @@ def verdict(
     judge, # a `Teacher`
     problem,
     new: str, baseline: str, # rationales
-) -> str: # "win", "loss" or "tie"
+) -> str | None: # "win", "loss" or "tie"; None when the judge gave no usable answer
     "Ask in both orders; a judge that changes its mind has not decided."
     if new == baseline: return "tie"
     first, second = judge.compare(problem, new, baseline), judge.compare(problem, baseline, new)
-    return {("a", "b"): "win", ("b", "a"): "loss"}.get((first, second), "tie")
+    return None if None in (first, second) else {("a", "b"): "win", ("b", "a"): "loss"}.get((first, second), "tie")
 
 # %% ../nbs/15_judge.ipynb #05f03bfb
 def win_rate(
@@ -27,12 +27,14 @@ def win_rate(
     problems: list,
     texts: list, # the new rationales
     baseline_texts: list, # of the same problems
-) -> dict: # win_rate (None when nothing was decided), win_rate_ci, ties (share of all pairs), wins, losses
+) -> dict: # win_rate (None when nothing was decided), win_rate_ci, ties (share of the judged pairs), wins, losses, unjudged
     "How often new rationales win against the baseline's."
-    verdicts = [verdict(judge, *row) for row in zip(problems, texts, baseline_texts, strict=True)]
-    wins, losses, n = verdicts.count("win"), verdicts.count("loss"), len(verdicts)
-    decided = wins + losses
-    return dict(win_rate=wins / decided if decided else None, win_rate_ci=list(wilson_interval(wins, decided)), ties=(n - decided) / max(1, n), wins=wins, losses=losses)
+    rows = list(zip(problems, texts, baseline_texts, strict=True))
+    judge.ask("compare", [(p, pair) for p, new, old in rows if new != old for pair in ([new, old], [old, new])])
+    verdicts = [verdict(judge, *row) for row in rows]
+    wins, losses, unjudged = verdicts.count("win"), verdicts.count("loss"), verdicts.count(None)
+    decided, judged = wins + losses, len(verdicts) - unjudged
+    return dict(win_rate=wins / decided if decided else None, win_rate_ci=list(wilson_interval(wins, decided)), ties=(judged - decided) / max(1, judged), wins=wins, losses=losses, unjudged=unjudged)
 
 # %% ../nbs/15_judge.ipynb #995311c6
 def plot_wins(

@@ -121,9 +121,10 @@ def failure_signatures(
 
 # %% ../nbs/14_metrics.ipynb #8f13d893
 def sentence_stats(
-    scores: list, # a list of sentence scores for each rationale
-) -> dict:
+    scores: list, # a list of sentence scores for each rationale, or None where the teacher gave none
+) -> dict: # means over the rationales that have scores; `unscored` counts the others
     "The teacher's scores in a few numbers; a score below 0.25 is a wrong sentence, above 0.75 a right one."
-    flat, n = [s for row in scores for s in row], max(1, len(scores))
+    scored = [row for row in scores if row is not None]
+    flat, n = [s for row in scored for s in row], max(1, len(scored))
     return dict(sentence_score=sum(flat) / max(1, len(flat)), sentences_per_rationale=len(flat) / n, wrong_per_rationale=sum(s < 0.25 for s in flat) / n,
-                fully_right=sum(bool(row) and min(row) >= 0.25 and max(row) > 0.75 for row in scores) / n)
+                fully_right=sum(bool(row) and min(row) >= 0.25 and max(row) > 0.75 for row in scored) / n, unscored=len(scores) - len(scored))

@@ -171,10 +171,11 @@ def collection_metrics(
     "What a collection says about the student that wrote it."
     logprobs, ref, values = (padded([getattr(r, n) for r in rollouts]) for n in ("logprobs", "ref_logprobs", "values"))
     mask = padded([[1.0] * len(r.tokens) for r in rollouts]).bool()
-    scores = [s for r in rollouts for s in r.scores]
+    scored = [r.scores for r in rollouts if r.scores is not None]
+    scores, n = [s for row in scored for s in row], max(1, len(scored))
     spread, missed = returns[mask].var(unbiased=False), (returns - values)[mask].var(unbiased=False)
-    by_position = [[r.scores[i] - neutral for r in rollouts if len(r.scores) > i] for i in range(max(len(r.scores) for r in rollouts))]
-    return dict(score=sum(scores) / max(1, len(scores)), reward=sum(sum(s - neutral for s in r.scores) for r in rollouts) / len(rollouts), sentences=len(scores) / len(rollouts),
+    by_position = [[row[i] - neutral for row in scored if len(row) > i] for i in range(max(map(len, scored), default=0))]
+    return dict(score=sum(scores) / max(1, len(scores)), reward=sum(s - neutral for s in scores) / n, sentences=len(scores) / n, unscored=len(rollouts) - len(scored),
                 kl=((logprobs - ref) * mask).sum(1).mean().item(), entropy=-logprobs[mask].mean().item(), explained_variance=(1 - missed / (spread + 1e-8)).item(),
                 response_length=mask.sum(1).float().mean().item(), finished=sum(r.finished for r in rollouts) / len(rollouts),
                 reward_by_sentence_position=[round(sum(x) / len(x), 4) for x in by_position])

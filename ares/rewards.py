@@ -34,9 +34,10 @@ def kl_penalty(
 
 # %% ../nbs/10_rewards.ipynb #dc853b3d
 def token_rewards(
-    rollout: Rollout, # with scores and both log-probabilities
+    rollout: Rollout, # with both log-probabilities, and with scores, or None where the teacher failed: then only the fee is left
     kl_coef: float = 1e-4, # (paper)
     neutral: float = 0.5, # (paper)
 ) -> torch.Tensor: # (length,)
     "The reward of each token of a rollout."
-    return sentence_rewards(rollout.scores, rollout.spans, len(rollout.tokens), neutral) - kl_penalty(rollout.logprobs, rollout.ref_logprobs, kl_coef)
+    spans = rollout.spans if rollout.scores is not None else []
+    return sentence_rewards(rollout.scores or [], spans, len(rollout.tokens), neutral) - kl_penalty(rollout.logprobs, rollout.ref_logprobs, kl_coef)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ABBREVIATIONS', 'STARTERS', 'LABELS', 'END', 'ends_here', 'sentence_chars', 'split_sentences', 'is_finished',
            'sentence_key', 'drop_repeated', 'token_ends', 'sentence_spans', 'Rollout', 'tint', 'tinted_html',
-           'rollout_html', 'by_length', 'make_rollout', 'generate_rollouts', 'batch_of', 'add_logprobs',
+           'rollout_html', 'by_length', 'make_rollout', 'generate_rollouts', 'batch_of', 'add_logprobs', 'to_score',
            'score_rollouts']
 
 # %% ../nbs/04_rollouts.ipynb #6210404d
@@ -197,6 +197,7 @@ def generate_rollouts(
     num_samples: int = 4, # rationales for each problem, K
     max_new_tokens: int = 512,
     batch_size: int = 64, # problems in one batch
+    written=None, # called with the rollouts of each batch, longest prompts first, while the next is still to be written
     **how, # temperature, top_k, top_p, sample, of_sampled: see `generate` of the student
 ) -> list: # of `Rollout`, K for each problem, in the order of the problems
     "Sample K rationales of each problem."
@@ -206,6 +207,7 @@ def generate_rollouts(
         tokens, logprobs = (t.tolist() for t in student.generate(inputs, num_samples=num_samples, max_new_tokens=max_new_tokens, **how))
         for n, i in enumerate(batch):
             found[i] = [make_rollout(student, problems[i], prompts[i], tokens[j], logprobs[j]) for j in range(n * num_samples, (n + 1) * num_samples)]
+        if written: written([r for i in batch for r in found[i]])
     return [r for samples in found for r in samples]
 
 # %% ../nbs/04_rollouts.ipynb #46f4244a
@@ -242,15 +244,21 @@ def add_logprobs(
             rollouts[i].ref_logprobs = logprobs[n][:length]
             if values: rollouts[i].values = values[n][:length]
 
+# %% ../nbs/04_rollouts.ipynb #a1b2c3d4
+def to_score(
+    rollouts: list,
+) -> dict: # (problem id, text) -> (problem, sentences)
+    "The distinct rationales that have something to score."
+    return {(r.problem.id, r.text): (r.problem, r.sentences) for r in rollouts if r.sentences}
+
 # %% ../nbs/04_rollouts.ipynb #03644117
 def score_rollouts(
     teacher, # a `Teacher`
-    rollouts: list, # `scores` are filled in
+    rollouts: list, # `scores` are filled in; None where the teacher gave no usable answer
 ) -> int: # number of calls: distinct rationales with at least one sentence
     "Have each distinct rationale scored once."
-    known = {}
-    for r in rollouts:
-        key = (r.problem.id, r.text)
-        if key not in known: known[key] = teacher.score(r.problem, r.sentences) if r.sentences else []
-        r.scores = known[key]
-    return sum(1 for scores in known.values() if scores)
+    distinct = to_score(rollouts)
+    teacher.ask("score", list(distinct.values()))
+    known = {key: teacher.score(*asked) for key, asked in distinct.items()}
+    for r in rollouts: r.scores = known.get((r.problem.id, r.text), [])
+    return len(known)
