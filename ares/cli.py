@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['shown_progress', 'run_notebook', 'differing', 'execute_notebook', 'notebook_stage', 'make_report', 'find_run',
-           'parser', 'main']
+           'parser', 'show_cost', 'show_ledger', 'rehearsal', 'refuse_rehearsed', 'main']
 
 # %% ../nbs/21_cli.ipynb #7f836c59
 import argparse, logging, os, sys, threading, time, warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,8 +20,12 @@ from papermill.exceptions import PapermillExecutionError
 # %% ../nbs/21_cli.ipynb #2f3f9f67
 from .alternation import run_ares
 from .core import *
+from .costs import cost_sentences, estimate_costs, failures, open_ledger
+from .ledger import Ledger
+from .llm_teachers import load_teacher
+from .stand_in import StandIn
 from .report import export_html, read_results, results_table
-from .settings import ARESConfig, load_config
+from .settings import ARESConfig, THE_WAY_ONLY, asked_models, load_config, load_splits
 
 # %% ../nbs/21_cli.ipynb #054ae4c5
 @contextmanager
@@ -114,8 +118,9 @@ def find_run(
     if target.endswith((".yaml", ".yml")): return load_config(target, **overrides), home/(name or Path(target).stem)
     run = home/target
     if not (run/"config.json").exists(): raise AresError(f"{target}: neither a parameter file (.yaml) nor a run in {home}/.")
-    if name or overrides: raise AresError(f"{target}: a run keeps its name and settings; give a parameter file to start another.")
-    return load_config(read_json(run/"config.json")), run
+    fixed = [k for k in overrides if k not in THE_WAY_ONLY]
+    if name or fixed: raise AresError(f"{target}: a run keeps its name and settings{f' (`{fixed[0]}`)' if fixed else ''}; give a parameter file to start another.")
+    return load_config(read_json(run/"config.json"), **overrides), run
 
 # %% ../nbs/21_cli.ipynb #bd14a41d
 def parser() -> argparse.ArgumentParser:
@@ -125,10 +130,64 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="start a run from a parameter file, or go on with one")
     run.add_argument("target", help="a parameter file such as params/demo.yaml, or the name of a run")
     run.add_argument("--name", help="name of the new run (default: the file's name)")
-    run.add_argument("-p", nargs=2, action="append", default=[], metavar=("SETTING", "VALUE"), help="replace a setting of the file")
+    run.add_argument("--rehearse", action="store_true", help="let an offline teacher on this machine answer for the language models; nothing is paid")
+    cost = commands.add_parser("cost", help="say what a run would ask and pay; nothing is sent")
+    cost.add_argument("target", help="a parameter file, or the name of a run")
+    for command in (run, cost): command.add_argument("-p", nargs=2, action="append", default=[], metavar=("SETTING", "VALUE"), help="replace a setting of the file")
+    ledger = commands.add_parser("ledger", help="show what a run has asked and paid, and what failed")
+    ledger.add_argument("target", help="the name of a run")
+    ledger.add_argument("--export", metavar="FILE", help="write all replies to JSON lines, to be replayed elsewhere")
+    ledger.add_argument("--import", metavar="FILE", dest="take", help="take replies from JSON lines")
     report = commands.add_parser("report", help="write the table and report.html of a run again")
     report.add_argument("target", help="the name of a run")
     return top
+
+# %% ../nbs/21_cli.ipynb #55528b5f
+def show_cost(config: ARESConfig) -> int: # 0
+    "Print what a run would ask and pay."
+    table = estimate_costs(config)
+    if len(table) > 1: print(table.to_string(index=False, formatters={"live $": "{:.4f}".format, "batch $": "{:.4f}".format} | {k: "{:,.0f}".format for k in ("calls", "tokens in", "tokens cached", "tokens out")}))
+    print(cost_sentences(config, table))
+    return 0
+
+# %% ../nbs/21_cli.ipynb #bd7cfece
+def show_ledger(
+    config: ARESConfig, run: Path, # folder of the run
+    args: argparse.Namespace, # export, take: files, or None
+) -> int: # 0
+    "Print what a run has asked and paid; write or take replies."
+    if args.take:
+        run.mkdir(parents=True, exist_ok=True)
+        print(f"{Ledger(config.ledger or run/'ledger.sqlite').import_jsonl(args.take)} new replies from {args.take}")
+    ledger = open_ledger(config, run)
+    if args.export: print(f"{ledger.export_jsonl(args.export)} replies to {args.export}")
+    table, failed = ledger.totals(), failures(ledger)
+    print(table.to_string(index=False, formatters={"dollars": "{:.4f}".format}))
+    print(f"\n{table['questions'].sum()} questions, ${table['dollars'].sum():.4f}, {table['failed'].sum()} items without an answer")
+    if len(failed): print(failed.to_string(index=False))
+    return 0
+
+# %% ../nbs/21_cli.ipynb #3d293af3
+@contextmanager
+def rehearsal(
+    config: ARESConfig, run: Path, # folder that the run would have
+):
+    "While inside, the stand-in answers for all providers; gives the rehearsal's folder."
+    if config.ledger: raise AresError("ledger: a rehearsal must not write into a ledger that other runs share; leave `ledger` empty.")
+    if not asked_models(config): raise AresError("teacher: there is nothing to rehearse; neither teacher nor judge is a language model.")
+    problems = [p for split in load_splits(config).values() for p in split]
+    offline = load_teacher("facts" if config.problems == "embedded" else "reference", knowledge=config.teacher_knowledge)
+    with StandIn(problems, offline) as server:
+        old = {k: os.environ.get(k) for k in ("ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_KEY")}
+        os.environ |= dict(ANTHROPIC_BASE_URL=server.url, ANTHROPIC_API_KEY="rehearsal", OPENAI_BASE_URL=f"{server.url}/v1", OPENAI_API_KEY="rehearsal")
+        try: yield run.with_name(f"{run.name.removesuffix('-rehearsal')}-rehearsal")
+        finally:
+            for k, v in old.items(): os.environ.pop(k) if v is None else os.environ.update({k: v})
+
+# %% ../nbs/21_cli.ipynb #cd9f6ef8
+def refuse_rehearsed(config: ARESConfig, run: Path):
+    "Raise when a rehearsal would be gone on with in earnest."
+    if run.name.endswith("-rehearsal") and asked_models(config): raise AresError(f"{run.name}: this is a rehearsal; go on with it by --rehearse, or start the run from its parameter file.")
 
 # %% ../nbs/21_cli.ipynb #4b3e1a43
 def main(
@@ -137,10 +196,13 @@ def main(
     "The `ares` command."
     args = parser().parse_args(argv)
     try:
+        config, run = find_run(args.target, getattr(args, "name", None), {k: yaml.safe_load(v) for k, v in getattr(args, "p", [])})
+        if args.command == "cost": return show_cost(config)
+        if args.command == "ledger": return show_ledger(config, run, args)
         if args.command == "run":
-            config, run = find_run(args.target, args.name, {k: yaml.safe_load(v) for k, v in args.p})
-            run_ares(config, run, execute=notebook_stage)
-        else: run = find_run(args.target)[1]
+            with rehearsal(config, run) if args.rehearse else nullcontext(run) as run:
+                if not args.rehearse: refuse_rehearsed(config, run)
+                run_ares(config, run, execute=notebook_stage)
         report = make_report(run)
     except AresError as e:
         print(f"ares: {e}", file=sys.stderr)
