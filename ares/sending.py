@@ -226,7 +226,7 @@ async def send_live(run: Run):
         await asyncio.sleep(0.01)
 
 # %% ../nbs/08_sending.ipynb #dd2e3aa8
-QUIET, BATCH_SIZE, BATCH_TRIES = 1.0, 10_000, 5 # seconds; questions; times that a question may come back without a reply
+QUIET, BATCH_SIZE, BATCH_TRIES = 1.0, 10_000, 20 # seconds; questions; times that a question may come back without a reply
 
 async def submit_batch(run: Run):
     "Send what is queued as one batch."

@@ -1,0 +1,226 @@
+"Teachers that are language models, against a server that misbehaves: nothing lost, nothing paid twice, no key left lying about."
+import json, os, random, signal, subprocess, sys, time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ares.core import AresError
+from ares.ledger import Ledger
+from ares.llm_teachers import ClaudeTeacher, OpenAIJudge
+from ares.problems import make_problems
+from ares.rollouts import split_sentences
+from ares.sending import note_batch
+from ares.stand_in import LINE_FAULTS, REPLY_FAULTS, StandIn
+from ares.teachers import FactTeacher
+from conftest import LOOP, ROOT, timeless
+
+KEY = "sk-ant-a-secret-that-must-not-be-found"
+FACTS = FactTeacher()
+# A fifth of all replies: half of them broken on the line, half of them useless.
+FAULTS = {name: 0.1 / len(LINE_FAULTS) for name in LINE_FAULTS} | {name: 0.1 / len(REPLY_FAULTS) for name in REPLY_FAULTS} | {"endless": 0.002}
+
+
+def four_rationales(problem):
+    "A gold rationale and three spoilt ones, all different."
+    gold = [s.strip() for s in split_sentences(problem.solution)]
+    return [gold, gold[::-1], ["Look at the picture.", *gold[:-1], gold[0]], [*gold[:-1], "So the"]]
+
+
+PROBLEMS = make_problems(400, seed=7)
+ASKED = [(p, r) for p in PROBLEMS for r in four_rationales(p)]
+
+
+@pytest.fixture
+def reach(monkeypatch):
+    "Point the SDKs to a server."
+    def to(server):
+        for name, value in dict(ANTHROPIC_BASE_URL=server.url, ANTHROPIC_API_KEY=KEY, OPENAI_API_KEY=KEY).items(): monkeypatch.setenv(name, value)
+        return server
+    return to
+
+
+def check(values, asked=ASKED):
+    "Each rationale has its own scores, or none."
+    for (problem, rationale), scores in zip(asked, values, strict=True):
+        assert scores is None or scores == FACTS.score(problem, rationale)
+    return sum(v is None for v in values)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_faulty_server_loses_and_swaps_nothing(seed, tmp_path, reach):
+    with reach(StandIn(PROBLEMS, FACTS, faults=FAULTS, seed=seed)) as server:
+        teacher = ClaudeTeacher(tmp_path/"ledger.sqlite", request_timeout=3.0, concurrency=32)
+        failed = check(teacher.values("score", ASKED))
+        teacher.sender.stop()
+        assert set(server.answered.values()) == {1}, "a question that was answered was asked again"
+        asked = sum(server.answered.values())
+        assert check(ClaudeTeacher(tmp_path/"ledger.sqlite", send="replay").values("score", ASKED)) == failed
+        assert sum(server.answered.values()) == asked
+    assert sum(server.got[f] for f in FAULTS) > 60 and failed < 80
+    assert teacher.ledger.totals()["failed"].sum() == failed
+
+
+ASK = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from test_teachers import *
+teacher = ClaudeTeacher(sys.argv[1])
+check(teacher.values("score", ASKED))
+teacher.sender.stop()
+"""
+
+
+def start_asking(ledger):
+    return subprocess.Popen([sys.executable, "-c", ASK, str(ledger), str(ROOT/"tests")], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def test_killed_at_random_moments_nothing_is_paid_twice(tmp_path, reach):
+    "Twenty kills while replies come in; the sender outlives the run and stores what is under way."
+    rng, path, kills = random.Random(0), tmp_path/"ledger.sqlite", 0
+    with reach(StandIn(PROBLEMS, FACTS, seconds=0.3, seed=1)) as server:
+        while kills < 20:
+            process, before = start_asking(path), sum(server.answered.values())
+            while process.poll() is None and sum(server.answered.values()) == before: time.sleep(0.01)
+            if process.poll() is not None: break
+            time.sleep(rng.uniform(0, 0.25))
+            process.kill(); process.wait()
+            kills += 1
+        process = start_asking(path)
+        assert process.wait(300) == 0, process.stderr.read()
+    assert kills == 20, f"all was answered after {kills} kills"
+    assert set(server.answered.values()) == {1} and sum(server.answered.values()) == 400
+
+
+def test_when_the_sender_itself_is_killed_only_what_was_under_way_is_asked_again(tmp_path, reach):
+    with reach(StandIn(PROBLEMS, FACTS, seconds=0.3)) as server:
+        teacher = ClaudeTeacher(tmp_path/"ledger.sqlite", concurrency=8)
+        teacher.ask("score", ASKED)
+        teacher.fetch()
+        while sum(server.answered.values()) < 40: time.sleep(0.02)
+        os.kill(teacher.sender.process.pid, signal.SIGKILL)
+        check(teacher.values("score", ASKED))
+        teacher.sender.stop()
+        assert sum(server.answered.values()) - len(server.answered) <= 8
+
+
+def test_two_processes_share_a_ledger(tmp_path, reach):
+    with reach(StandIn(PROBLEMS, FACTS, seconds=0.05)) as server:
+        both = [start_asking(tmp_path/"ledger.sqlite") for _ in range(2)]
+        for process in both: assert process.wait(300) == 0, process.stderr.read()
+    assert set(server.answered.values()) == {1} and len(server.answered) == 400
+
+
+def test_a_server_that_is_not_there_yet_is_waited_for(tmp_path, reach):
+    few = ASKED[:40]
+    with StandIn(PROBLEMS[:10], FACTS) as server: port = server.server.server_port
+    reach(server)
+    teacher = ClaudeTeacher(tmp_path/"ledger.sqlite")
+    teacher.ask("score", few)
+    teacher.fetch()
+    time.sleep(4)
+    with StandIn(PROBLEMS[:10], FACTS, port=port): assert check(teacher.values("score", few), few) == 0
+
+
+def test_batches_expire_are_cancelled_and_err(tmp_path, reach):
+    few = ASKED[:160]
+    fates = dict(expired=0.3, canceled=0.2, errored=0.4)
+    with reach(StandIn(PROBLEMS[:40], FACTS, batch_fates=fates, seed=3)) as server:
+        teacher = ClaudeTeacher(tmp_path/"ledger.sqlite", send="batch", batch_poll_seconds=0.1)
+        assert check(teacher.values("score", few), few) == 0
+        teacher.sender.stop()
+    assert len(server.batches) > 1 and set(server.answered.values()) == {1}
+    live = ClaudeTeacher(tmp_path/"live.sqlite")
+    with reach(StandIn(PROBLEMS[:40], FACTS)):
+        live.values("score", few)
+        live.sender.stop()
+    price = lambda t: t.ledger.totals()["dollars"].sum()
+    assert price(teacher) == pytest.approx(price(live) / 2, rel=0.05)
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+def test_a_batch_is_found_again_when_its_submission_was_cut_off(arrived, tmp_path, reach):
+    "The sender died after the batch went out and before its id was noted; or before it went out at all."
+    few = ASKED[:40]
+    with reach(StandIn(PROBLEMS[:10], FACTS)) as server:
+        teacher = ClaudeTeacher(tmp_path/"ledger.sqlite", send="batch", batch_poll_seconds=0.1)
+        ledger = teacher.ledger
+        teacher.ask("score", few)
+        if arrived:
+            teacher.fetch()
+            while not ledger.rows("select * from batches where remote is not null"): time.sleep(0.02)
+            teacher.sender.process.kill(); teacher.sender.process.wait()
+            batch = ledger.rows("select * from batches")[0]["batch"]
+            note_batch(ledger, batch, remote=None, state="submitting")
+        else:
+            with ledger.db: ledger.db.execute("insert into batches values ('b', 'anthropic', null, '1:1.00', 'submitting', 10, ?)", (time.time(),))
+            ledger.claim("anthropic", "1:1.00", 100, "b")
+        assert check(teacher.values("score", few), few) == 0
+        teacher.sender.stop()
+        assert len(server.batches) == 1 and set(server.answered.values()) == {1}
+
+
+def test_a_batch_that_takes_long_is_left_and_fetched_later(tmp_path, reach):
+    few = ASKED[:40]
+    with reach(StandIn(PROBLEMS[:10], FACTS, batch_seconds=6)) as server:
+        hurried = ClaudeTeacher(tmp_path/"ledger.sqlite", send="batch", batch_poll_seconds=0.1, batch_wait_minutes=0.06)
+        with pytest.raises(AresError, match="nothing is lost: start the run again later"): hurried.values("score", few)
+        hurried.sender.stop()
+        patient = ClaudeTeacher(tmp_path/"ledger.sqlite", send="batch", batch_poll_seconds=0.1)
+        assert check(patient.values("score", few), few) == 0
+        patient.sender.stop()
+        assert len(server.batches) == 1
+
+
+def test_a_judge_behind_a_chat_completions_endpoint(tmp_path, reach):
+    pairs = [(p, [p.solution, "So the"]) for p in PROBLEMS[:12]] + [(p, ["So the", p.solution]) for p in PROBLEMS[:12]]
+    with reach(StandIn(PROBLEMS[:12], FACTS, faults={"prose": 0.2, "503": 0.1}, seed=2)) as server:
+        judge = OpenAIJudge(tmp_path/"ledger.sqlite", base_url=f"{server.url}/v1")
+        verdicts = judge.values("compare", pairs)
+        judge.sender.stop()
+    assert [v in (right, None) for v, right in zip(verdicts, ["a"] * 12 + ["b"] * 12)] == [True] * 24 and verdicts.count(None) < 6
+    assert judge.ledger.totals()["model"].tolist() == ["gpt-4o"]
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(ANTHROPIC_API_KEY="", ANTHROPIC_AUTH_TOKEN=""), "needs a key in the environment variable ANTHROPIC_API_KEY"),
+    (dict(teacher_model="claude-3-haiku-20240307"), "claude-3-haiku-20240307 is retired"),
+    (dict(teacher_model="claude-haiku-99"), "is not known to the installed anthropic"),
+    (dict(teacher_send="replay"), "no reply is kept"),
+])
+def test_what_cannot_be_asked_is_said_in_one_sentence(change, message, tmp_path, reach):
+    params, env = tmp_path/"x.yaml", {k: v for k, v in change.items() if k.isupper()}
+    small = yaml.safe_load((ROOT/"params"/"smoke.yaml").read_text()) | dict(teacher="claude", rounds=1) | {k: v for k, v in change.items() if k not in env}
+    params.write_text(yaml.safe_dump(small))
+    with reach(StandIn([], FACTS)):
+        done = subprocess.run([sys.executable, "-c", LOOP, str(params), str(tmp_path/"run")], capture_output=True, text=True, env=os.environ | env)
+    assert done.returncode == 1
+    assert message in done.stderr.strip().split("\n")[-1] and KEY not in done.stderr
+
+
+PAID = ("requests", "asked_again", "failed_items", "dollars")
+
+
+def test_a_run_with_claude_ends_in_the_same_table_and_leaves_no_key(tmp_path, reach):
+    "The command, with papermill and all, stopped by its budget on the way; the offline teacher answers behind the API."
+    small = yaml.safe_load((ROOT/"params"/"smoke.yaml").read_text()) | dict(rounds=1, baseline_lr=0.005, baseline_epochs=8)
+    (tmp_path/"offline.yaml").write_text(yaml.safe_dump(small))
+    (tmp_path/"paid.yaml").write_text(yaml.safe_dump(small | dict(teacher="claude", rollout_batch_size=64)))
+    subprocess.run([sys.executable, "-c", LOOP, str(tmp_path/"offline.yaml"), str(tmp_path/"offline")], check=True, capture_output=True)
+    problems = [p for split, n in (("train", 64), ("val", 16), ("test", 24)) for p in make_problems(n, split=split, seed=0)]
+    ares = lambda *words: subprocess.run([str(Path(sys.executable).parent/"ares"), *words], cwd=tmp_path, capture_output=True, text=True, timeout=900)
+    with reach(StandIn(problems, FACTS)) as server:
+        poor = ares("run", "paid.yaml", "-p", "budget_calls", "40")
+        assert poor.returncode == 1 and "budget_calls: 40 calls are used up" in poor.stderr and sum(server.answered.values()) == 40
+        done = ares("run", "paid", "-p", "budget_calls", "0")
+        assert done.returncode == 0, done.stderr[-3000:]
+        shown = ares("ledger", "paid")
+    assert set(server.answered.values()) == {1}
+    assert f"{len(server.answered)} questions" in shown.stdout
+    offline, paid = (json.loads((folder/"results.json").read_text()) for folder in (tmp_path/"offline", tmp_path/"runs"/"paid"))
+    assert sum(record["requests"] for record in paid.values()) == len(server.answered)
+    assert timeless({s: {k: v for k, v in r.items() if k not in PAID} for s, r in paid.items()}) == timeless(offline)
+    assert "claude-haiku" in (tmp_path/"runs"/"paid"/"report.html").read_text()
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(left) > 30 and not [path for path in left if KEY.encode() in path.read_bytes()]
+    assert KEY not in poor.stderr + done.stderr + done.stdout + shown.stdout
