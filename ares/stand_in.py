@@ -122,10 +122,10 @@ def count_tokens(
 # %% ../nbs/22_stand_in.ipynb #e5255d5a
 class StandIn:
     "A server on 127.0.0.1 that answers for the providers; use it in a `with` statement."
-    def __init__(self, problems, teacher, faults: dict = {}, seed: int = 0, seconds: float = 0.0, per_minute: int = 0, batch_seconds: float = 0.2, batch_fates: dict = {}, port: int = 0):
+    def __init__(self, problems, teacher, faults: dict = {}, seed: int = 0, seconds: float = 0.0, per_minute: int = 0, batch_seconds: float = 0.2, batch_fates: dict = {}, port: int = 0, caching: bool = True):
         self.known, self.teacher = {fingerprint(p): p for p in problems}, teacher
         self.faults, self.random, self.seconds, self.per_minute = faults, random.Random(seed), seconds, per_minute # faults: name -> share
-        self.batch_seconds, self.batch_fates, self.batches = batch_seconds, batch_fates, {} # fates: "errored", "expired", "canceled" -> share
+        self.caching, self.batch_seconds, self.batch_fates, self.batches = caching, batch_seconds, batch_fates, {} # fates: "errored", "expired", "canceled" -> share
         self.lock, self.times, self.cached = threading.Lock(), [], set()
         self.answered, self.got, self.tokens = Counter(), Counter(), Counter() # by hash of the body; by outcome; by kind of token
         self.server = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (Handler,), dict(api=self)))
@@ -170,7 +170,7 @@ def reply_to(self: StandIn, body: dict, batch: bool = False) -> dict: # text, st
     constant, rest = count_tokens(body)
     with self.lock:
         hit = instructions in self.cached
-        caches = constant >= 512 and "system" in body and "cache_control" in body["system"][0]
+        caches = self.caching and constant >= 512 and "system" in body and "cache_control" in body["system"][0]
         if caches: self.cached.add(instructions)
         usage = dict(input_tokens=rest + (0 if caches else constant), cache_read_input_tokens=constant if caches and hit else 0,
                      cache_creation_input_tokens=constant if caches and not hit else 0, output_tokens=max(1, len(reply) // 4))
