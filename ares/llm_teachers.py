@@ -47,7 +47,7 @@ def default_model() -> str:
 def check_model(model: str, today: date = None) -> str: # the same
     "Raise when a Claude model is retired or unknown; warn when its end is near."
     import anthropic
-    from anthropic._data import DEPRECATED_MODELS
+    from anthropic.resources.messages import DEPRECATED_MODELS
     known, today = known_models(), today or date.today()
     choose = f"choose another, such as {default_model()}"
     if model in DEPRECATED_MODELS:
