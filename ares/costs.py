@@ -7,8 +7,7 @@ __all__ = ['CACHED_FROM', 'SAMPLE', 'KIND_COLOURS', 'asked_in', 'tokens_of', 'es
            'open_ledger', 'who_taught', 'bill', 'plot_bill']
 
 # %% ../nbs/20_costs.ipynb #f77cb430
-import json, math
-from dataclasses import asdict, replace
+import math
 from pathlib import Path
 
 import matplotlib.pyplot as plt

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 
 # %% ../nbs/07_ledger.ipynb #6fc6f97d
 from .core import *
-from .questions import key_of, make_question
+from .questions import key_of
 
 # %% ../nbs/07_ledger.ipynb #3ada637d
 PRICES_OF = "2026-11-24" # read from the providers' public price lists

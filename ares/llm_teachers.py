@@ -20,11 +20,10 @@ from transformers import LogitsProcessor
 
 # %% ../nbs/09_llm_teachers.ipynb #9963c2d0
 from .core import *
-from .ledger import Ledger, PRICES, PRICES_OF, model_facts, this_process
+from .ledger import Ledger, this_process
 from .questions import *
-from .rollouts import split_sentences
 from .sending import DEFAULTS, Sender
-from .teachers import FactTeacher, ReferenceTeacher, Teacher
+from .teachers import FactTeacher, ReferenceTeacher
 
 # %% ../nbs/09_llm_teachers.ipynb #e8d9df06
 def known_models() -> list:

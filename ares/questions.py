@@ -16,9 +16,9 @@ from PIL import Image
 
 # %% ../nbs/06_questions.ipynb #a3eaa0ad
 from .core import *
-from .problems import Problem, open_image
+from .problems import Problem
 from .prompts import question_text
-from .rollouts import is_finished, split_sentences
+from .rollouts import is_finished
 from .teachers import KNOWLEDGE, STOPWORDS
 
 # %% ../nbs/06_questions.ipynb #f97baa57

@@ -11,12 +11,11 @@ __all__ = ['THINKING_ROOM', 'TRIES', 'LONGEST_WAIT', 'QUIET', 'BATCH_SIZE', 'BAT
 
 # %% ../nbs/08_sending.ipynb #f6f5257f
 import asyncio, base64, inspect, json, math, os, random, subprocess, sys, threading, time, uuid
-from datetime import datetime
 from pathlib import Path
 
 # %% ../nbs/08_sending.ipynb #20a551c3
 from .core import *
-from .ledger import Ledger, model_facts, price_of, this_process, is_alive
+from .ledger import Ledger, is_alive, model_facts, price_of, this_process
 from .questions import SCHEMAS
 
 # %% ../nbs/08_sending.ipynb #294dd67d

@@ -15,7 +15,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from fastcore.basics import patch
 
 # %% ../nbs/22_stand_in.ipynb #0b88f384
-from .core import *
 from .ledger import model_facts
 from .prompts import question_text
 from .questions import labels, picture_bytes

@@ -1,5 +1,5 @@
 "The whole loop: as a command, killed in each stage, and asked for nonsense."
-import json, os, subprocess, sys, time
+import json, subprocess, sys, time
 from pathlib import Path
 
 import pytest

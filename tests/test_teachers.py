@@ -6,7 +6,6 @@ import pytest
 import yaml
 
 from ares.core import AresError
-from ares.ledger import Ledger
 from ares.llm_teachers import ClaudeTeacher, OpenAIJudge
 from ares.problems import make_problems
 from ares.rollouts import split_sentences
