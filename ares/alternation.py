@@ -142,6 +142,7 @@ def train_rl(
         records.append(metrics | dict(collection=len(records) + 1, teacher_calls=calls, seconds=round(time.time() - started, 3)))
         write_jsonl(folder/"metrics.jsonl", records)
         if len(records) % config.save_every == 0: save_state(folder, student, value_head, trainer, records)
+        bar.set_postfix_str(teacher.bill(), refresh=False)
         bar.update(spent() - before)
     bar.close()
     student.save(folder/"model")

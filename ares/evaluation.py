@@ -78,9 +78,10 @@ def measure(
     answers: list, # index or None
     baseline: list | None, # texts of the baseline for the same problems
     similarity: bool = False, # also of sentence embeddings
+    stage: str = "", # shown by progress bars; none without it
 ) -> dict: # one flat record (accuracy in per cent, shares between 0 and 1)
     "All metrics of one stage."
-    score_rollouts(teacher, rollouts)
+    score_rollouts(teacher, rollouts, desc=stage and f"{stage} scores")
     problems, texts = [r.problem for r in rollouts], [r.text for r in rollouts]
     by_category = accuracy_by_category(problems, answers)
     references = [(r.text, rationale_target(r.problem, prefix=False)) for r in rollouts if r.problem.solution]
@@ -88,7 +89,7 @@ def measure(
     result |= sentence_stats([r.scores for r in rollouts])
     result |= failure_signatures(texts, [r.finished for r in rollouts])
     if references: result |= rationale_metrics(*map(list, zip(*references)), similarity=similarity)
-    if baseline is not None: result |= win_rate(judge, problems, texts, baseline)
+    if baseline is not None: result |= win_rate(judge, problems, texts, baseline, desc=stage and f"{stage} judge")
     return result
 
 # %% ../nbs/17_evaluation.ipynb #974eacc1
@@ -124,7 +125,7 @@ def evaluate_stage(
     rollouts = write_rationales(student, splits[config.evaluate_on], folder/"rationales.jsonl", config)
     answers = stage_answers(student, splits["train"], rollouts, folder, config)
     teacher, judge = make_teacher(config, run, f"{stage} test", noise=False), make_judge(config, run, f"{stage} test")
-    result = measure(teacher, judge, rollouts, answers, baseline_texts(Path(run), stage), config.similarity == "minilm")
+    result = measure(teacher, judge, rollouts, answers, baseline_texts(Path(run), stage), config.similarity == "minilm", stage)
     result |= training | what_it_cost(config, run, stage) | dict(evaluation_seconds=round(time.time() - started, 1))
     write_jsonl(folder/"rationales.jsonl", [r.to_dict() | dict(answer=a) for r, a in zip(rollouts, answers)])
     for unused in folder.glob("answers/checkpoint-*"): shutil.rmtree(unused)

@@ -8,6 +8,7 @@ __all__ = ['verdict', 'win_rate', 'plot_wins']
 # %% ../nbs/15_judge.ipynb #7fab66b8
 import matplotlib.pyplot as plt
 
+from .core import progress
 from .metrics import wilson_interval
 
 # %% ../nbs/15_judge.ipynb #02e2ae8d
@@ -27,11 +28,12 @@ def win_rate(
     problems: list,
     texts: list, # the new rationales
     baseline_texts: list, # of the same problems
+    desc: str = "", # shown by a progress bar; none without it
 ) -> dict: # win_rate (None when nothing was decided), win_rate_ci, ties (share of the judged pairs), wins, losses, unjudged
     "How often new rationales win against the baseline's."
     rows = list(zip(problems, texts, baseline_texts, strict=True))
     judge.ask("compare", [(p, pair) for p, new, old in rows if new != old for pair in ([new, old], [old, new])])
-    verdicts = [verdict(judge, *row) for row in rows]
+    verdicts = [verdict(judge, *row) for row in (progress(rows, desc=desc) if desc else rows)]
     wins, losses, unjudged = verdicts.count("win"), verdicts.count("loss"), verdicts.count(None)
     decided, judged = wins + losses, len(verdicts) - unjudged
     return dict(win_rate=wins / decided if decided else None, win_rate_ci=list(wilson_interval(wins, decided)), ties=(judged - decided) / max(1, judged), wins=wins, losses=losses, unjudged=unjudged)

@@ -81,6 +81,7 @@ class LLMTeacher:
     def score(self, problem, sentences): return self.values("score", [(problem, sentences)])[0]
     def correct(self, problem, rationale): return self.values("correct", [(problem, rationale)])[0]
     def compare(self, problem, a, b): return self.values("compare", [(problem, [a, b])])[0]
+    def bill(self): return f"${self.ledger.spent()['dollars']:.2f}"
 
     def picture(self, problem) -> str:
         "The hash of a problem's picture, which the ledger has from now on."

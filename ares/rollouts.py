@@ -255,10 +255,11 @@ def to_score(
 def score_rollouts(
     teacher, # a `Teacher`
     rollouts: list, # `scores` are filled in; None where the teacher gave no usable answer
+    desc: str = "", # shown by a progress bar; none without it
 ) -> int: # number of calls: distinct rationales with at least one sentence
     "Have each distinct rationale scored once."
     distinct = to_score(rollouts)
     teacher.ask("score", list(distinct.values()))
-    known = {key: teacher.score(*asked) for key, asked in distinct.items()}
+    known = {key: teacher.score(*asked) for key, asked in (progress(distinct.items(), desc=desc) if desc else distinct.items())}
     for r in rollouts: r.scores = known.get((r.problem.id, r.text), [])
     return len(known)

@@ -217,8 +217,10 @@ async def send_live(run: Run):
             row = next(iter(run.ledger.claim(run.options["provider"], run.me, 1)), None)
             if row is None: break
             worst = worst_price(row, run.ledger.picture(json.loads(row["question"])["picture"]), run.options)
-            run.stop(over_budget(run, worst))
-            if run.why_stop: run.ledger.put_back([row["key"]], unsent=True); break
+            if why := over_budget(run, worst):
+                run.ledger.put_back([row["key"]], unsent=True)
+                if tasks: await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED); continue
+                run.stop(why); break
             run.active[row["key"]] = worst
             tasks.add(task := asyncio.create_task(send_one(run, row)))
             task.add_done_callback(lambda t, key=row["key"]: (tasks.discard(t), run.active.pop(key)))

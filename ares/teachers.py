@@ -30,11 +30,14 @@ class Teacher(Protocol):
         "The rationale, mended as far as the teacher's knowledge goes; None when there is no answer."
     def compare(self, problem: Problem, a: str, b: str) -> str:
         "The better of two rationales: \"a\", \"b\" or \"tie\"; None when there is no answer."
+    def bill(self) -> str:
+        "What has been paid so far, for a progress bar."
 
 # %% ../nbs/05_teachers.ipynb #8df38241
 class OfflineTeacher:
     "A teacher that answers at once."
     def ask(self, kind: str, asked: list): pass
+    def bill(self) -> str: return ""
 
 # %% ../nbs/05_teachers.ipynb #44634f0c
 def fact_scores(

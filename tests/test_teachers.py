@@ -225,3 +225,15 @@ def test_a_run_with_claude_ends_in_the_same_table_and_leaves_no_key(tmp_path, re
     left = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(left) > 30 and not [path for path in left if KEY.encode() in path.read_bytes()]
     assert KEY not in poor.stderr + done.stderr + done.stdout + shown.stdout
+
+
+def test_a_budget_in_dollars_is_never_passed(tmp_path, reach):
+    with reach(StandIn(PROBLEMS, FACTS, faults=FAULTS, seed=5)) as server:
+        poor = ClaudeTeacher(tmp_path/"ledger.sqlite", budget_usd=0.01)
+        with pytest.raises(AresError, match="budget_usd: the next call could pass 0.01 dollars.*raise budget_usd and start the run again"): poor.values("score", ASKED)
+        spent = poor.ledger.spent()["dollars"]
+        assert 0.008 < spent <= 0.01
+        richer = ClaudeTeacher(tmp_path/"ledger.sqlite")
+        check(richer.values("score", ASKED))
+        richer.sender.stop()
+        assert set(server.answered.values()) == {1}
