@@ -12,6 +12,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 # %% ../nbs/20_costs.ipynb #af2c6ecf
 from .alternation import stage_names
@@ -120,19 +121,20 @@ def who_taught(config: ARESConfig) -> str:
     models = asked_models(config)
     def named(role, name): return f"{name} ({models[role][1]})" if role in models else name
     teacher, judge = named("teacher", config.teacher), named("judge", config.judge) if config.judge else ""
-    judge_is_model = (config.judge or config.teacher) not in OFFLINE
-    told = f", which was {'' if config.judge_sees_answer else 'not '}told the right answer," if judge_is_model else ""
-    if not judge: return f"Teacher: {teacher}, with the knowledge of `{config.teacher_knowledge}`. As judge it compared{told} both orders of each pair."
-    return f"Teacher: {teacher}, with the knowledge of `{config.teacher_knowledge}`. Judge: {judge}{told} by both orders of each pair."
+    told = f" and is {'' if config.judge_sees_answer else 'not '}told the right answer" if (config.judge or config.teacher) not in OFFLINE else ""
+    return f"Teacher: {teacher}, with the knowledge of `{config.teacher_knowledge}`. The judge is {judge or 'the teacher itself'}{told}; it compares each pair in both orders."
 
 # %% ../nbs/20_costs.ipynb #3341f20f
 def bill(
     run: str | Path, # folder of a run
-) -> pd.DataFrame: # questions, asked again, failed items, tokens and dollars by stage and kind; empty without a language model
+) -> pd.DataFrame: # a row a stage and kind of question; empty without a language model
     "What a run has asked and paid."
     config = load_config(read_json(Path(run)/"config.json"))
     if not asked_models(config): return pd.DataFrame()
-    return open_ledger(config, run).totals().sort_values(["stage", "kind"], key=lambda c: c.map(lambda s: (stage_order(s.removesuffix(" test")), s) if c.name == "stage" else s), ignore_index=True)
+    table = open_ledger(config, run).totals().drop(columns="answered")
+    if table["model"].nunique() < 2: table = table.drop(columns="model")
+    place = {s: (stage_order(s.removesuffix(" test")), s) for s in table["stage"]}
+    return table.sort_values(["stage", "kind"], key=lambda c: c.map(place) if c.name == "stage" else c).set_index("stage").round(4)
 
 # %% ../nbs/20_costs.ipynb #4eb8f9aa
 KIND_COLOURS = dict(score="#0072B2", correct="#E69F00", compare="#009E73")
@@ -142,13 +144,14 @@ def plot_bill(
 ): # a matplotlib figure
     "Dollars by stage and kind of question."
     use_style()
-    spent = table.pivot_table(index="stage", columns="kind", values="dollars", aggfunc="sum", fill_value=0, sort=False)
+    spent = table.reset_index().pivot_table(index="stage", columns="kind", values="dollars", aggfunc="sum", fill_value=0, sort=False)
     fig, ax = plt.subplots(figsize=(7, 0.7 + 0.32 * len(spent)))
     left = pd.Series(0.0, index=spent.index)
     for kind in spent:
         ax.barh(spent.index, spent[kind], left=left, color=KIND_COLOURS[kind], label=kind)
         left = left + spent[kind]
-    ax.set(xlabel="dollars", xlim=(0, max(1e-9, left.max() * 1.05))); ax.invert_yaxis()
+    ax.set(xlabel="dollars", xlim=(0, max(1e-9, left.max() * 1.05)))
+    ax.invert_yaxis(); ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     plt.close(fig)
     return fig
