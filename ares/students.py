@@ -6,7 +6,7 @@
 __all__ = ['MARK', 'BLOCK', 'SLICE', 'SIZES', 'image_patches', 'train_tokenizer', 'fuse', 'MultimodalT5Config', 'FusedEncoder',
            'MultimodalT5', 'initialise', 'attend', 'heads_of', 'DecoderCache', 'decode_step', 'truncate', 'draw',
            'next_tokens', 'sample_responses', 'vocabulary_logits', 'chosen_logprobs', 'sliced_logprobs', 'T5Student',
-           'patch_batch', 'new_student', 'load_student', 'ValueHead']
+           'patch_batch', 'new_student', 'load_t5', 'load_student', 'ValueHead']
 
 # %% ../nbs/03_students.ipynb #b721a059
 import copy, difflib
@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.t5.modeling_t5 import T5Stack
-from transformers.utils import logging as hf_logging
+from transformers.utils import cached_file, logging as hf_logging
 
 # %% ../nbs/03_students.ipynb #813ad0c2
 from .core import *
@@ -378,6 +378,22 @@ def new_student(
     initialise(model)
     return T5Student(model, tokenizer)
 
+# %% ../nbs/03_students.ipynb #3b0481e8
+def load_t5(
+    source: str, # a folder or a name
+    config, # its configuration; a plain T5's, or ours
+) -> tuple: # (model, {"missing": names of the weights set afresh, "left over": names that found no place})
+    "A T5 with the fusion, its own or a fresh one."
+    if config.model_type == "t5":
+        path = next(filter(None, (cached_file(source, name, _raise_exceptions_for_missing_entries=False) for name in ("model.safetensors", "pytorch_model.bin"))), "")
+        saved = (torch.load(path, weights_only=True, map_location="meta", mmap=True) if path.endswith(".bin") else load_file(path) if path else {}).get("encoder.image_dense.weight")
+        config = MultimodalT5Config(**{k: v for k, v in config.to_dict().items() if k != "model_type"} | (dict(image_dim=saved.shape[1]) if saved is not None else {}))
+    model, found = MultimodalT5.from_pretrained(source, config=config, output_loading_info=True)
+    lost = sorted(n for n in found["missing_keys"] if not n.startswith(("encoder.image_dense", "encoder.mha_layer", "encoder.gate_dense")))
+    if lost: raise AresError(f"student: {source!r} lacks {len(lost)} weights of a T5, {lost[0]} among them; it is not whole, or not a T5.")
+    initialise(model, found["missing_keys"])
+    return model.eval(), {"missing": sorted(found["missing_keys"]), "left over": sorted(found["unexpected_keys"])}
+
 # %% ../nbs/03_students.ipynb #610c816a
 def load_student(
     source: str | dict, # a folder, the name of a T5 checkpoint on a hub, or sizes for a new student
@@ -392,10 +408,7 @@ def load_student(
         try: config, tokenizer = AutoConfig.from_pretrained(source), AutoTokenizer.from_pretrained(source)
         except (OSError, ValueError) as e: raise AresError(f"student: {source!r} is neither a folder with a saved student nor a checkpoint that can be fetched ({str(e).splitlines()[0]})") from None
         if config.model_type not in ("t5", "multimodal_t5"): raise AresError(f"student: {source!r} is a {config.model_type}; a T5 (an encoder-decoder) is needed.")
-        if config.model_type == "t5": config = MultimodalT5Config(**{k: v for k, v in config.to_dict().items() if k != "model_type"})
-        model, report = MultimodalT5.from_pretrained(source, config=config, output_loading_info=True)
-        initialise(model, report["missing_keys"])
-        student = T5Student(model, tokenizer)
+        student = T5Student(load_t5(source, config)[0], tokenizer)
     student.model.to(device=device, dtype=getattr(torch, dtype))
     student.max_prompt_tokens = max_prompt_tokens
     return student
