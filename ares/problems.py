@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['SKILLS', 'COLOURS', 'INK', 'PAPER', 'GLASS', 'CONCLUSION', 'NAMES', 'TINTS', 'PLACES', 'LEVELS', 'HEAT', 'MATTER',
-           'SIDES', 'WHO', 'VERBS', 'THINGS', 'KINDS', 'SIGNS', 'ORDER', 'OPENINGS', 'MAX_PIXELS', 'TEXT_FIELDS',
-           'Problem', 'image_tag', 'problem_html', 'Skill', 'say', 'topic_of', 'Pen', 'draw_scene', 'concentration',
+           'SIDES', 'WHO', 'VERBS', 'THINGS', 'KINDS', 'SIGNS', 'ORDER', 'OPENINGS', 'MAX_PIXELS', 'Problem',
+           'image_tag', 'problem_html', 'Skill', 'say', 'topic_of', 'Pen', 'draw_scene', 'concentration',
            'draw_concentration', 'magnets', 'draw_magnets', 'force', 'draw_force', 'thermometer', 'draw_thermometer',
            'motion', 'draw_motion', 'matter', 'compass', 'draw_compass', 'chart', 'draw_chart', 'sentences', 'tense',
            'alphabet', 'split_of_cores', 'split_keys', 'build_problem', 'shuffled_keys', 'make_problems',
-           'true_sentences', 'patterns', 'read_statement', 'is_well_formed', 'sentence_slot', 'open_image',
-           'record_fault', 'scienceqa_problem', 'load_scienceqa', 'resplit']
+           'true_sentences', 'patterns', 'read_statement', 'is_well_formed', 'sentence_slot', 'open_image']
 
 # %% ../nbs/01_problems.ipynb #2fecded9
 import base64, hashlib, html, io, itertools, random, re, warnings
@@ -61,6 +60,7 @@ def image_tag(
     "A picture as HTML that needs no file."
     if picture is None: return ""
     data = io.BytesIO()
+    if picture.width > 2 * width: picture = picture.resize((2 * width, round(2 * width * picture.height / picture.width)), Image.LANCZOS)
     picture.save(data, "PNG", optimize=True)
     return f'<img width="{width}" style="border-radius:6px" src="data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}">'
 
@@ -483,73 +483,3 @@ def open_image(
     except AresError: raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
         raise AresError(f"{path}: problem {id}, field `image`: cannot be read ({type(e).__name__}); put the picture there, or leave the problem out.") from None
-
-# %% ../nbs/01_problems.ipynb #51bf072d
-def record_fault(
-    record: dict, # one value of problems.json
-) -> str | None: # "field `x`: what is wrong", or None
-    "What is wrong with a record, if anything."
-    if not isinstance(record, dict): return "is not a record"
-    if not str(record.get("question") or "").strip(): return "field `question`: is empty"
-    choices, answer = record.get("choices"), record.get("answer")
-    if not isinstance(choices, list) or len(choices) < 2: return "field `choices`: there must be at least two"
-    if not isinstance(answer, int) or not 0 <= answer < len(choices): return f"field `answer`: {answer!r} is not the index of one of the {len(choices)} choices"
-    if record.get("split") not in ("train", "val", "test", "minival", "minitest"): return f"field `split`: {record.get('split')!r} is not a split"
-
-# %% ../nbs/01_problems.ipynb #f0e184e9
-TEXT_FIELDS = "question hint lecture solution subject topic category skill grade".split()
-
-def scienceqa_problem(
-    id: str, record: dict, # one item of problems.json
-    folder: Path, # of the data set
-    caption: str,
-) -> Problem:
-    "A record as a `Problem`; raises `AresError` when it is faulty."
-    fault = record_fault(record)
-    if fault: raise AresError(f"{folder/'problems.json'}: problem {id}, {fault}.")
-    path = folder/"images"/record.get("image_split", record["split"])/id/"image.png" if record.get("image") else None
-    if path:
-        try:
-            with Image.open(path) as image: image.verify()
-        except Exception: open_image(path, id)
-    return Problem(id, choices=list(map(str, record["choices"])), answer=record["answer"], image=path, caption=caption, split=record["split"],
-                   **{f: str(record.get(f) or "") for f in TEXT_FIELDS})
-
-# %% ../nbs/01_problems.ipynb #61dea5df
-def load_scienceqa(
-    folder: str | Path, # holds problems.json
-    splits_file: str | Path | None = None, # JSON, split -> ids; relative names are looked up in `folder`
-    images: str = "where there", # "where there": a problem whose image file is absent is taken as text; "all": that is a fault
-    strict: bool = True, # raise at the first fault; False leaves faulty records out
-) -> list: # of `Problem`
-    "Read ScienceQA from its own layout."
-    folder = Path(folder)
-    records, captions = read_json(folder/"problems.json"), {}
-    if (folder/"captions.json").exists(): captions = read_json(folder/"captions.json")
-    captions = captions.get("captions", captions)
-    if splits_file: records = resplit(records, read_json(folder/splits_file))
-    elif (folder/"pid_splits.json").exists():  # lists all ids of the data set, those of its miniature splits twice
-        given = read_json(folder/"pid_splits.json")
-        records = resplit(records, {s: [i for i in given.get(s, []) if i in records] for s in ("train", "val", "test")})
-    original = set(read_json(folder/"original_text.json")) if (folder/"original_text.json").exists() else set()
-    problems, faults = [], []
-    for id in sorted(records, key=lambda i: (i not in original, len(i), i)):
-        record = records[id]
-        if images == "where there" and isinstance(record, dict) and record.get("image") and not (folder/"images"/str(record.get("image_split", record.get("split")))/id).exists():
-            record = record | dict(image=None)
-        try: problems.append(scienceqa_problem(id, record, folder, captions.get(id, "")))
-        except AresError as e:
-            if strict: raise
-            faults.append(str(e))
-    if faults: print(f"{folder}: left out {len(faults)} of {len(records)} records; the first: {faults[0]}")
-    return problems
-
-# %% ../nbs/01_problems.ipynb #d15cb43b
-def resplit(
-    records: dict, # id -> record
-    splits: dict, # split -> ids
-) -> dict: # id -> record with its new split; ids in no split are left out
-    "Divide records anew; pictures stay where they are."
-    missing = [i for ids in splits.values() for i in ids if i not in records]
-    if missing: raise AresError(f"splits file: id {missing[0]} is not in problems.json ({len(missing)} such ids).")
-    return {i: records[i] | dict(split=s, image_split=records[i].get("split")) for s, ids in splits.items() for i in ids}
