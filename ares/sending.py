@@ -6,8 +6,8 @@
 __all__ = ['THINKING_ROOM', 'TRIES', 'LONGEST_WAIT', 'QUIET', 'BATCH_SIZE', 'BATCH_TRIES', 'DEFAULTS', 'message_body',
            'completion_body', 'read_message', 'read_completion', 'Pace', 'expected_tokens', 'worst_price',
            'without_keys', 'kind_of_error', 'make_client', 'whole', 'ask_live', 'Run', 'send_one', 'wait_after',
-           'over_budget', 'send_live', 'submit_batch', 'note_batch', 'adopt_batches', 'drop_batch', 'fetch_batch',
-           'send_batches', 'main', 'note_stop', 'Sender']
+           'price_at_most', 'over_budget', 'send_live', 'submit_batch', 'note_batch', 'adopt_batches', 'drop_batch',
+           'fetch_batch', 'send_batches', 'main', 'note_stop', 'Sender']
 
 # %% ../nbs/09_sending.ipynb #f6f5257f
 import asyncio, base64, inspect, json, math, os, random, subprocess, sys, threading, time, uuid
@@ -195,6 +195,11 @@ async def wait_after(pace: Pace, error: Exception, attempt: int):
     if getattr(error, "status_code", None) in (429, 529): pace.pause(seconds)
     else: await asyncio.sleep(seconds)
 
+# %% ../nbs/09_sending.ipynb #priceat1
+def price_at_most(run: Run, row: dict) -> float: # dollars
+    "The worst price of a row of the ledger."
+    return worst_price(row, run.ledger.picture(json.loads(row["question"])["picture"]), run.options)
+
 # %% ../nbs/09_sending.ipynb #2fec316f
 def over_budget(run: Run, worst: float) -> str: # "" while there is room
     "The sentence on a budget that the next question could pass."
@@ -216,7 +221,7 @@ async def send_live(run: Run):
         while len(tasks) < run.options["concurrency"] and not run.over():
             row = next(iter(run.ledger.claim(run.options["provider"], run.me, 1)), None)
             if row is None: break
-            worst = worst_price(row, run.ledger.picture(json.loads(row["question"])["picture"]), run.options)
+            worst = price_at_most(run, row)
             if why := over_budget(run, worst):
                 run.ledger.put_back([row["key"]], unsent=True)
                 if tasks: await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED); continue
@@ -233,9 +238,10 @@ async def submit_batch(run: Run):
     "Send what is queued as one batch."
     batch = uuid.uuid4().hex
     with run.ledger.db: run.ledger.db.execute("insert into batches values (?,?,null,?,'submitting',0,?)", (batch, run.options["provider"], run.me, time.time()))
-    rows, fit, worst = run.ledger.claim(run.options["provider"], run.me, BATCH_SIZE, batch), [], 0.0
+    fit, worst = [], sum(price_at_most(run, row) for row in run.ledger.rows("select question from questions where state = 'sent' and provider = ?", run.options["provider"]))
+    rows = run.ledger.claim(run.options["provider"], run.me, BATCH_SIZE, batch)
     for row in rows:
-        price = worst_price(row, run.ledger.picture(json.loads(row["question"])["picture"]), run.options)
+        price = price_at_most(run, row)
         why = over_budget(run, worst + price) or (f"{run.options['provider']}: a question came back {BATCH_TRIES} times from batches without a reply." if row["sends"] >= BATCH_TRIES else "")
         run.stop(why)
         if not why: fit.append(row); worst += price

@@ -197,6 +197,8 @@ def check_teachers(
     "Raise when a language model cannot be asked as the settings say."
     for role, (name, model) in asked_models(config).items():
         if name == "claude": check_model(model)
+        package = dict(openai="openai", local="llguidance").get(name)
+        need(role, not package or importlib.util.find_spec(package), f"another one unless the package {package} is installed (pip install ares-reason[{name}])")
         need(f"{role}_model", model, "the name, the folder or the .gguf file of a chat model (`local` has no default)")
         priced = name == "local" or config.judge_base_url or model_facts(model, config.prices)["input"] is not None
         need("prices", priced or not config.budget_usd, f"given for {model}, whose price is not in the table, when there is a budget_usd")

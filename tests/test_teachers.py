@@ -237,3 +237,21 @@ def test_a_budget_in_dollars_is_never_passed(tmp_path, reach):
         check(richer.values("score", ASKED))
         richer.sender.stop()
         assert set(server.answered.values()) == {1}
+
+
+def test_a_budget_counts_what_is_in_batches(tmp_path, reach):
+    "What a batch under way may cost is spoken for, also after a new start."
+    few = ASKED[:160]
+    with reach(StandIn(PROBLEMS[:40], FACTS, batch_seconds=3)) as server:
+        first = ClaudeTeacher(tmp_path/"ledger.sqlite", send="batch", batch_poll_seconds=0.1, budget_usd=0.004)
+        first.ask("score", few[:40])
+        first.fetch()
+        while not server.batches: time.sleep(0.05)
+        first.sender.stop()
+        second = ClaudeTeacher(tmp_path/"ledger.sqlite", send="batch", batch_poll_seconds=0.1, budget_usd=0.004)
+        with pytest.raises(AresError, match="budget_usd"): second.values("score", few)
+        assert 10 <= sum(len(b["requests"]) for b in server.batches.values()) < 40
+        richer = ClaudeTeacher(tmp_path/"ledger.sqlite", send="batch", batch_poll_seconds=0.1)
+        assert check(richer.values("score", few), few) == 0
+        richer.sender.stop()
+        assert set(server.answered.values()) == {1}
