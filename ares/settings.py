@@ -195,6 +195,8 @@ def check_teachers(
     need, # of `check_config`: raises unless its second argument is true
 ):
     "Raise when a language model cannot be asked as the settings say."
+    for model, numbers in config.prices.items():
+        need("prices", isinstance(numbers, list) and len(numbers) == 3 and all(isinstance(x, (int, float)) and x >= 0 for x in numbers), "`model: [input, output, cache_read]` in dollars a million tokens")
     for role, (name, model) in asked_models(config).items():
         if name == "claude": check_model(model)
         package = dict(openai="openai", local="llguidance").get(name)
@@ -202,8 +204,6 @@ def check_teachers(
         need(f"{role}_model", model, "the name, the folder or the .gguf file of a chat model (`local` has no default)")
         priced = name == "local" or config.judge_base_url or model_facts(model, config.prices)["input"] is not None
         need("prices", priced or not config.budget_usd, f"given for {model}, whose price is not in the table, when there is a budget_usd")
-    for model, numbers in config.prices.items():
-        need("prices", isinstance(numbers, list) and len(numbers) == 3 and all(isinstance(x, (int, float)) and x >= 0 for x in numbers), "`model: [input, output, cache_read]` in dollars a million tokens")
     need("teacher_noise", not config.teacher_noise or config.teacher in OFFLINE, "0 for a language model")
 
 # %% ../nbs/17_settings.ipynb #b9579524
