@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRICES_OF', 'PRICES', 'CACHE_WRITE', 'BATCH', 'SCHEMA', 'TOTALS', 'KEPT', 'model_facts', 'price_of', 'this_process',
-           'is_alive', 'Ledger']
+           'is_alive', 'prepare', 'Ledger']
 
 # %% ../nbs/08_ledger.ipynb #886caf60
 import hashlib, json, os, sqlite3, time
@@ -78,8 +78,19 @@ def is_alive(
 ) -> bool:
     "Whether that process still runs."
     pid, born = owner.split(":")
-    try: return f"{psutil.Process(int(pid)).create_time():.2f}" == born and psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
+    try: process = psutil.Process(int(pid))
     except psutil.NoSuchProcess: return False
+    return abs(process.create_time() - float(born)) < 5 and process.status() != psutil.STATUS_ZOMBIE  # two processes may see the clock's start a second apart
+
+# %% ../nbs/08_ledger.ipynb #29267a1f
+def prepare(db: sqlite3.Connection, patience: float = 60.0): # seconds
+    "Make the tables, or wait for the process that is making them: the change to WAL mode fails at once while another one does the same."
+    until = time.monotonic() + patience
+    while True:
+        try: return db.executescript("pragma journal_mode=wal; pragma synchronous=full;" + SCHEMA)
+        except sqlite3.OperationalError as e:
+            if "locked" not in str(e) or time.monotonic() > until: raise
+            time.sleep(0.05)
 
 # %% ../nbs/08_ledger.ipynb #eeaaa154
 class Ledger:
@@ -89,7 +100,7 @@ class Ledger:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
         self.db.row_factory = sqlite3.Row
-        try: self.db.executescript("pragma journal_mode=wal; pragma synchronous=full;" + SCHEMA)
+        try: prepare(self.db)
         except sqlite3.DatabaseError as e: raise AresError(f"{path}: not a ledger of ARES ({e}).") from None
 
     def rows(self, sql: str, *values) -> list: return [dict(r) for r in self.db.execute(sql, values)]
