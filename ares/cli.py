@@ -25,7 +25,7 @@ from .ledger import Ledger
 from .llm_teachers import load_teacher
 from .stand_in import StandIn
 from .report import export_html, read_results, results_table
-from .settings import ARESConfig, THE_WAY_ONLY, asked_models, load_config, load_splits
+from .settings import ARESConfig, THE_WAY_ONLY, asked_models, ledger_path, load_config, load_splits
 
 # %% ../nbs/22_cli.ipynb #054ae4c5
 @contextmanager
@@ -158,7 +158,7 @@ def show_ledger(
     "Print what a run has asked and paid; write or take replies."
     if args.take:
         run.mkdir(parents=True, exist_ok=True)
-        print(f"{Ledger(config.ledger or run/'ledger.sqlite').import_jsonl(args.take)} new replies from {args.take}")
+        print(f"{Ledger(ledger_path(config, run)).import_jsonl(args.take)} new replies from {args.take}")
     ledger = open_ledger(config, run)
     if args.export: print(f"{ledger.export_jsonl(args.export)} replies to {args.export}")
     table, failed = ledger.totals(), failures(ledger)

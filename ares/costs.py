@@ -22,7 +22,7 @@ from .questions import make_question, picture_bytes
 from .report import stage_order, use_style
 from .rollouts import split_sentences
 from .sending import expected_tokens
-from .settings import ARESConfig, OFFLINE, asked_models, load_config, load_splits
+from .settings import ARESConfig, OFFLINE, asked_models, ledger_path, load_config, load_splits
 
 # %% ../nbs/21_costs.ipynb #e1f26ab1
 def asked_in(
@@ -112,7 +112,7 @@ def open_ledger(
     config: ARESConfig, run: str | Path, # folder of the run
 ) -> Ledger:
     "The ledger of a run; raises when nothing was ever asked."
-    path = Path(config.ledger or Path(run)/"ledger.sqlite")
+    path = ledger_path(config, run)
     if not path.exists(): raise AresError(f"{run}: no ledger; this run has asked no language model.")
     return Ledger(path)
 

@@ -107,7 +107,7 @@ def what_it_cost(
 ) -> dict: # requests, asked_again, failed_items, dollars; empty without a language model
     "A stage's bill."
     if not asked_models(config): return {}
-    table = Ledger(config.ledger or Path(run)/"ledger.sqlite").totals(by=("stage",)).set_index("stage")
+    table = Ledger(ledger_path(config, run)).totals(by=("stage",)).set_index("stage")
     mine = table[table.index.isin([stage, f"{stage} test"])].sum()
     return dict(requests=int(mine["questions"]), asked_again=int(mine["asked again"]), failed_items=int(mine["failed"]), dollars=round(float(mine["dollars"]), 6))
 

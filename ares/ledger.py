@@ -60,8 +60,11 @@ create table if not exists questions (key text primary key, provider text, kind 
     state text default 'queued', owner text, batch text, attempt integer, sends integer default 0, reply text, stop text, fault text,
     tokens_in integer default 0, tokens_cached integer default 0, tokens_written integer default 0, tokens_out integer default 0,
     price real default 0, asked_at real, answered_at real, seconds real);
-create index if not exists by_state on questions (state, provider, batch);
+create index if not exists by_turn on questions (state, provider, asked_at, key);
+create index if not exists by_answer on questions (answered_at, key);
+create index if not exists by_price on questions (price, sends);
 create table if not exists items (item text primary key, key text, place integer, value text, settled integer default 0);
+create index if not exists by_question on items (key);
 create table if not exists pictures (hash text primary key, media_type text, data blob, width integer, height integer);
 create table if not exists batches (batch text primary key, provider text, remote text, owner text, state text, size integer, created_at real);
 create table if not exists stops (owner text primary key, message text);
@@ -104,7 +107,6 @@ class Ledger:
         except sqlite3.DatabaseError as e: raise AresError(f"{path}: not a ledger of ARES ({e}).") from None
 
     def rows(self, sql: str, *values) -> list: return [dict(r) for r in self.db.execute(sql, values)]
-    def version(self) -> int: return self.rows("pragma data_version")[0]["data_version"] # changes when another process writes
 
     def queue(self, question: dict, provider: str, items: list, stage: str = "", about: str = "", attempt: int = 1) -> str:
         "Put a question in, and say which items it is about; what is there stays. Returns its key."

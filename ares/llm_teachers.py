@@ -105,14 +105,20 @@ def ask(self: LLMTeacher, kind: str, asked: list) -> list: # items; `asked` hold
     "Say early what will be asked; whatever no ledger knows is queued."
     items, new = [self.item(kind, *a) for a in asked], {}
     found = self.ledger.find([i for i in items if i not in self.known])
-    self.known |= {i: json.loads(row["value"]) for i, row in found.items() if row["settled"]}
-    waiting = {row["key"]: problem for i, (problem, _) in zip(items, asked) if (row := found.get(i)) and not row["settled"]}
-    self.open |= waiting
     for item, (problem, rationale) in zip(items, asked):
         if item not in self.known and item not in found: new.setdefault(problem.id, {}).setdefault(item, (problem, rationale))
     for group in new.values(): self.queue(kind, group)
-    self.read(list(waiting))
+    self.follow(items, asked, found)
     return items
+
+# %% ../nbs/10_llm_teachers.ipynb #follow01
+@patch
+def follow(self: LLMTeacher, items: list, asked: list, found: dict): # found: what `Ledger.find` knows of the items
+    "Take the answers that are there, and watch the questions that others have asked."
+    self.known |= {i: json.loads(row["value"]) for i, row in found.items() if row["settled"]}
+    others = {row["key"]: problem for i, (problem, _) in zip(items, asked) if (row := found.get(i)) and not row["settled"] and row["key"] not in self.open}
+    self.open |= others
+    self.read(list(others))
 
 # %% ../nbs/10_llm_teachers.ipynb #d1feee7d
 @patch
@@ -153,8 +159,7 @@ def values(self: LLMTeacher, kind: str, asked: list) -> list: # for each, its va
         answered = self.ledger.rows("select key, answered_at from questions where answered_at >= ? order by answered_at", self.seen)
         self.read([r["key"] for r in answered if r["key"] in self.open])
         if answered: self.seen = answered[-1]["answered_at"] - 1
-        found = self.ledger.find(missing[:500])
-        self.known |= {i: json.loads(row["value"]) for i, row in found.items() if row["settled"]}
+        self.follow(items, asked, self.ledger.find(missing[:500]))
         if missing[0] not in self.known: time.sleep(0.01)
         if self.send == "batch" and time.time() - started > self.patience:
             raise AresError(f"batch: {len(missing)} answers are still at the provider after {self.patience / 60:g} minutes; nothing is lost: start the run again later, and they will be fetched.")

@@ -6,7 +6,8 @@
 __all__ = ['THE_WAY_ONLY', 'CHOICES', 'AT_LEAST_ONE', 'POSITIVE', 'SHARES', 'NOT_NEGATIVE', 'OFFLINE', 'DataSettings',
            'TeacherSettings', 'TrainingSettings', 'ARESConfig', 'refuse_unknown', 'typed', 'asked_models',
            'check_teachers', 'check_config', 'load_config', 'notebook_config', 'load_splits', 'make_student',
-           'load_trained', 'llm_settings', 'make_teacher', 'make_judge', 'check_keys', 'ppo_config', 'sft_config']
+           'load_trained', 'ledger_path', 'llm_settings', 'make_teacher', 'make_judge', 'check_keys', 'ppo_config',
+           'sft_config']
 
 # %% ../nbs/17_settings.ipynb #b475beb6
 import difflib, importlib.util, typing
@@ -289,6 +290,14 @@ def load_trained(
     "A saved student on the run's device."
     return load_student(str(folder), device=pick_device(config.device), dtype=config.dtype, max_prompt_tokens=config.max_prompt_tokens)
 
+# %% ../nbs/17_settings.ipynb #ledgerp1
+def ledger_path(
+    config: ARESConfig,
+    run: str | Path, # folder of the run
+) -> Path:
+    "Where a run keeps its teachers' replies."
+    return Path(config.ledger or Path(run)/"ledger.sqlite")
+
 # %% ../nbs/17_settings.ipynb #4c528f8a
 def llm_settings(
     config: ARESConfig,
@@ -298,7 +307,7 @@ def llm_settings(
     "What every language model is told, whether it teaches or judges."
     same = "rationales_per_request requests_per_minute tokens_per_minute concurrency request_timeout batch_wait_minutes batch_poll_seconds budget_usd budget_calls prices".split()
     own = dict(openai=dict(base_url=config.judge_base_url), local=dict(device=str(pick_device(config.device)))).get(name, {})
-    return {n: getattr(config, n) for n in same} | own | dict(path=config.ledger or Path(run)/"ledger.sqlite", send=config.teacher_send, stage=stage)
+    return {n: getattr(config, n) for n in same} | own | dict(path=ledger_path(config, run), send=config.teacher_send, stage=stage)
 
 # %% ../nbs/17_settings.ipynb #50260644
 def make_teacher(

@@ -255,3 +255,30 @@ def test_a_budget_counts_what_is_in_batches(tmp_path, reach):
         assert check(richer.values("score", few), few) == 0
         richer.sender.stop()
         assert set(server.answered.values()) == {1}
+
+
+@pytest.mark.timeout(90)
+def test_what_another_process_asked_once_more_is_watched(tmp_path, reach):
+    "The other one found the replies bad, asked again, and died; nobody but this one is left to read the second replies."
+    few = ASKED[:40]
+    with reach(StandIn(PROBLEMS[:10], FACTS, faults={"prose": 1.0})) as server:
+        first, other = (ClaudeTeacher(tmp_path/"ledger.sqlite") for _ in range(2))
+        fetch = first.fetch
+        def while_it_waits():
+            first.fetch = fetch
+            fetch()
+            while first.ledger.answered() < 10: time.sleep(0.05)
+            server.faults = {}
+            other.ask("score", few)
+        first.fetch = while_it_waits
+        assert check(first.values("score", few), few) == 0
+        first.sender.stop()
+
+
+@pytest.mark.timeout(90)
+def test_a_sender_that_falls_over_again_and_again_is_not_started_forever(tmp_path, reach, monkeypatch):
+    monkeypatch.setattr("ares.sending.MOST_LOST", 2)
+    with reach(StandIn([], FACTS)):
+        teacher = ClaudeTeacher(tmp_path/"ledger.sqlite", concurrency="many")
+        with pytest.raises(AresError, match="ledger.log: the sender was lost 2 times"): teacher.values("score", ASKED[:4])
+    assert "TypeError" in (tmp_path/"ledger.log").read_text()
