@@ -81,7 +81,7 @@ def estimate_costs(
             row = dict(stage=stage, asks=f"{when}: {kind}", model=model, calls=n) | {k.replace("_", " "): round(n * each[k]) for k in ("tokens_in", "tokens_cached", "tokens_out")}
             rows.append(row | {f"{how} $": n * price_of(model, each, how == "batch", config.prices) for how in ("live", "batch")})
     table = pd.DataFrame(rows, columns=["stage", "asks", "model", "calls", "tokens in", "tokens cached", "tokens out", "live $", "batch $"])
-    return pd.concat([table, pd.DataFrame([dict(stage="all", asks="", model="") | table.drop(columns=["stage", "asks", "model"]).sum().to_dict()])], ignore_index=True)
+    return pd.concat([table, pd.DataFrame([dict(stage="all", asks="", model="") | table.drop(columns=["stage", "asks", "model"]).sum().to_dict()])], ignore_index=True).astype(dict.fromkeys(["calls", "tokens in", "tokens cached", "tokens out"], int))
 
 # %% ../nbs/21_costs.ipynb #6e552c89
 def cost_sentences(
