@@ -14,6 +14,7 @@ from .core import *
 from .prompts import answer_prompt, answer_target, read_answer
 from .rollouts import split_sentences
 from .sft import SFTConfig, fit_sft
+from .students import views
 
 # %% ../nbs/16_answers.ipynb #74d0e040
 def read_conclusion(
@@ -28,9 +29,9 @@ def answer_examples(
     problems: list, # of `Problem`
     rationales: list, # one text a problem
     look: bool = True, # show the picture too (MM-CoT)
-) -> list: # of dict(prompt, picture, target)
+) -> list: # of dict(prompt, view, target)
     "What the answer model learns: question and rationale in, the letter out."
-    return [dict(prompt=answer_prompt(p, r), picture=p.picture() if look else None, target=answer_target(p)) for p, r in zip(problems, rationales, strict=True)]
+    return [dict(prompt=answer_prompt(p, r), view=p.view if look else None, target=answer_target(p)) for p, r in zip(problems, rationales, strict=True)]
 
 # %% ../nbs/16_answers.ipynb #d36cc2a1
 def add_adapter(
@@ -76,7 +77,7 @@ def predict_answers(
     answers = []
     for start in progress(range(0, len(problems), batch_size), desc="predict"):
         batch = answer_examples(problems[start:start+batch_size], rationales[start:start+batch_size], look)
-        inputs = answerer.inputs([e["prompt"] for e in batch], [e["picture"] for e in batch])
+        inputs = answerer.inputs([e["prompt"] for e in batch], views(batch))
         tokens, _ = answerer.generate(inputs, max_new_tokens=max_new_tokens, sample=False)
         texts = answerer.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         answers += [read_answer(text, p.choices) for text, p in zip(texts, problems[start:start+batch_size])]

@@ -13,6 +13,7 @@ __all__ = ['SKILLS', 'COLOURS', 'INK', 'PAPER', 'GLASS', 'CONCLUSION', 'NAMES', 
 
 # %% ../nbs/02_problems.ipynb #2fecded9
 import base64, hashlib, html, io, itertools, random, re, warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -28,10 +29,11 @@ class Problem:
     "A multiple-choice question, perhaps with a picture, and its solution."
     id: str
     question: str
-    choices: list # 2 to 5 texts
+    choices: list # 2 to 10 texts
     answer: int # index into `choices`
     hint: str = "" # context given in words
-    image: Path | Image.Image | None = None # a file is read when it is asked for
+    image: Path | Image.Image | Callable | None = None # a file, or what a function fetches, is read when it is asked for
+    features: Callable | None = None # fetches what a vision model made of the picture, (patches, dim)
     caption: str = "" # what a captioner said of the image
     lecture: str = ""
     solution: str = "" # the gold rationale; may be empty in real data
@@ -48,8 +50,12 @@ class Problem:
     def picture(self):
         "The picture in RGB, drawn or read when first asked for; None when there is none."
         if isinstance(self.image, (str, Path)): return open_image(self.image, self.id)
+        if callable(self.image): return self.image()
         if self.cached is None and self.has_image: self.cached = self.image or draw_scene(self.facts)
         return self.cached
+    def view(self):
+        "What a student is shown: the features of the picture where there are any, else the picture."
+        return self.features() if self.features else self.picture()
     def _repr_html_(self): return problem_html(self)
 
 # %% ../nbs/02_problems.ipynb #702fd849

@@ -203,7 +203,7 @@ def generate_rollouts(
     "Sample K rationales of each problem."
     found = [None] * len(problems)
     for batch in by_length(prompts, len, batch_size):
-        inputs = student.inputs([prompts[i] for i in batch], [problems[i].picture() for i in batch])
+        inputs = student.inputs([prompts[i] for i in batch], [problems[i].view() for i in batch])
         tokens, logprobs = (t.tolist() for t in student.generate(inputs, num_samples=num_samples, max_new_tokens=max_new_tokens, **how))
         for n, i in enumerate(batch):
             found[i] = [make_rollout(student, problems[i], prompts[i], tokens[j], logprobs[j]) for j in range(n * num_samples, (n + 1) * num_samples)]
@@ -219,7 +219,7 @@ def batch_of(
     first = {}
     for r in rollouts: first.setdefault(r.problem.id, (len(first), r))
     unique = [r for _, r in first.values()]
-    inputs = student.inputs([r.prompt for r in unique], [r.problem.picture() for r in unique])
+    inputs = student.inputs([r.prompt for r in unique], [r.problem.view() for r in unique])
     width = max(len(r.tokens) for r in rollouts)
     responses = torch.tensor([r.tokens + [student.tokenizer.pad_token_id] * (width - len(r.tokens)) for r in rollouts], device=student.device)
     return inputs, responses, torch.tensor([first[r.problem.id][0] for r in rollouts], device=student.device)

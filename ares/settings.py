@@ -50,7 +50,13 @@ class DataSettings:
     similarity: str = "lexical" # how the reference teacher compares; "minilm" compares embeddings, and reports them among the metrics
     seed: int = 42 # of everything random (paper)
     device: str = "auto" # "auto", "cpu", "cuda", ...
-    dtype: str = "float32" # or "bfloat16"
+    dtype: str = "float32" # of the weights; or "bfloat16"
+    mixed_precision: str = "no" # "bf16": the mathematics in bfloat16, the trained weights in `dtype`
+    gradient_checkpointing: bool = False # forget activations and compute them again: less memory, a third more time
+    attention: str = "sdpa" # kernel of attention; or "eager"
+    compile: bool = False # let torch.compile fuse encoder and decoder; pays off in long runs on a GPU
+    num_processes: int = 1 # that share every stage; a step's batch is divided among them
+    report_to: str = "" # also log to "tensorboard", "wandb", "trackio", ...: whatever `accelerate` supports
     evaluate_on: str = "test" # "val" while settings are being chosen
 
 # %% ../nbs/19_settings.ipynb #0be4ebff
@@ -77,7 +83,7 @@ class TeacherSettings(DataSettings):
     prices: dict = field(default_factory=dict) # model -> [input, output, cache_read] in dollars a million tokens, where the table is wrong or silent
 
 # %% ../nbs/19_settings.ipynb #a73f6d24
-THE_WAY_ONLY = "teacher_send requests_per_minute tokens_per_minute concurrency request_timeout batch_wait_minutes batch_poll_seconds budget_usd budget_calls prices".split()
+THE_WAY_ONLY = "num_processes report_to teacher_send requests_per_minute tokens_per_minute concurrency request_timeout batch_wait_minutes batch_poll_seconds budget_usd budget_calls prices".split()
 
 # %% ../nbs/19_settings.ipynb #6bd55795
 @dataclass
@@ -169,11 +175,11 @@ def typed(
 # %% ../nbs/19_settings.ipynb #8cf0c522
 CHOICES = dict(problems=("embedded", "scienceqa", "aokvqa"), aokvqa_division=DIVISIONS, aokvqa_rationale=tuple(RATIONALES), teacher=tuple(TEACHERS), judge=("", *TEACHERS), teacher_send=("live", "batch", "replay"), teacher_knowledge=("form", "answer", "facts"),
                method=("ares", "rl", "sft"), similarity=("lexical", "minilm"), value_model=("separate", "shared"), rl_schedule=tuple(SCHEDULES), answer_model=("adapter", "separate", "conclusion"),
-               dtype=("float32", "bfloat16"), evaluate_on=("test", "val"))
+               dtype=("float32", "bfloat16"), mixed_precision=("no", "bf16"), attention=("sdpa", "eager"), evaluate_on=("test", "val"))
 
 # %% ../nbs/19_settings.ipynb #5669c37c
 AT_LEAST_ONE = ("rounds num_samples collections collect_problems ppo_epochs rl_batch_size rl_grad_accum baseline_epochs baseline_batch_size sft_samples "
-                "sft_epochs sft_batch_size answer_epochs answer_batch_size answer_tokens max_new_tokens max_prompt_tokens lora_r lora_alpha save_every rollout_batch_size rationales_per_request concurrency").split()
+                "sft_epochs sft_batch_size answer_epochs answer_batch_size answer_tokens max_new_tokens max_prompt_tokens lora_r lora_alpha save_every rollout_batch_size rationales_per_request concurrency num_processes").split()
 POSITIVE = "temperature rl_lr baseline_lr sft_lr answer_lr clip max_grad_norm request_timeout batch_wait_minutes batch_poll_seconds".split()
 SHARES = "top_p gamma lam teacher_noise lora_dropout".split()
 NOT_NEGATIVE = ("train_problems val_problems test_problems gold_problems sft_problems answer_problems round_calls top_k value_lr value_warmup kl_coef kl_target "

@@ -21,9 +21,9 @@ from .rollouts import drop_repeated, split_sentences
 # %% ../nbs/15_sft.ipynb #662f99d3
 def gold_examples(
     problems: list, # of `Problem`
-) -> list: # of dict(prompt, picture, target)
+) -> list: # of dict(prompt, view, target)
     "The examples of the baseline: a problem's prompt and its own solution."
-    return [dict(prompt=rationale_prompt(p), picture=p.picture(), target=rationale_target(p, prefix=False))
+    return [dict(prompt=rationale_prompt(p), view=p.view, target=rationale_target(p, prefix=False))
             for p in problems if p.solution.strip()]
 
 # %% ../nbs/15_sft.ipynb #8853c448
@@ -56,10 +56,10 @@ def correct_rollouts(
 def correction_examples(
     corrections: list, # what `correct_rollouts` returned
     problems: list, # the problems they belong to
-) -> list: # of dict(prompt, picture, target)
+) -> list: # of dict(prompt, view, target)
     "The examples of the stage on corrections."
     by_id = {p.id: p for p in problems}
-    return [dict(prompt=rationale_prompt(by_id[c["id"]]), picture=by_id[c["id"]].picture(), target=c["corrected"])
+    return [dict(prompt=rationale_prompt(by_id[c["id"]]), view=by_id[c["id"]].view, target=c["corrected"])
             for c in corrections if (c["corrected"] or "").strip()]
 
 # %% ../nbs/15_sft.ipynb #7b32b681

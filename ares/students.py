@@ -6,7 +6,7 @@
 __all__ = ['MARK', 'BLOCK', 'SLICE', 'SIZES', 'image_patches', 'train_tokenizer', 'fuse', 'MultimodalT5Config', 'FusedEncoder',
            'MultimodalT5', 'initialise', 'attend', 'heads_of', 'DecoderCache', 'decode_step', 'truncate', 'draw',
            'next_tokens', 'sample_responses', 'vocabulary_logits', 'chosen_logprobs', 'sliced_logprobs', 'T5Student',
-           'patch_batch', 'new_student', 'load_t5', 'load_student', 'ValueHead']
+           'views', 'patch_batch', 'new_student', 'load_t5', 'load_student', 'ValueHead']
 
 # %% ../nbs/06_students.ipynb #b721a059
 import copy, difflib
@@ -338,14 +338,20 @@ class T5Student:
         "Log-probabilities (rows, length) of the tokens of responses; zero at padding."
         return sliced_logprobs(self.model, hidden, responses, temperature, top_k)
     def examples_collator(self):
-        "A function from examples (prompt, picture, target) to a batch with labels, for the trainer of `transformers`."
+        "A function from examples (prompt, view, target) to a batch with labels, for the trainer of `transformers`."
         def collate(examples):
-            batch = self.inputs([e["prompt"] for e in examples], [e["picture"] for e in examples])
+            batch = self.inputs([e["prompt"] for e in examples], views(examples))
             labels = self.tokenizer([e["target"] for e in examples], padding=True, return_tensors="pt")
             return batch | dict(labels=labels["input_ids"].masked_fill(labels["attention_mask"] == 0, -100))
         return collate
 
 # %% ../nbs/06_students.ipynb #a24613fa
+def views(
+    examples: list, # of dict with `view`: fetches what the student is shown, or None
+) -> list: # of pictures, tensors or None
+    "Fetch what a few examples show."
+    return [e["view"]() if e["view"] else None for e in examples]
+
 def patch_batch(
     pictures: list, # of pictures, tensors (patches, dim) or None
     config: MultimodalT5Config,
