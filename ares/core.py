@@ -113,6 +113,7 @@ def pick_device(
     if device == "auto": device = next(name for name, there in have.items() if there)
     if not have.get(device.split(":")[0], False):
         raise AresError(f"device: {device!r} is not available here; use one of {['auto'] + [n for n in have if have[n]]}.")
+    if device == "cuda" and "LOCAL_RANK" in os.environ: device = f"cuda:{os.environ['LOCAL_RANK']}"
     return torch.device(device)
 
 # %% ../nbs/00_core.ipynb #312e1b2d
@@ -129,8 +130,8 @@ def progress(
     desc: str = "", # what is going on, e.g. "rl-1"
 ):
     "A progress bar that finds its reader: the notebook, the terminal, or the command that started papermill."
-    target = os.environ.get("ARES_PROGRESS")
-    if not target: return tqdm(iterable, total=total, desc=desc, leave=False)
+    target, mute = os.environ.get("ARES_PROGRESS"), os.environ.get("RANK", "0") != "0"
+    if not target or mute: return tqdm(iterable, total=total, desc=desc, leave=False, disable=mute)
     return tqdm(iterable, total=total, desc=desc, file=open(target, "a", buffering=1), ncols=90, mininterval=0.5)
 
 # %% ../nbs/00_core.ipynb #754885c2

@@ -17,6 +17,7 @@ import torch
 # %% ../nbs/07_rollouts.ipynb #7b43509c
 from .core import *
 from .problems import Problem, image_tag
+from .processes import bring_together, my_share, own_dice
 
 # %% ../nbs/07_rollouts.ipynb #1fefbfc1
 ABBREVIATIONS = set("mr mrs ms dr prof st sr jr vs etc approx dept est inc ltd co gen sen rep gov capt mt ft i.e e.g u.s u.k d.c a.m p.m b.c a.d ph.d".split())
@@ -200,15 +201,18 @@ def generate_rollouts(
     written=None, # called with the rollouts of each batch, longest prompts first, while the next is still to be written
     **how, # temperature, top_k, top_p, sample, of_sampled: see `generate` of the student
 ) -> list: # of `Rollout`, K for each problem, in the order of the problems
-    "Sample K rationales of each problem."
-    found = [None] * len(problems)
-    for batch in by_length(prompts, len, batch_size):
-        inputs = student.inputs([prompts[i] for i in batch], [problems[i].view() for i in batch])
-        tokens, logprobs = (t.tolist() for t in student.generate(inputs, num_samples=num_samples, max_new_tokens=max_new_tokens, **how))
-        for n, i in enumerate(batch):
-            found[i] = [make_rollout(student, problems[i], prompts[i], tokens[j], logprobs[j]) for j in range(n * num_samples, (n + 1) * num_samples)]
-        if written: written([r for i in batch for r in found[i]])
-    return [r for samples in found for r in samples]
+    "Sample K rationales of each problem; several processes share the problems."
+    mine, found = my_share(range(len(problems))), {}
+    with own_dice(student.device):
+        for places in by_length(mine, lambda i: len(prompts[i]), batch_size):
+            batch = [mine[j] for j in places]
+            inputs = student.inputs([prompts[i] for i in batch], [problems[i].view() for i in batch])
+            tokens, logprobs = (t.tolist() for t in student.generate(inputs, num_samples=num_samples, max_new_tokens=max_new_tokens, **how))
+            for n, i in enumerate(batch):
+                found[i] = [make_rollout(student, problems[i], prompts[i], tokens[j], logprobs[j]) for j in range(n * num_samples, (n + 1) * num_samples)]
+            if written: written([r for i in batch for r in found[i]])
+    samples = bring_together([[vars(r) | dict(problem=None) for r in found[i]] for i in mine])  # every process knows the problems already
+    return [Rollout(**r | dict(problem=p)) for p, rollouts in zip(problems, samples) for r in rollouts]
 
 # %% ../nbs/07_rollouts.ipynb #46f4244a
 def batch_of(
@@ -233,12 +237,15 @@ def add_logprobs(
     temperature: float = 1.0, top_k: int = 0, # as when the tokens were sampled
     batch_size: int = 64, # rollouts in one pass
 ):
-    "Add the reference's log-probabilities and the values to rollouts."
-    for batch in by_length(rollouts, lambda r: (len(r.tokens), r.problem.id) and len(r.tokens), batch_size):
+    "Add the reference's log-probabilities and the values to rollouts; several processes share the batches."
+    batches, found = by_length(rollouts, lambda r: len(r.tokens), batch_size), []
+    for batch in my_share(batches):
         inputs, responses, rows = batch_of(reference, [rollouts[i] for i in batch])
         hidden = reference.hidden(inputs, responses, rows)
         logprobs = reference.token_logprobs(hidden, responses, temperature, top_k).tolist()
         values = value_head.values(inputs, responses, rows).tolist() if value_head else None
+        found.append((logprobs, values))
+    for batch, (logprobs, values) in zip(batches, bring_together(found)):
         for n, i in enumerate(batch):
             length = len(rollouts[i].tokens)
             rollouts[i].ref_logprobs = logprobs[n][:length]
