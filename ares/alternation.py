@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['stage_names', 'stage_seed', 'model_before', 'train_baseline', 'collection_problems', 'save_state', 'last_state',
-           'collect', 'train_rl', 'corrected', 'train_sft', 'run_stage', 'keep_settings', 'gained', 'run_ares']
+           'collect', 'train_rl', 'corrected', 'train_sft', 'train_stage', 'run_stage', 'keep_settings', 'gained',
+           'run_ares']
 
 # %% ../nbs/21_alternation.ipynb #a6db8452
 import shutil, time
@@ -17,6 +18,7 @@ import torch
 from .core import *
 from .evaluation import evaluate_stage
 from .ppo import PPOTrainer, SCHEDULES
+from .processes import from_main, is_main, join_processes, launch, process_count
 from .prompts import rationale_prompt
 from .rollouts import add_logprobs, generate_rollouts, score_rollouts, to_score
 from .settings import *
@@ -60,7 +62,7 @@ def train_baseline(
     set_seed(stage_seed(config, stage))
     student = make_student(config, splits["train"])
     fit_sft(student, gold_examples(splits["train"][:config.gold_problems or None]), gold_examples(splits["val"]), run/stage/"fit", sft_config(config, "baseline"), stage)
-    student.save(run/stage/"model")
+    from_main(lambda: student.save(run/stage/"model"))
     return dict(teacher_calls=0)
 
 # %% ../nbs/21_alternation.ipynb #1f0c3350
@@ -102,15 +104,17 @@ def last_state(
 def collect(
     config: ARESConfig,
     student, reference, value_head, # who writes, who it is compared with, who foresees
-    teacher, # scores each distinct rationale once
+    teacher, # scores each distinct rationale once; None in all but the main process
     problems: list, # of this collection
 ): # (rollouts with everything PPO needs, number of teacher calls)
     "Sample rationales, compare them with the reference, and have their sentences scored."
     rollouts = generate_rollouts(student, problems, [rationale_prompt(p) for p in problems], num_samples=config.num_samples, max_new_tokens=config.max_new_tokens, batch_size=config.rollout_batch_size,
                                  temperature=config.temperature, top_k=config.top_k, top_p=config.top_p, of_sampled=config.sampled_logprobs,
-                                 written=lambda some: teacher.ask("score", list(to_score(some).values())))
+                                 written=lambda some: teacher and teacher.ask("score", list(to_score(some).values())))
     add_logprobs(rollouts, reference, value_head, config.temperature, config.top_k if config.sampled_logprobs else 0)
-    return rollouts, score_rollouts(teacher, rollouts)
+    calls, scores = from_main(lambda: (score_rollouts(teacher, rollouts), [r.scores for r in rollouts]))
+    for r, s in zip(rollouts, scores): r.scores = s
+    return rollouts, calls
 
 # %% ../nbs/21_alternation.ipynb #30d4d23c
 def train_rl(
@@ -119,10 +123,12 @@ def train_rl(
     stage: str, # "rl-1", ...
 ) -> dict: # what it cost: teacher_calls
     "One stage of PPO on sentence scores; it goes on from its last state."
-    folder, teacher, problems, state = run/stage, make_teacher(config, run, stage), load_splits(config)["train"], last_state(run/stage)
+    folder, problems, state = run/stage, load_splits(config)["train"], from_main(lambda: last_state(run/stage))
+    teacher = make_teacher(config, run, stage) if is_main() else None
     set_seed(stage_seed(config, stage))
     reference = model_before(config, run, stage)
     student = load_trained(config, state/"student") if state else reference.copy()
+    if config.mixed_precision == "bf16": reference.model.bfloat16()  # it is never trained
     value_head = ValueHead(student, trunk=config.value_model)
     trainer, records = PPOTrainer(student, value_head, ppo_config(config)), []
     if state:
@@ -140,12 +146,12 @@ def train_rl(
                                   collection_problems(problems, len(records), config.collect_problems, stage_seed(config, stage)))
         metrics = trainer.update(rollouts, schedule(before / total))
         records.append(metrics | dict(collection=len(records) + 1, teacher_calls=calls, seconds=round(time.time() - started, 3)))
-        write_jsonl(folder/"metrics.jsonl", records)
-        if len(records) % config.save_every == 0: save_state(folder, student, value_head, trainer, records)
-        bar.set_postfix_str(teacher.bill(), refresh=False)
+        if is_main(): write_jsonl(folder/"metrics.jsonl", records)
+        if len(records) % config.save_every == 0: from_main(lambda: save_state(folder, student, value_head, trainer, records))
+        if is_main(): bar.set_postfix_str(teacher.bill(), refresh=False)
         bar.update(spent() - before)
     bar.close()
-    student.save(folder/"model")
+    from_main(lambda: student.save(folder/"model"))
     return dict(teacher_calls=sum(r["teacher_calls"] for r in records), unscored_rollouts=sum(r["unscored"] for r in records))
 
 # %% ../nbs/21_alternation.ipynb #5f34a917
@@ -157,13 +163,13 @@ def corrected(
     stage: str, # "sft-1", ...
 ) -> list: # of dict(id, rationale, corrected)
     "The teacher's corrections of the student's rationales; made once."
-    path, teacher = run/stage/"corrections.jsonl", make_teacher(config, run, stage)
+    path, teacher = run/stage/"corrections.jsonl", make_teacher(config, run, stage) if is_main() else None
     def tell(some):
-        if not config.round_calls: teacher.ask("correct", list(to_correct(some).values()))
-    if not path.exists():
+        if teacher and not config.round_calls: teacher.ask("correct", list(to_correct(some).values()))
+    if not from_main(path.exists):
         rollouts = generate_rollouts(student, problems, [rationale_prompt(p) for p in problems], num_samples=config.sft_samples, max_new_tokens=config.max_new_tokens,
                                      temperature=config.temperature, top_k=config.top_k, top_p=config.top_p, sample=config.sft_samples > 1, written=tell)
-        write_jsonl(path, correct_rollouts(teacher, rollouts, desc=f"{stage} corrections", limit=config.round_calls))
+        from_main(lambda: write_jsonl(path, correct_rollouts(teacher, rollouts, desc=f"{stage} corrections", limit=config.round_calls)))
     return read_jsonl(path)
 
 # %% ../nbs/21_alternation.ipynb #2d4fde4f
@@ -183,25 +189,38 @@ def train_sft(
     aside = max(1, len(examples) // 10)
     set_seed(stage_seed(config, stage))
     fit_sft(student, examples[aside:], examples[:aside], run/stage/"fit", sft_config(config, "sft"), stage)
-    student.save(run/stage/"model")
+    from_main(lambda: student.save(run/stage/"model"))
     return dict(teacher_calls=len(corrections), uncorrected=sum(c["corrected"] is None for c in corrections))
 
 # %% ../nbs/21_alternation.ipynb #7da16bee
+def train_stage(
+    config: ARESConfig,
+    run: Path, # folder of the run
+    stage: str, # one of `stage_names(config)`
+):
+    "Train one stage, and keep what it cost."
+    folder, started = run/stage, time.time()
+    cost = dict(baseline=train_baseline, rl=train_rl, sft=train_sft)[stage.split("-")[0]](config, run, stage)
+    def finish():
+        seconds = sum(r["seconds"] for r in read_jsonl(folder/"metrics.jsonl")) if stage.startswith("rl") else time.time() - started
+        write_json(folder/"trained.json", cost | dict(seconds=round(seconds, 1)))
+        for unused in [*folder.glob("state*"), *folder.glob("fit/checkpoint-*")]: shutil.rmtree(unused)
+    from_main(finish)
+
 def run_stage(
     config: ARESConfig,
     run: str | Path, # folder of the run
     stage: str, # one of `stage_names(config)`
 ) -> dict: # the stage's record
     "Train and evaluate one stage, or read its record when it is done."
-    run, started = Path(run), time.time()
+    run, device = Path(run), pick_device(config.device)
     folder = run/stage
-    if (folder/"result.json").exists(): return read_json(folder/"result.json")
-    if not (folder/"trained.json").exists():
-        train = dict(baseline=train_baseline, rl=train_rl, sft=train_sft)[stage.split("-")[0]]
-        cost = train(config, run, stage)
-        seconds = sum(r["seconds"] for r in read_jsonl(folder/"metrics.jsonl")) if stage.startswith("rl") else time.time() - started
-        write_json(folder/"trained.json", cost | dict(seconds=round(seconds, 1)))
-        for unused in [*folder.glob("state*"), *folder.glob("fit/checkpoint-*")]: shutil.rmtree(unused)
+    join_processes(device)
+    if from_main((folder/"result.json").exists): return read_json(folder/"result.json")
+    if config.num_processes > 1 and process_count() == 1:
+        launch(["ares", "stage", run, stage], config.num_processes, device, folder/"processes.log")
+        return read_json(folder/"result.json")
+    if not from_main((folder/"trained.json").exists): train_stage(config, run, stage)
     return evaluate_stage(config, run, stage, read_json(folder/"trained.json"))
 
 # %% ../nbs/21_alternation.ipynb #7c6663b6
@@ -234,11 +253,11 @@ def run_ares(
 ) -> dict: # stage -> record; also kept as `results.json`
     "The whole loop; what is done is not done again."
     run, results = Path(run), {}
-    check_keys(config)
-    keep_settings(config, run)
+    join_processes(pick_device(config.device))
+    from_main(lambda: check_keys(config) or keep_settings(config, run))
     first_kind = stage_names(config)[1].split("-")[0]
     for stage in stage_names(config):
         if config.stop_without_gain and stage.startswith(first_kind) and not gained(results, config): break
         results[stage] = execute(config, run, stage)
-        write_json(run/"results.json", results)
+        from_main(lambda: write_json(run/"results.json", results))
     return results

@@ -11,6 +11,7 @@ from pathlib import Path
 from peft import LoraConfig, get_peft_model
 
 from .core import *
+from .processes import bring_together, my_share
 from .prompts import answer_prompt, answer_target, read_answer
 from .rollouts import split_sentences
 from .sft import SFTConfig, fit_sft
@@ -73,12 +74,13 @@ def predict_answers(
     max_new_tokens: int = 64, # length limit of the answer (paper)
     look: bool = True, # as in `fit_answers`
 ) -> list: # index into the choices, or None where no answer could be read
-    "Let the answerer name an answer for each problem."
-    answers = []
-    for start in progress(range(0, len(problems), batch_size), desc="predict"):
-        batch = answer_examples(problems[start:start+batch_size], rationales[start:start+batch_size], look)
+    "Let the answerer name an answer for each problem; several processes share the problems."
+    answers, mine = [], my_share(list(zip(problems, rationales, strict=True)))
+    for start in progress(range(0, len(mine), batch_size), desc="predict"):
+        asked = mine[start:start+batch_size]
+        batch = answer_examples([p for p, _ in asked], [r for _, r in asked], look)
         inputs = answerer.inputs([e["prompt"] for e in batch], views(batch))
         tokens, _ = answerer.generate(inputs, max_new_tokens=max_new_tokens, sample=False)
         texts = answerer.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        answers += [read_answer(text, p.choices) for text, p in zip(texts, problems[start:start+batch_size])]
-    return answers
+        answers += [read_answer(text, p.choices) for text, (p, _) in zip(texts, asked)]
+    return bring_together(answers)

@@ -16,6 +16,7 @@ from .answers import fit_answers, predict_answers, read_conclusion
 from .core import *
 from .judge import win_rate
 from .ledger import Ledger
+from .processes import from_main
 from .metrics import accuracy_by_category, failure_signatures, rationale_metrics, sentence_stats
 from .prompts import rationale_prompt, rationale_target
 from .rollouts import Rollout, generate_rollouts, score_rollouts, split_sentences
@@ -29,10 +30,10 @@ def write_rationales(
     config: ARESConfig,
 ) -> list: # of `Rollout`, one a problem
     "One greedy rationale for each problem, kept in a file."
-    if not Path(path).exists():
+    if not from_main(Path(path).exists):
         rollouts = generate_rollouts(student, problems, [rationale_prompt(p) for p in problems], num_samples=1,
                                      max_new_tokens=config.max_new_tokens, sample=False, batch_size=config.collect_problems)
-        write_jsonl(path, [r.to_dict() for r in rollouts])
+        from_main(lambda: write_jsonl(path, [r.to_dict() for r in rollouts]))
     return [Rollout.from_dict(d, p) for d, p in zip(read_jsonl(path), problems, strict=True)]
 
 # %% ../nbs/20_evaluation.ipynb #f3f2eaf3
@@ -43,14 +44,16 @@ def separate_answerer(
 ): # a `Student` that answers
     "The one answer model of a run, trained when it is first asked for."
     kept = baseline/"answers"/"model"
-    if kept.exists(): return load_trained(config, kept)
+    if from_main(kept.exists): return load_trained(config, kept)
     start, gold = load_trained(config, baseline/"model"), [p for p in problems[:config.gold_problems or None] if p.solution]
     with_gold = {p.id for p in gold}
     others = [p for p in problems if p.id not in with_gold]
     rationales = [rationale_target(p, prefix=False) for p in gold] + [r.text for r in write_rationales(start, others, baseline/"train_rationales.jsonl", config)]
     answerer = fit_answers(start, gold + others, rationales, baseline/"answers", sft_config(config, "answer"), look=config.answer_images)
-    answerer.save(baseline/"answers"/"part")
-    (baseline/"answers"/"part").rename(kept)
+    def keep():
+        answerer.save(baseline/"answers"/"part")
+        (baseline/"answers"/"part").rename(kept)
+    from_main(keep)
     return answerer
 
 # %% ../nbs/20_evaluation.ipynb #4cad61e9
@@ -124,10 +127,12 @@ def evaluate_stage(
     student = load_trained(config, folder/"model")
     rollouts = write_rationales(student, splits[config.evaluate_on], folder/"rationales.jsonl", config)
     answers = stage_answers(student, splits["train"], rollouts, folder, config)
-    teacher, judge = make_teacher(config, run, f"{stage} test", noise=False), make_judge(config, run, f"{stage} test")
-    result = measure(teacher, judge, rollouts, answers, baseline_texts(Path(run), stage), config.similarity == "minilm", stage)
-    result |= training | what_it_cost(config, run, stage) | dict(evaluation_seconds=round(time.time() - started, 1))
-    write_jsonl(folder/"rationales.jsonl", [r.to_dict() | dict(answer=a) for r, a in zip(rollouts, answers)])
-    for unused in folder.glob("answers/checkpoint-*"): shutil.rmtree(unused)
-    write_json(folder/"result.json", result)
-    return result
+    def finish():
+        teacher, judge = make_teacher(config, run, f"{stage} test", noise=False), make_judge(config, run, f"{stage} test")
+        result = measure(teacher, judge, rollouts, answers, baseline_texts(Path(run), stage), config.similarity == "minilm", stage)
+        result |= training | what_it_cost(config, run, stage) | dict(evaluation_seconds=round(time.time() - started, 1))
+        write_jsonl(folder/"rationales.jsonl", [r.to_dict() | dict(answer=a) for r, a in zip(rollouts, answers)])
+        for unused in folder.glob("answers/checkpoint-*"): shutil.rmtree(unused)
+        write_json(folder/"result.json", result)
+        return result
+    return from_main(finish)

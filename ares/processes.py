@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PATIENCE', 'process_count', 'process_index', 'is_main', 'join_processes', 'my_share', 'in_order', 'bring_together',
-           'summed', 'from_main', 'own_dice', 'shown_progress', 'launch_command', 'launch_environment', 'what_happened',
-           'launch']
+           'summed', 'from_main', 'alone', 'own_dice', 'shown_progress', 'launch_command', 'launch_environment',
+           'what_happened', 'launch']
 
 # %% ../nbs/01_processes.ipynb #2213ff82
 import datetime, os, re, subprocess, sys, threading, time
@@ -84,6 +84,15 @@ def from_main(
     broadcast_object_list(said)
     if said[1] is not None: raise said[1]
     return said[0]
+
+# %% ../nbs/01_processes.ipynb #f2d183a6
+@contextmanager
+def alone():
+    "While inside, this process does not know of the others, nor do those that it starts."
+    names = [n for n in os.environ if n in ("RANK", "WORLD_SIZE") or n.startswith(("LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_"))]
+    before = {n: os.environ.pop(n) for n in names}
+    try: yield
+    finally: os.environ |= before
 
 # %% ../nbs/01_processes.ipynb #56e3cfbb
 @contextmanager

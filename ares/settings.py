@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['THE_WAY_ONLY', 'CHOICES', 'AT_LEAST_ONE', 'POSITIVE', 'SHARES', 'NOT_NEGATIVE', 'OFFLINE', 'DataSettings',
            'TeacherSettings', 'TrainingSettings', 'ARESConfig', 'refuse_unknown', 'typed', 'asked_models',
-           'check_teachers', 'check_config', 'load_config', 'notebook_config', 'load_splits', 'make_student',
-           'load_trained', 'ledger_path', 'llm_settings', 'make_teacher', 'make_judge', 'check_keys', 'ppo_config',
-           'sft_config']
+           'check_teachers', 'check_config', 'load_config', 'notebook_config', 'load_splits', 'student_ways',
+           'make_student', 'load_trained', 'ledger_path', 'llm_settings', 'make_teacher', 'make_judge', 'check_keys',
+           'ppo_config', 'sft_config']
 
 # %% ../nbs/19_settings.ipynb #b475beb6
 import difflib, importlib.util, typing
@@ -23,7 +23,7 @@ from .datasets import DIVISIONS, RATIONALES, load_aokvqa, load_scienceqa
 from .problems import make_problems
 from .prompts import answer_prompt, answer_target, rationale_prompt, rationale_target
 from .sft import SFTConfig
-from .students import load_student
+from .students import load_student, set_ways
 from .ledger import model_facts
 from .llm_teachers import TEACHERS, check_key, check_model, default_model, load_teacher
 
@@ -279,6 +279,10 @@ def load_splits(
     return {s: found[:sizes[s] or None] for s, found in splits.items()}
 
 # %% ../nbs/19_settings.ipynb #b762e221
+def student_ways(config: ARESConfig) -> dict:
+    "How a student computes, for `set_ways`."
+    return {n: getattr(config, n) for n in ("mixed_precision", "gradient_checkpointing", "attention", "compile")}
+
 def make_student(
     config: ARESConfig,
     train: list, # train problems
@@ -286,7 +290,7 @@ def make_student(
     "The student before any training."
     gold = train[:config.gold_problems or None]
     texts = [rationale_prompt(p) for p in train] + [rationale_target(p, prefix=False) for p in gold] + [answer_prompt(p, "") for p in train] + [answer_target(p) for p in gold]
-    return load_student(config.student, texts=texts, device=pick_device(config.device), dtype=config.dtype, max_prompt_tokens=config.max_prompt_tokens)
+    return set_ways(load_student(config.student, texts=texts, device=pick_device(config.device), dtype=config.dtype, max_prompt_tokens=config.max_prompt_tokens), **student_ways(config))
 
 # %% ../nbs/19_settings.ipynb #846e4582
 def load_trained(
@@ -294,7 +298,7 @@ def load_trained(
     folder: str | Path, # where the student was saved
 ): # a `Student`
     "A saved student on the run's device."
-    return load_student(str(folder), device=pick_device(config.device), dtype=config.dtype, max_prompt_tokens=config.max_prompt_tokens)
+    return set_ways(load_student(str(folder), device=pick_device(config.device), dtype=config.dtype, max_prompt_tokens=config.max_prompt_tokens), **student_ways(config))
 
 # %% ../nbs/19_settings.ipynb #ledgerp1
 def ledger_path(
@@ -362,4 +366,4 @@ def sft_config(
 ) -> SFTConfig:
     "The settings of `fit_sft` for a kind of stage."
     return SFTConfig(lr=getattr(config, f"{stage}_lr"), epochs=getattr(config, f"{stage}_epochs"),
-                     batch_size=getattr(config, f"{stage}_batch_size"), seed=config.seed, bf16=config.dtype == "bfloat16")
+                     batch_size=getattr(config, f"{stage}_batch_size"), seed=config.seed, bf16="bf" in config.dtype + config.mixed_precision)
