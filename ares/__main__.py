@@ -204,7 +204,7 @@ def main(
                 run_ares(config, run, execute=notebook_stage if process_count() == 1 else shared_stage)
         report = from_main(lambda: make_report(run))
     except AresError as e:
-        if not is_main(): time.sleep(3)  # the main process says it, and ends all; unless it has nothing to say
+        if not is_main(): time.sleep(10)  # the main process says it, and ends all; unless it has nothing to say
         print(f"ares: {e}", file=sys.stderr)
         return 1
     if is_main(): print(f"{results_table(read_results(run)).to_string()}\n\nreport: {report}")

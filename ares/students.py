@@ -132,8 +132,7 @@ def label_loss(
     count=None, # labels of the whole step; of this batch by default
 ) -> torch.Tensor: # a number, nats a token
     "The mean cross-entropy of labels."
-    real = labels != -100
-    return sum(in_slices(summed_loss, model, hidden[real], labels[real])) / (real.sum().clamp(min=1) if count is None else count)
+    return sum(in_slices(summed_loss, model, hidden.flatten(0, 1), labels.flatten())) / ((labels != -100).sum().clamp(min=1) if count is None else count)
 
 # %% ../nbs/06_students.ipynb #bfc1c128
 class MultimodalT5(T5ForConditionalGeneration):

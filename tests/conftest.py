@@ -15,6 +15,10 @@ def start_loop(run, params=ROOT/"params"/"smoke.yaml"):
     return subprocess.Popen([sys.executable, "-c", LOOP, str(params), str(run)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
+def lines(path):
+    return path.read_text().count("\n") if path.exists() else 0
+
+
 def timeless(results):
     "Results without what a clock says."
     return {stage: {k: v for k, v in record.items() if not k.endswith("seconds")} for stage, record in results.items()}

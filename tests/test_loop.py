@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, results_of, start_loop
+from conftest import ROOT, lines, results_of, start_loop
 
 FIELDS = ("accuracy accuracy_by_category sentence_score wrong_per_rationale repeated unfinished seconds teacher_calls").split()
 STAGES = ["baseline", "rl-1", "sft-1", "rl-2", "sft-2"]
@@ -12,10 +12,6 @@ STAGES = ["baseline", "rl-1", "sft-1", "rl-2", "sft-2"]
 
 def ares(*words, cwd):
     return subprocess.run([str(Path(sys.executable).parent/"ares"), *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=900)
-
-
-def lines(path):
-    return path.read_text().count("\n") if path.exists() else 0
 
 
 def test_results_are_complete(smoke_run):

@@ -1,0 +1,143 @@
+"Two processes: the same steps as one, the whole loop, and what happens when one of them is killed."
+import json, os, subprocess, sys, time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+import yaml
+
+from ares.core import AresError
+from ares.processes import launch
+from conftest import ROOT, lines, results_of, start_loop
+
+CPU = torch.device("cpu")
+
+# Thirteen rollouts in steps of eight, forty-three examples in batches of eight: nothing comes out even. Some problems have no picture.
+UPDATES = '''
+import sys, torch
+from safetensors.torch import save_file
+from ares.core import set_seed
+from ares.ppo import PPOConfig, PPOTrainer
+from ares.problems import make_problems
+from ares.processes import from_main, join_processes, process_count
+from ares.prompts import rationale_prompt
+from ares.rollouts import add_logprobs, make_rollout
+from ares.sft import SFTConfig, fit_sft, gold_examples
+from ares.answers import add_adapter
+from ares.students import ValueHead, load_student
+
+out, n = sys.argv[1], process_count()
+join_processes(torch.device("cpu"))
+def weights(student): return {k: p.detach().clone() for k, p in student.model.named_parameters()}
+def keep(name, student): from_main(lambda: save_file(weights(student), f"{out}/{name}-{n}.safetensors"))
+
+problems = make_problems(43, split="train", seed=1)
+set_seed(0)
+student = load_student(dict(d_model=32, d_ff=64, num_layers=1, num_decoder_layers=1, num_heads=2, vocab_size=600, dropout_rate=0.0), texts=[rationale_prompt(p) + p.solution for p in problems])
+keep("start", student)
+learner, examples = student.copy(), gold_examples(problems)
+fit_sft(learner, examples, examples[:9], f"{out}/fit-{n}", SFTConfig(lr=3e-3, epochs=2, batch_size=8))
+keep("sft", learner)
+adapted = student.copy()
+set_seed(1)
+add_adapter(adapted, r=4, alpha=8, dropout=0.0)
+fit_sft(adapted, examples, examples[:9], f"{out}/lora-{n}", SFTConfig(lr=3e-2, epochs=2, batch_size=8, grad_accum=2))
+keep("adapter", adapted)
+
+set_seed(2)
+size, rollouts = len(student.tokenizer), []
+for i in range(13):
+    tokens = torch.randint(3, size, (3 + i,)).tolist()
+    r = make_rollout(student, problems[i // 2], rationale_prompt(problems[i // 2]), tokens, [0.0] * len(tokens))
+    r.scores = torch.rand(len(r.sentences)).tolist()
+    rollouts.append(r)
+head = ValueHead(student)
+add_logprobs(rollouts, student, head)
+for r in rollouts: r.logprobs = [x + 0.05 for x in r.ref_logprobs]
+trainer = PPOTrainer(student, head, PPOConfig(lr=3e-4, value_lr=2e-3, ppo_epochs=3, batch_size=4, grad_accum=2, value_warmup=1, target_kl=1.0))
+metrics = [trainer.update(rollouts) for _ in range(3)]
+keep("ppo", student)
+from_main(lambda: print({k: round(v, 5) for k, v in metrics[-1].items() if k in ("policy_loss", "value_loss", "approx_kl", "ratio", "clip_fraction", "grad_norm", "steps")}))
+'''
+
+
+@pytest.fixture(scope="module")
+def updates(tmp_path_factory):
+    "The same updates by one process and by two."
+    out = tmp_path_factory.mktemp("updates")
+    (out/"updates.py").write_text(UPDATES)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{out}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        for n in (1, 2): launch(["updates", out], n, CPU, out/f"{n}.log")
+    return out
+
+
+@pytest.mark.parametrize("name", ["sft", "adapter", "ppo"])
+def test_two_processes_take_the_steps_of_one(updates, name):
+    from safetensors.torch import load_file
+    start, one, two = (load_file(updates/f"{n}.safetensors") for n in ("start-1", f"{name}-1", f"{name}-2"))
+    assert one.keys() == two.keys()
+    moved = max((one[k] - start[k]).abs().max() for k in one if k in start) if name != "adapter" else max(p.abs().max() for k, p in one.items() if "lora_B" in k)
+    assert moved > 1e-3  # there was something to agree on
+    for k in one: assert (one[k] - two[k]).abs().max() <= 1e-5, (k, (one[k] - two[k]).abs().max())
+
+
+def test_two_processes_report_the_numbers_of_one(updates):
+    one, two = (eval((updates/f"{n}.log").read_text().strip().split("\n")[-1]) for n in (1, 2))
+    assert one["steps"] == two["steps"] and all(abs(one[k] - two[k]) <= 2e-5 for k in one), (one, two)
+
+
+@pytest.fixture(scope="module")
+def params(tmp_path_factory):
+    "A smoke run of one round in two processes."
+    path = tmp_path_factory.mktemp("params")/"two.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load((ROOT/"params"/"smoke.yaml").read_text()) | dict(rounds=1, num_processes=2)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def two(params, tmp_path_factory):
+    "An uninterrupted run in two processes."
+    run = tmp_path_factory.mktemp("two")/"run"
+    process = start_loop(run, params)
+    assert process.wait(600) == 0, process.stderr.read()
+    return run
+
+
+def worker(run, rank, stage):
+    "The process of a rank that is at work on a stage."
+    for p in psutil.process_iter(["cmdline"]):
+        words = p.info["cmdline"] or []
+        try:
+            if "stage" in words and words[-1] == stage and str(run) in words and p.environ().get("RANK") == str(rank): return p
+        except (psutil.NoSuchProcess, psutil.AccessDenied): pass
+
+
+def test_a_killed_process_ends_the_run_with_one_line_and_it_goes_on(two, params, tmp_path):
+    run = tmp_path/"killed"
+    process = start_loop(run, params)
+    while process.poll() is None and lines(run/"rl-1"/"metrics.jsonl") < 3: time.sleep(0.02)
+    victim = worker(run, 1, "rl-1")
+    assert victim, "the stage was over before it could be killed"
+    victim.kill()
+    assert process.wait(120) == 1
+    said = process.stderr.read().strip().split("\n")[-1]
+    assert "process 1 was ended by signal 9" in said and "rl-1" in said
+    process = start_loop(run, params)
+    assert process.wait(600) == 0, process.stderr.read()
+    assert results_of(run) == results_of(two)
+    assert [json.loads(l)["collection"] for l in (run/"rl-1"/"metrics.jsonl").read_text().split("\n") if l] == [1, 2, 3, 4]
+
+
+def test_the_command_under_a_launcher(two, params, tmp_path):
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "ares", "run", str(params), "--name", "launched"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=600, env=os.environ | dict(ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = tmp_path/"runs"/"launched"
+    assert results_of(run) == results_of(two)
+    assert done.stdout.count("report:") == 1 and (run/"report.html").exists()
+    assert {p.stem for p in (run/"notebooks").glob("*.ipynb")} == {"baseline", "rl-1", "sft-1", "report"}
+    fault = subprocess.run(words[:-2] + ["-p", "rl_Ir", "1"], cwd=tmp_path, capture_output=True, text=True, timeout=120, env=os.environ | dict(ACCELERATE_USE_CPU="true"))
+    assert fault.returncode and fault.stderr.count("did you mean `rl_lr`") == 1
