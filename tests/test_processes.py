@@ -81,6 +81,9 @@ def test_two_processes_take_the_steps_of_one(updates, name):
     assert one.keys() == two.keys()
     moved = max((one[k] - start[k]).abs().max() for k in one if k in start) if name != "adapter" else max(p.abs().max() for k, p in one.items() if "lora_B" in k)
     assert moved > 1e-3  # there was something to agree on
+    for weights in (one, two):  # a bias of all keys moves no attention: its gradient is rounding alone, which Adam makes a step of
+        for k in weights:
+            if k.endswith("mha_layer.in_proj_bias"): weights[k].view(3, -1)[1] = 0
     for k in one: assert (one[k] - two[k]).abs().max() <= 1e-5, (k, (one[k] - two[k]).abs().max())
 
 
