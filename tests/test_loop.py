@@ -99,6 +99,7 @@ def test_the_command_runs_the_notebooks(smoke_run, tmp_path):
     (["run", ROOT/"params"/"smoke.yaml", "-p", "rounds", "many"], "`rounds` must be int"),
     (["run", ROOT/"params"/"smoke.yaml", "-p", "report_to", "tensorbored"], "`report_to` must be one of"),
     (["report", "nothing"], "neither a parameter file"),
+    (["publish", "nothing"], "neither a parameter file"),
 ])
 def test_nonsense_gets_one_sentence(words, message, tmp_path):
     done = ares(*words, cwd=tmp_path)
