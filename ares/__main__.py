@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['run_notebook', 'differing', 'execute_notebook', 'draw_stage', 'notebook_stage', 'shared_stage', 'make_report',
-           'find_run', 'parser', 'show_cost', 'show_ledger', 'rehearsal', 'refuse_rehearsed', 'main']
+           'find_run', 'parser', 'show_cost', 'show_ledger', 'rehearsal', 'refuse_rehearsed', 'show_published', 'main']
 
 # %% ../nbs/26_cli.ipynb #7f836c59
 import argparse, logging, os, sys, time, warnings
@@ -19,6 +19,7 @@ from papermill.exceptions import PapermillExecutionError
 
 # %% ../nbs/26_cli.ipynb #2f3f9f67
 from .alternation import run_ares, run_stage
+from .cards import publish
 from .core import *
 from .costs import cost_sentences, estimate_costs, failures, open_ledger
 from .ledger import Ledger
@@ -137,6 +138,13 @@ def parser() -> argparse.ArgumentParser:
     ledger.add_argument("--import", metavar="FILE", dest="take", help="take replies from JSON lines")
     report = commands.add_parser("report", help="write the table and report.html of a run again")
     report.add_argument("target", help="the name of a run")
+    card = commands.add_parser("publish", help="put a stage's model and its card into a folder, and send it to a hub")
+    card.add_argument("target", help="the name of a run")
+    card.add_argument("--stage", default="", help="default: the last one that is done")
+    card.add_argument("--to", default="", metavar="OWNER/NAME", help="a repository of the Hugging Face Hub (token: HF_TOKEN); without it only the folder is written")
+    card.add_argument("--public", action="store_true", help="for everyone to see; private by default")
+    card.add_argument("--license", default="", help="identifier of the Hub, e.g. apache-2.0; on the card")
+    card.add_argument("--language", default="en", help="of the rationales; on the card")
     return top
 
 # %% ../nbs/26_cli.ipynb #55528b5f
@@ -186,6 +194,16 @@ def refuse_rehearsed(config: ARESConfig, run: Path):
     "Raise when a rehearsal would be gone on with in earnest."
     if run.name.endswith("-rehearsal") and asked_models(config): raise AresError(f"{run.name}: this is a rehearsal; go on with it by --rehearse, or start the run from its parameter file.")
 
+# %% ../nbs/26_cli.ipynb #4150f83c
+def show_published(
+    run: Path, # folder of the run
+    args: argparse.Namespace, # stage, to, public, license, language
+) -> int: # 0
+    "Publish a stage and print where it is."
+    where = publish(run, args.stage, args.to, private=not args.public, license=args.license, language=args.language)
+    print(where if args.to else f"{where}: read README.md there; --to owner/name sends it to the Hub")
+    return 0
+
 # %% ../nbs/26_cli.ipynb #4b3e1a43
 def main(
     argv: list | None = None, # words of the command line
@@ -197,6 +215,7 @@ def main(
         overrides = {k: yaml.safe_load(v) for k, v in getattr(args, "p", [])} | (dict(num_processes=process_count()) if process_count() > 1 else {})
         config, run = find_run(args.target, getattr(args, "name", None), overrides)
         if args.command == "cost": return show_cost(config)
+        if args.command == "publish": return show_published(run, args)
         if args.command == "ledger": return show_ledger(config, run, args)
         if args.command == "run":
             with rehearsal(config, run) if args.rehearse else nullcontext(run) as run:

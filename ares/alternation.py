@@ -61,7 +61,7 @@ def train_baseline(
     splits = load_splits(config)
     set_seed(stage_seed(config, stage))
     student = make_student(config, splits["train"])
-    fit_sft(student, gold_examples(splits["train"][:config.gold_problems or None]), gold_examples(splits["val"]), run/stage/"fit", sft_config(config, "baseline"), stage)
+    fit_sft(student, gold_examples(splits["train"][:config.gold_problems or None]), gold_examples(splits["val"]), run/stage/"fit", sft_config(config, "baseline"), stage, Tracker(config.report_to, run, stage))
     from_main(lambda: student.save(run/stage/"model"))
     return dict(teacher_calls=0)
 
@@ -138,8 +138,8 @@ def train_rl(
         restore_rng(position["rng"])
     def spent(): return sum(r["teacher_calls"] for r in records) if config.round_calls else len(records)
     total, schedule = config.round_calls or config.collections, SCHEDULES[config.rl_schedule]
-    bar = progress(total=total, desc=stage)
-    bar.update(spent())
+    bar, tracker = progress(total=total, desc=stage), Tracker(config.report_to, run, stage)
+    bar.update(spent()); tracker.open(len(records) + 1)
     while spent() < total:
         started, before = time.time(), spent()
         rollouts, calls = collect(config, student, reference, value_head, teacher,
@@ -147,10 +147,11 @@ def train_rl(
         metrics = trainer.update(rollouts, schedule(before / total))
         records.append(metrics | dict(collection=len(records) + 1, teacher_calls=calls, seconds=round(time.time() - started, 3)))
         if is_main(): write_jsonl(folder/"metrics.jsonl", records)
+        tracker.log(records[-1], len(records))
         if len(records) % config.save_every == 0: from_main(lambda: save_state(folder, student, value_head, trainer, records))
         if is_main(): bar.set_postfix_str(teacher.bill(), refresh=False)
         bar.update(spent() - before)
-    bar.close()
+    bar.close(); tracker.close()
     from_main(lambda: student.save(folder/"model"))
     return dict(teacher_calls=sum(r["teacher_calls"] for r in records), unscored_rollouts=sum(r["unscored"] for r in records))
 
@@ -188,7 +189,7 @@ def train_sft(
                         "Start another run with a higher `kl_coef`, a lower `rl_lr`, or more `teacher_knowledge`.")
     aside = max(1, len(examples) // 10)
     set_seed(stage_seed(config, stage))
-    fit_sft(student, examples[aside:], examples[:aside], run/stage/"fit", sft_config(config, "sft"), stage)
+    fit_sft(student, examples[aside:], examples[:aside], run/stage/"fit", sft_config(config, "sft"), stage, Tracker(config.report_to, run, stage))
     from_main(lambda: student.save(run/stage/"model"))
     return dict(teacher_calls=len(corrections), uncorrected=sum(c["corrected"] is None for c in corrections))
 

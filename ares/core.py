@@ -4,14 +4,18 @@
 
 # %% auto #0
 __all__ = ['AresError', 'write_json', 'read_json', 'append_jsonl', 'read_jsonl', 'write_jsonl', 'set_seed', 'rng_state',
-           'restore_rng', 'pick_device', 'config_hash', 'progress', 'data_folder']
+           'restore_rng', 'pick_device', 'config_hash', 'progress', 'tracker_names', 'tracker_fault',
+           'tracker_settings', 'Tracker', 'data_folder']
 
 # %% ../nbs/00_core.ipynb #b911f35a
-import hashlib, json, os, random, sys
+import hashlib, json, os, random, sys, uuid
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.utils import LoggerType
 from tqdm import tqdm
 
 # %% ../nbs/00_core.ipynb #c83e159d
@@ -133,6 +137,59 @@ def progress(
     target, mute = os.environ.get("ARES_PROGRESS"), os.environ.get("RANK", "0") != "0"
     if not target or mute: return tqdm(iterable, total=total, desc=desc, leave=False, disable=mute)
     return tqdm(iterable, total=total, desc=desc, file=open(target, "a", buffering=1), ncols=90, mininterval=0.5)
+
+# %% ../nbs/00_core.ipynb #d8cc452f
+def tracker_names(
+    report_to: str, # e.g. "tensorboard, wandb"; "" for none
+) -> list:
+    "The trackers that a setting names."
+    return report_to.replace(",", " ").split()
+
+# %% ../nbs/00_core.ipynb #de16ecf5
+def tracker_fault(
+    report_to: str, # see `tracker_names`
+) -> str: # what it must be instead; "" when nothing is wrong
+    "What is wrong with a choice of trackers."
+    known = [name for name in LoggerType.list() if name != "all"]
+    for name in tracker_names(report_to):
+        if name not in known: return f"one of {', '.join(known)}, or several with commas between them"
+        if name not in map(str, get_available_trackers()): return f"a tracker whose package is installed (pip install {name})"
+    return ""
+
+# %% ../nbs/00_core.ipynb #606134d9
+def tracker_settings(
+    run: Path, # folder of the run
+    stage: str, # "rl-1", ...
+    first: int, # step of the next numbers; 1 at the beginning of a stage
+) -> dict: # tracker -> what it is opened with
+    "How each tracker names a stage, and goes on with it."
+    name, kept = f"{run.name}-{stage}", run/stage/"tracker.json"
+    if not kept.exists(): write_json(kept, dict(id=uuid.uuid4().hex[:12]))
+    return dict(tensorboard=dict(purge_step=first), wandb=dict(name=name, group=run.name, id=read_json(kept)["id"], resume="allow", dir=str(run)),
+                trackio=dict(name=name, resume="allow" if first > 1 else "never"), mlflow=dict(run_name=name), swanlab=dict(experiment_name=name))
+
+# %% ../nbs/00_core.ipynb #7b190c61
+class Tracker:
+    "Hands the numbers of a stage to experiment trackers."
+    def __init__(self, report_to: str = "", run: str | Path = "", stage: str = ""):
+        self.names, self.run, self.stage, self.opened = tracker_names(report_to), Path(run), stage, []
+    def open(self, first: int):
+        "Open the trackers; the next numbers will be those of step `first`."
+        if not self.names or not PartialState().is_main_process: return
+        how = tracker_settings(self.run, self.stage, first)
+        for name in self.names:
+            kind = LOGGER_TYPE_TO_CLASS[name]
+            where = (self.stage, str(self.run/"tracking")) if kind.requires_logging_directory else ("ares",)
+            self.opened.append(kind(*where, **how.get(name, {})))
+            self.opened[-1].start()
+    def log(self, values: dict, step: int):
+        "Hand over the numbers among `values`."
+        numbers = {k: v for k, v in values.items() if isinstance(v, (int, float))}
+        for tracker in self.opened: tracker.log(numbers, step=step)
+    def close(self):
+        "Say goodbye to the trackers."
+        for tracker in self.opened: tracker.finish()
+        self.opened = []
 
 # %% ../nbs/00_core.ipynb #754885c2
 def data_folder() -> Path | None: # a folder that holds `scienceqa/` and its like, or None

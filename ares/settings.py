@@ -232,6 +232,7 @@ def check_config(
     need("teacher", config.teacher != "facts" or config.problems == "embedded", "another one for real problems, whose facts no program knows (reference, claude, local)")
     need("judge", config.judge != "facts" or config.problems == "embedded", "another one for real problems, whose facts no program knows")
     check_teachers(config, need)
+    need("report_to", not tracker_fault(config.report_to), tracker_fault(config.report_to))
     need("train_problems", config.problems != "embedded" or min(config.train_problems, config.val_problems, config.test_problems) > 0,
          "given, with val_problems and test_problems, for embedded problems (there is no end of them)")
     return config

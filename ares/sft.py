@@ -89,14 +89,17 @@ def last_checkpoint(
 # %% ../nbs/15_sft.ipynb #7f73e470
 class ShowProgress(TrainerCallback):
     "Move the progress bar and keep the trainer's history in `metrics.jsonl`."
-    def __init__(self, path: Path, desc: str): self.path, self.desc = path, desc
+    def __init__(self, path: Path, desc: str, tracker: Tracker = Tracker()): self.path, self.desc, self.tracker = path, desc, tracker
     def on_train_begin(self, args, state, control, **kwargs):
         self.bar = progress(total=state.max_steps, desc=self.desc)
         self.bar.update(state.global_step)
+        self.tracker.open(state.global_step + 1)
     def on_step_end(self, args, state, control, **kwargs): self.bar.update(1)
-    def on_log(self, args, state, control, **kwargs):
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self.tracker.log(logs, state.global_step)
         if state.is_world_process_zero: write_jsonl(self.path, state.log_history)
-    def on_train_end(self, args, state, control, **kwargs): self.bar.close()
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.close(); self.tracker.close()
 
 # %% ../nbs/15_sft.ipynb #15f9027f
 WARMUP = 50 # steps in which the learning rate rises to its value
@@ -106,7 +109,7 @@ def sft_arguments(
     config: SFTConfig,
     device, # of the student's model
 ) -> Seq2SeqTrainingArguments:
-    "What the trainer of `transformers` should do: one checkpoint an epoch, the best one kept, nothing reported elsewhere."
+    "What the trainer of `transformers` should do: one checkpoint an epoch, the best one kept."
     n = process_count()
     return Seq2SeqTrainingArguments(
         output_dir=str(folder), learning_rate=config.lr, num_train_epochs=config.epochs, weight_decay=0.01, adam_beta2=0.98, warmup_steps=WARMUP,
@@ -142,13 +145,14 @@ def fit_sft(
     folder: str | Path, # for checkpoints and `metrics.jsonl`; a stage cut off there goes on
     config: SFTConfig,
     desc: str = "sft", # shown by the progress bar
+    tracker: Tracker = Tracker(), # where else the numbers go
 ) -> list: # the trainer's log, also kept in `metrics.jsonl`
     "Fine-tune on examples and keep the epoch with the lowest validation loss."
     if not train or not val: raise AresError(f"{desc}: {len(train)} examples to train on and {len(val)} to validate; both are needed.")
     folder = Path(folder)
     hf_logging.disable_progress_bar()
     trainer = SharingTrainer(model=student.model, args=sft_arguments(folder, config, student.device), train_dataset=[*train, NOTHING], eval_dataset=val,
-                             data_collator=student.examples_collator(), callbacks=[ShowProgress(folder/"metrics.jsonl", desc)])
+                             data_collator=student.examples_collator(), callbacks=[ShowProgress(folder/"metrics.jsonl", desc, tracker)])
     trainer.pop_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=from_main(lambda: last_checkpoint(folder)))
     student.model.eval()

@@ -49,6 +49,28 @@ def test_killed_in_each_stage_ends_in_the_same_numbers(smoke_run, tmp_path):
     assert json.loads((run/"rl-1"/"metrics.jsonl").read_text().split("\n")[0])["collection"] == 1
 
 
+def test_trackers_are_given_the_numbers_of_the_run(smoke_run, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    params, run = tmp_path/"tracked.yaml", tmp_path/"tracked"
+    params.write_text((ROOT/"params"/"smoke.yaml").read_text() + "report_to: tensorboard\n")
+    process = start_loop(run, params)
+    while process.poll() is None and not IN_THE_MIDDLE["rl-1"](run): time.sleep(0.02)
+    assert process.poll() is None, "the stage was over before it could be killed"
+    process.kill()
+    process.wait()
+    process = start_loop(run, params)
+    assert process.wait(600) == 0, process.stderr.read()
+    assert results_of(run) == results_of(smoke_run)
+    for stage in STAGES:
+        records = [json.loads(line) for path in (run/stage/"metrics.jsonl", run/stage/"fit"/"metrics.jsonl") if path.exists() for line in path.read_text().splitlines()]
+        events = EventAccumulator(str(run/"tracking"/stage)).Reload()
+        name = "score" if stage.startswith("rl") else "eval_loss"
+        assert {name, "loss" if name == "eval_loss" else "kl"} <= set(events.Tags()["scalars"])
+        for name in events.Tags()["scalars"]:
+            expected = [(r.get("collection", r.get("step")), r[name]) for r in records if name in r]
+            assert [(e.step, e.value) for e in events.Scalars(name)] == [(step, pytest.approx(value, rel=1e-6)) for step, value in expected], (stage, name)
+
+
 def test_the_command_runs_the_notebooks(smoke_run, tmp_path):
     done = ares("run", ROOT/"params"/"smoke.yaml", "--name", "mine", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -71,7 +93,9 @@ def test_the_command_runs_the_notebooks(smoke_run, tmp_path):
     (["run", "nothing"], "neither a parameter file"),
     (["run", ROOT/"params"/"smoke.yaml", "-p", "rl_Ir", "1"], "did you mean `rl_lr`"),
     (["run", ROOT/"params"/"smoke.yaml", "-p", "rounds", "many"], "`rounds` must be int"),
+    (["run", ROOT/"params"/"smoke.yaml", "-p", "report_to", "tensorbored"], "`report_to` must be one of"),
     (["report", "nothing"], "neither a parameter file"),
+    (["publish", "nothing"], "neither a parameter file"),
 ])
 def test_nonsense_gets_one_sentence(words, message, tmp_path):
     done = ares(*words, cwd=tmp_path)
