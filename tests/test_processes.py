@@ -92,11 +92,24 @@ def test_two_processes_report_the_numbers_of_one(updates):
     assert one["steps"] == two["steps"] and all(abs(one[k] - two[k]) <= 2e-5 for k in one), (one, two)
 
 
+def test_a_compiled_student_says_the_same(monkeypatch):
+    from functools import partial
+    from ares.students import load_student, set_ways
+    student = load_student(dict(d_model=32, d_ff=64, num_layers=1, num_decoder_layers=1, num_heads=2, vocab_size=300), texts=["The red ball is hot."])
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # the tracing; what a backend makes of it takes a minute
+    compiled = set_ways(student.copy(), compile=True)
+    for prompts, length in ((["The red ball"], 5), (["ball", "The red ball is hot."], 9)):
+        inputs, tokens = student.inputs(prompts, [None] * len(prompts)), torch.randint(3, 200, (len(prompts), length))
+        one, two = (s.token_logprobs(s.hidden(inputs, tokens), tokens) for s in (student, compiled))
+        assert torch.allclose(one, two, atol=1e-5)
+    assert compiled.model.encoder._compiled_call_impl is not None
+
+
 @pytest.fixture(scope="module")
 def params(tmp_path_factory):
-    "A smoke run of one round in two processes."
+    "A smoke run of one round in two processes, in mixed precision and with checkpointing."
     path = tmp_path_factory.mktemp("params")/"two.yaml"
-    path.write_text(yaml.safe_dump(yaml.safe_load((ROOT/"params"/"smoke.yaml").read_text()) | dict(rounds=1, num_processes=2)))
+    path.write_text(yaml.safe_dump(yaml.safe_load((ROOT/"params"/"smoke.yaml").read_text()) | dict(rounds=1, num_processes=2, mixed_precision="bf16", gradient_checkpointing=True)))
     return path
 
 
