@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['stage_names', 'stage_seed', 'model_before', 'train_baseline', 'collection_problems', 'save_state', 'last_state',
-           'collect', 'train_rl', 'corrected', 'train_sft', 'train_stage', 'run_stage', 'keep_settings', 'gained',
-           'run_ares']
+           'collect', 'rl_parts', 'train_rl', 'corrected', 'train_sft', 'train_stage', 'run_stage', 'keep_settings',
+           'gained', 'run_ares']
 
 # %% ../nbs/21_alternation.ipynb #a6db8452
 import shutil, time
@@ -116,6 +116,25 @@ def collect(
     for r, s in zip(rollouts, scores): r.scores = s
     return rollouts, calls
 
+# %% ../nbs/21_alternation.ipynb #542b133f
+def rl_parts(
+    config: ARESConfig,
+    run: Path, # folder of the run
+    stage: str, # "rl-1", ...
+): # (student, reference, value head, trainer, records of the collections so far)
+    "What an RL stage works with, as it was when it was last kept."
+    set_seed(stage_seed(config, stage))
+    state, reference = from_main(lambda: last_state(run/stage)), model_before(config, run, stage)
+    student = load_trained(config, state/"student") if state else reference.copy()
+    if config.mixed_precision == "bf16": reference.model.bfloat16()  # it is never trained
+    value_head = ValueHead(student, trunk=config.value_model)
+    trainer = PPOTrainer(student, value_head, ppo_config(config))
+    if not state: return student, reference, value_head, trainer, []
+    value_head.load(state/"value"); trainer.load(state/"trainer")
+    position = read_json(state/"position.json")
+    restore_rng(position["rng"])
+    return student, reference, value_head, trainer, position["records"]
+
 # %% ../nbs/21_alternation.ipynb #30d4d23c
 def train_rl(
     config: ARESConfig,
@@ -123,19 +142,8 @@ def train_rl(
     stage: str, # "rl-1", ...
 ) -> dict: # what it cost: teacher_calls
     "One stage of PPO on sentence scores; it goes on from its last state."
-    folder, problems, state = run/stage, load_splits(config)["train"], from_main(lambda: last_state(run/stage))
-    teacher = make_teacher(config, run, stage) if is_main() else None
-    set_seed(stage_seed(config, stage))
-    reference = model_before(config, run, stage)
-    student = load_trained(config, state/"student") if state else reference.copy()
-    if config.mixed_precision == "bf16": reference.model.bfloat16()  # it is never trained
-    value_head = ValueHead(student, trunk=config.value_model)
-    trainer, records = PPOTrainer(student, value_head, ppo_config(config)), []
-    if state:
-        value_head.load(state/"value"); trainer.load(state/"trainer")
-        position = read_json(state/"position.json")
-        records = position["records"]
-        restore_rng(position["rng"])
+    folder, problems, teacher = run/stage, load_splits(config)["train"], make_teacher(config, run, stage) if is_main() else None
+    student, reference, value_head, trainer, records = rl_parts(config, run, stage)
     def spent(): return sum(r["teacher_calls"] for r in records) if config.round_calls else len(records)
     total, schedule = config.round_calls or config.collections, SCHEDULES[config.rl_schedule]
     bar, tracker = progress(total=total, desc=stage), Tracker(config.report_to, run, stage)
@@ -208,6 +216,7 @@ def train_stage(
         for unused in [*folder.glob("state*"), *folder.glob("fit/checkpoint-*")]: shutil.rmtree(unused)
     from_main(finish)
 
+# %% ../nbs/21_alternation.ipynb #2019305b
 def run_stage(
     config: ARESConfig,
     run: str | Path, # folder of the run

@@ -156,10 +156,10 @@ def what_happened(
     "Why a group of processes ended."
     named = re.findall(r"^ares: (.+)$", log, re.MULTILINE)
     if named: return named[-1]
-    ended = re.findall(r"exitcode\s*:\s*(-?\d+).*?\n\s*", log)
-    rank = re.findall(r"\(local_rank: (\d+)\)|local_rank\s*:\s*(\d+)|\brank\s*:\s*(\d+)", log)
-    who = f"process {next(filter(None, rank[-1]))}" if rank else "a process"
-    if ended and int(ended[-1]) < 0: return f"{who} was ended by signal {-int(ended[-1])}"
+    ended = re.findall(r"rank\s*:\s*(\d+) .*?exitcode\s*:\s*(-?\d+)", log, re.DOTALL)
+    rank, code = next((e for e in ended if e[1] == "-9"), ended[-1] if ended else ("", "1"))  # others may fall over because one was killed
+    who = f"process {rank}" if rank else "a process"
+    if int(code) < 0: return f"{who} was ended by signal {-int(code)}"
     found = re.findall(r"^(?:\[rank\d+\]: ?)?(\w+(?:\.\w+)*(?:Error|Exception|Interrupt)\b.*)$", log, re.MULTILINE)
     return f"{who} stopped" + (f" with {found[0]}" if found else "")
 

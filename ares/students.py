@@ -78,6 +78,7 @@ class MultimodalT5Config(T5Config):
         self.image_dim, self.image_heads, self.image_size, self.patch = image_dim, image_heads, image_size, patch
         super().__init__(**{"decoder_start_token_id": 0} | kwargs)
 
+# %% ../nbs/06_students.ipynb #741c427c
 AutoConfig.register("multimodal_t5", MultimodalT5Config)
 
 # %% ../nbs/06_students.ipynb #8949d8c6
@@ -100,6 +101,7 @@ class FusedEncoder(T5Stack):
 # %% ../nbs/06_students.ipynb #7e10e039
 SLICE = 2 ** 22 # logits held at once: 16 MB in float32, so that they stay in the cache; sixteen times as many on a GPU
 
+# %% ../nbs/06_students.ipynb #e9ed20da
 def in_slices(
     work, # (model, states, ids, *more) -> a tensor for the slice
     model, # its head is used
@@ -121,10 +123,12 @@ def head_logits(
     if model.config.scale_decoder_outputs: hidden = hidden * model.config.d_model ** -0.5
     return model.lm_head(hidden).float()
 
+# %% ../nbs/06_students.ipynb #0f51396d
 def summed_loss(model, hidden, labels):
     "Cross-entropy of one slice, summed."
     return F.cross_entropy(head_logits(model, hidden), labels, reduction="sum")
 
+# %% ../nbs/06_students.ipynb #e396739c
 def label_loss(
     model, # with `lm_head`
     hidden: torch.Tensor, # (rows, length, d), from the decoder
@@ -236,6 +240,7 @@ def truncate(
 # %% ../nbs/06_students.ipynb #41401b58
 BLOCK = 128 # entries whose weights are summed first
 
+# %% ../nbs/06_students.ipynb #d71efc08
 def draw(
     weights: torch.Tensor, # (rows, entries), not negative
 ) -> torch.Tensor: # (rows, 1), an index each
@@ -387,6 +392,7 @@ def views(
     "Fetch what a few examples show."
     return [e["view"]() if e["view"] else None for e in examples]
 
+# %% ../nbs/06_students.ipynb #ebd8cdf7
 def patch_batch(
     pictures: list, # of pictures, tensors (patches, dim) or None
     config: MultimodalT5Config,
