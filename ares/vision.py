@@ -261,16 +261,17 @@ def with_features(
 
 # %% ../nbs/04_vision.ipynb #ac42907b
 def plot_patches(
-    problems: list, # with features; the first few that have a picture are shown
+    problems: list, # of which the first few with features are shown
     count: int = 4, # pictures
 ) -> plt.Figure:
     "Pictures, and below each the norm of its patches."
-    shown = [p for p in problems if p.has_image and p.features][:count]
+    shown = [p for p in problems if p.features][:count]
     figure, axes = plt.subplots(2, len(shown), figsize=(1.7 * len(shown), 3.4), squeeze=False)
     for above, below, p in zip(*axes, shown):
         norms = p.features().float().norm(dim=-1)
         side = int(len(norms) ** 0.5)
-        above.imshow(replace(p).picture()); below.imshow(norms[len(norms) - side * side:].view(side, side), cmap="cividis")
+        if p.has_image: above.imshow(replace(p).picture())
+        below.imshow(norms[len(norms) - side * side:].view(side, side), cmap="cividis")
     for a in axes.flat: a.axis("off")
     plt.close(figure)
     return figure
