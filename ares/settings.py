@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['THE_WAY_ONLY', 'CHOICES', 'AT_LEAST_ONE', 'POSITIVE', 'SHARES', 'NOT_NEGATIVE', 'OFFLINE', 'DataSettings',
            'TeacherSettings', 'TrainingSettings', 'ARESConfig', 'refuse_unknown', 'typed', 'asked_models',
-           'check_teachers', 'check_config', 'load_config', 'notebook_config', 'load_splits', 'shown_splits',
+           'check_teachers', 'check_config', 'load_config', 'notebook_config', 'shown_splits', 'load_splits',
            'shown_width', 'make_student', 'load_trained', 'ledger_path', 'llm_settings', 'make_teacher', 'make_judge',
            'check_keys', 'ppo_config', 'sft_config']
 
@@ -267,6 +267,20 @@ def notebook_config(
     refuse_unknown(plain, "notebook parameters")
     return load_config(plain)
 
+# %% ../nbs/19_settings.ipynb #efc6c342
+def shown_splits(
+    config: ARESConfig,
+    splits: dict, # split -> list of `Problem`
+) -> dict: # the same
+    "Problems with the captions and features that the settings name."
+    if config.captions:
+        said = read_captions(config.data, config.captions)
+        splits = {s: [replace(p, caption=said.get(p.id, p.caption)) for p in found] for s, found in splits.items()}
+        if not any(p.caption for found in splits.values() for p in found): raise AresError(f"captions: {config.captions} says nothing of any problem of this run; name a file made for them (nbs/runs/captions.ipynb).")
+    if not config.features: return splits
+    features = load_features(config.features)
+    return {s: with_features(found, features) for s, found in splits.items()}
+
 # %% ../nbs/19_settings.ipynb #5947d6c1
 def load_splits(
     config: ARESConfig,
@@ -282,27 +296,12 @@ def load_splits(
         if not found: raise AresError(f"{config.data}: no {s} problems found.")
     return shown_splits(config, {s: found[:sizes[s] or None] for s, found in splits.items()})
 
-def shown_splits(
-    config: ARESConfig,
-    splits: dict, # split -> list of `Problem`
-) -> dict: # the same
-    "Problems with the captions and features that the settings name."
-    if config.captions:
-        said = read_captions(config.data, config.captions)
-        splits = {s: [replace(p, caption=said.get(p.id, p.caption)) for p in found] for s, found in splits.items()}
-        if not any(p.caption for found in splits.values() for p in found): raise AresError(f"captions: {config.captions} says nothing of any problem of this run; name a file made for them (nbs/runs/captions.ipynb).")
-    if not config.features: return splits
-    features = load_features(config.features)
-    return {s: with_features(found, features) for s, found in splits.items()}
-
 # %% ../nbs/19_settings.ipynb #926c6dbf
 def shown_width(
     config: ARESConfig,
-    problems: list, # of `Problem`
-) -> int | None: # of the features' patches; 0 for pixels, None where there is no picture
-    "The width of what the student is shown, as `load_student` asks for it."
-    if config.features: return load_features(config.features).shape[1]
-    return 0 if any(p.has_image for p in problems) else None
+) -> int | None: # None where the student is shown pixels
+    "The width of the features' patches, as `load_student` asks for it."
+    return load_features(config.features).shape[1] if config.features else None
 
 # %% ../nbs/19_settings.ipynb #b762e221
 def make_student(
@@ -312,7 +311,7 @@ def make_student(
     "The student before any training."
     gold = train[:config.gold_problems or None]
     texts = [rationale_prompt(p) for p in train] + [rationale_target(p, prefix=False) for p in gold] + [answer_prompt(p, "") for p in train] + [answer_target(p) for p in gold]
-    return load_student(config.student, texts=texts, device=pick_device(config.device), dtype=config.dtype, max_prompt_tokens=config.max_prompt_tokens, image_dim=shown_width(config, train))
+    return load_student(config.student, texts=texts, device=pick_device(config.device), dtype=config.dtype, max_prompt_tokens=config.max_prompt_tokens, image_dim=shown_width(config))
 
 # %% ../nbs/19_settings.ipynb #846e4582
 def load_trained(
@@ -320,7 +319,7 @@ def load_trained(
     folder: str | Path, # where the student was saved
 ): # a `Student`
     "A saved student on the run's device."
-    return load_student(str(folder), device=pick_device(config.device), dtype=config.dtype, max_prompt_tokens=config.max_prompt_tokens, image_dim=shown_width(config, []))
+    return load_student(str(folder), device=pick_device(config.device), dtype=config.dtype, max_prompt_tokens=config.max_prompt_tokens, image_dim=shown_width(config))
 
 # %% ../nbs/19_settings.ipynb #ledgerp1
 def ledger_path(

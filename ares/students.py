@@ -6,7 +6,7 @@
 __all__ = ['MARK', 'BLOCK', 'SLICE', 'SIZES', 'image_patches', 'train_tokenizer', 'fuse', 'MultimodalT5Config', 'FusedEncoder',
            'MultimodalT5', 'initialise', 'attend', 'heads_of', 'DecoderCache', 'decode_step', 'truncate', 'draw',
            'next_tokens', 'sample_responses', 'vocabulary_logits', 'chosen_logprobs', 'sliced_logprobs', 'T5Student',
-           'views', 'patch_batch', 'new_student', 'pixel_dim', 'load_t5', 'load_student', 'ValueHead']
+           'views', 'patch_batch', 'new_student', 'load_t5', 'load_student', 'ValueHead']
 
 # %% ../nbs/06_students.ipynb #b721a059
 import copy, difflib
@@ -372,22 +372,17 @@ SIZES = dict(d_model=64, d_ff=128, num_layers=2, num_decoder_layers=2, num_heads
 # %% ../nbs/06_students.ipynb #be57ed4e
 def new_student(
     sizes: dict, # some of `SIZES`, which are the defaults
-    texts: list, # what the tokenizer is trained on
-    image_dim: int = 0, # width of the patches it is shown; 0 for those of pixels
+    texts: list, image_dim: int | None = None, # what the tokenizer is trained on; width of the patches it is shown, None for those of pixels
 ) -> T5Student:
     "A small student with fresh weights and a vocabulary of its own."
     for name in sizes:
         if name not in SIZES: raise AresError(f"student: `{name}` is not a size; did you mean `{difflib.get_close_matches(name, SIZES, n=1, cutoff=0)[0]}`?")
     sizes = SIZES | sizes
     tokenizer = train_tokenizer(texts, sizes["vocab_size"])
-    image_dim = image_dim or pixel_dim(sizes["image_size"], sizes["patch"])
+    image_dim = image_dim or 3 * sizes["patch"] ** 2 + 2 * (sizes["image_size"] // sizes["patch"])
     model = MultimodalT5(MultimodalT5Config(**sizes | dict(vocab_size=len(tokenizer), d_kv=sizes["d_model"] // sizes["num_heads"], image_dim=image_dim)))
     initialise(model)
     return T5Student(model, tokenizer)
-
-def pixel_dim(size: int = 64, patch: int = 16) -> int: # see `image_patches`
-    "Width of a patch of pixels, its marks included."
-    return 3 * patch ** 2 + 2 * (size // patch)
 
 # %% ../nbs/06_students.ipynb #3b0481e8
 def load_t5(
@@ -410,23 +405,19 @@ def load_student(
     source: str | dict, # a folder, the name of a T5 checkpoint on a hub, or sizes for a new student
     texts: list | None = None, # for the vocabulary of a new student
     device: str | torch.device = "cpu", dtype: str = "float32", # or "bfloat16"
-    max_prompt_tokens: int = 512, # longer prompts are cut
-    image_dim: int | None = None, # width of the patches it will be shown: that of features, 0 for pixels; None asks nothing of a saved student
+    max_prompt_tokens: int = 512, image_dim: int | None = None, # longer prompts are cut; width of the features it will be shown, None without
 ) -> T5Student:
     "A student, ready to use."
     hf_logging.disable_progress_bar()  # loading takes a moment here; its bars would only fill the notebooks
-    if isinstance(source, dict): student = new_student(source, texts or [], image_dim or 0)
+    if isinstance(source, dict): student = new_student(source, texts or [], image_dim)
     else:
         try: config, tokenizer = AutoConfig.from_pretrained(source), AutoTokenizer.from_pretrained(source)
         except (OSError, ValueError) as e: raise AresError(f"student: {source!r} is neither a folder with a saved student nor a checkpoint that can be fetched ({str(e).splitlines()[0]})") from None
         if config.model_type not in ("t5", "multimodal_t5"): raise AresError(f"student: {source!r} is a {config.model_type}; a T5 (an encoder-decoder) is needed.")
-        if config.model_type == "t5" and image_dim is not None: config.image_dim = image_dim or pixel_dim()
+        if config.model_type == "t5": config.image_dim = image_dim or image_patches(Image.new("RGB", (1, 1))).shape[1]  # where it brings no fusion of its own
         student = T5Student(load_t5(source, config)[0], tokenizer)
-        shown, trained = "features" if image_dim else "pixels", student.model.config
-        width = image_dim or pixel_dim(trained.image_size, trained.patch)
-        if image_dim is not None and trained.image_dim != width: raise AresError(f"student: {source!r} was trained on patches of width {trained.image_dim}, and those of the {shown} have {width}; give the features it was trained on (`features`), or another student.")
-    student.model.to(device=device, dtype=getattr(torch, dtype))
-    student.max_prompt_tokens = max_prompt_tokens
+        if image_dim not in (None, student.model.config.image_dim): raise AresError(f"student: {source!r} was trained on patches of width {student.model.config.image_dim}, not {image_dim} as those of the features; name the features it was trained on, or another student.")
+    student.model.to(device=device, dtype=getattr(torch, dtype)); student.max_prompt_tokens = max_prompt_tokens
     return student
 
 # %% ../nbs/06_students.ipynb #ddd61911

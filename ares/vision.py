@@ -29,9 +29,7 @@ from .core import *
 from .problems import Problem, image_tag, open_image
 
 # %% ../nbs/04_vision.ipynb #b77837a0
-def picture_key(
-    problem: Problem,
-) -> str: # "" for none, and for one that would have to be fetched
+def picture_key(problem: Problem) -> str: # "" for none, and for one that would have to be fetched
     "A few digits that tell a picture from others."
     image = problem.image
     if isinstance(image, (str, Path)):
@@ -42,9 +40,7 @@ def picture_key(
     return config_hash(dict(skill=problem.facts["skill"], scene=problem.facts["scene"])) if "scene" in problem.facts else ""
 
 # %% ../nbs/04_vision.ipynb #993ef6eb
-def fingerprint(
-    problem: Problem,
-) -> list: # [of its text, of its picture]
+def fingerprint(problem: Problem) -> list: # [of its text, of its picture]
     "A few digits that tell a problem from others."
     return [config_hash(dict(question=problem.question, choices=problem.choices, hint=problem.hint)), picture_key(problem)]
 
@@ -62,8 +58,7 @@ def by_picture(
 
 # %% ../nbs/04_vision.ipynb #76d925b3
 def from_checkpoint(
-    load, # `from_pretrained` of some class
-    name: str, # of a checkpoint, or its folder
+    load, name: str, # `from_pretrained` of some class; a checkpoint's name or folder
     **settings, # for `load`
 ): # what it loads
     "Load a part of a checkpoint, or say in one sentence why not."
@@ -74,8 +69,7 @@ def from_checkpoint(
 # %% ../nbs/04_vision.ipynb #4b5fbe79
 def whole_model(
     kind, # a class of `transformers` that finds the model's own, e.g. `AutoModel`
-    name: str, # of a checkpoint, or its folder
-    device: str = "auto",
+    name: str, device: str = "auto", # of a checkpoint, or its folder; see `pick_device`
 ): # the model, in float32, ready to use
     "A pretrained model with all its weights."
     model, found = from_checkpoint(kind.from_pretrained, name, dtype=torch.float32, output_loading_info=True)
@@ -130,8 +124,7 @@ def part_digest(path: Path) -> str | None: # of a part; None where there is no w
 
 # %% ../nbs/04_vision.ipynb #78f43b07
 def stored(
-    rows: torch.Tensor, # (pictures, patches, dim)
-    dtype: str, # see `make_features`
+    rows: torch.Tensor, dtype: str, # (pictures, patches, dim); see `make_features`
 ) -> torch.Tensor: # on the CPU, in one piece
     "Rows as they are kept."
     rows = rows.to(getattr(torch, dtype)).cpu().contiguous()
@@ -161,11 +154,8 @@ def write_parts(
 
 # %% ../nbs/04_vision.ipynb #ec42e0d4
 def write_index(
-    folder: Path, # with all parts
-    size: int, # rows in a part
-    about: dict, # as for `write_parts`
-    rows: dict, # problem id -> row
-    prints: dict, # problem id -> fingerprint
+    folder: Path, size: int, about: dict, # as for `write_parts`
+    rows: dict, prints: dict, # problem id -> row, and -> fingerprint
 ):
     "Say where the row of each problem is, and whose it is."
     shape = open_part(str(part_path(folder, 0))).get_slice("features").get_shape()[1:]
@@ -197,6 +187,7 @@ class Features:
         other = "question" if text != kept[0] else "picture" if picture and kept[1] and picture != kept[1] else ""
         if other: raise AresError(f"features: {self.folder} has another {other} under problem {problem.id}; make features for these problems in a folder of their own (nbs/runs/features.ipynb).")
 
+# %% ../nbs/04_vision.ipynb #b65de9f6
 def load_features(
     folder: str | Path, # that `make_features` or `import_features` filled
 ) -> Features:
@@ -211,7 +202,7 @@ def load_features(
     if lost: raise AresError(f"features: {folder} lacks {len(lost)} of its files, {lost[0]} first; call make_features again, it makes what is missing.")
     return Features(folder, index)
 
-# %% ../nbs/04_vision.ipynb #1d522c4d
+# %% ../nbs/04_vision.ipynb #ae8dfe87
 DTYPES = ("float16", "bfloat16", "float32")
 
 def claim(
@@ -226,7 +217,7 @@ def claim(
     Path(folder).mkdir(parents=True, exist_ok=True)
     index.unlink(missing_ok=True)
 
-# %% ../nbs/04_vision.ipynb #87cd16f8
+# %% ../nbs/04_vision.ipynb #040ee5a6
 def make_features(
     problems: list, # of `Problem`; those without a picture are passed over
     model: str = "google/vit-large-patch32-384", # a name or folder (paper)
@@ -245,7 +236,7 @@ def make_features(
     write_index(folder, batch_size, about, {id: place[key] for id, key in keys.items()}, prints)
     return load_features(folder)
 
-# %% ../nbs/04_vision.ipynb #8b1fa63a
+# %% ../nbs/04_vision.ipynb #38f0690d
 def with_features(
     problems: list, # of `Problem`
     features: Features | str | Path, # or the folder that holds them
@@ -259,7 +250,7 @@ def with_features(
         if p.id in features: features.check(p)
     return [replace(p, features=features.row(p.id)) if p.id in features else p for p in problems]
 
-# %% ../nbs/04_vision.ipynb #ac42907b
+# %% ../nbs/04_vision.ipynb #29404948
 def plot_patches(
     problems: list, # of which the first few with features are shown
     count: int = 4, # pictures
@@ -276,7 +267,7 @@ def plot_patches(
     plt.close(figure)
     return figure
 
-# %% ../nbs/04_vision.ipynb #753f1b46
+# %% ../nbs/04_vision.ipynb #e8800539
 def open_array(
     path: str | Path, # a tensor saved by torch, or an .npy array
 ): # (pictures, patches, dim), memory-mapped
@@ -290,7 +281,7 @@ def open_array(
     if not numbers or len(array.shape) != 3: raise AresError(f"{path}: must hold one array of numbers with a shape of (pictures, patches, dim), not {getattr(array, 'shape', type(array).__name__)}.")
     return array
 
-# %% ../nbs/04_vision.ipynb #476c9753
+# %% ../nbs/04_vision.ipynb #9aa66dcf
 def named_rows(
     name_map: str | Path, # JSON, problem id -> row number, or its text
     problems: list, # of `Problem`
@@ -298,6 +289,7 @@ def named_rows(
 ) -> dict: # problem id -> row, for problems that are named
     "Which row belongs to which problem."
     names = read_json(name_map)
+    if not isinstance(names, dict): raise AresError(f"{name_map}: must be one JSON object, problem id -> row.")
     rows = {p.id: names[p.id] for p in problems if p.id in names}
     for id, row in rows.items():
         if not str(row).isdecimal() or int(row) >= count: raise AresError(f"{name_map}: problem {id}: {row!r} is not the number of one of {count} rows.")
@@ -305,10 +297,9 @@ def named_rows(
     if lost or not rows: raise AresError(f"{name_map}: names no row for {len(lost) or len(problems)} of the problems, {(lost or [problems[0].id])[0]} first; it belongs to another data set, or these problems to a part of it.")
     return {id: int(row) for id, row in rows.items()}
 
-# %% ../nbs/04_vision.ipynb #73b09ff0
+# %% ../nbs/04_vision.ipynb #5becadbf
 def import_features(
-    source: str | Path, # see `open_array`
-    name_map: str | Path, # see `named_rows`
+    source: str | Path, name_map: str | Path, # see `open_array` and `named_rows`
     problems: list, # of `Problem`
     folder: str | Path, # where they are kept
     dtype: str = "float16", # as for `make_features`
@@ -324,7 +315,7 @@ def import_features(
     write_index(folder, size, about, {id: place[row] for id, row in rows.items()}, {p.id: fingerprint(p) for p in problems if p.id in rows})
     return load_features(folder)
 
-# %% ../nbs/04_vision.ipynb #6c58e902
+# %% ../nbs/04_vision.ipynb #8d0223e2
 ASK = "Say in one sentence what the picture shows." # to models that chat
 
 class Captioner:
@@ -349,7 +340,7 @@ class Captioner:
         if self.chats: said = said[:, given["input_ids"].shape[1]:]
         return [" ".join(text.split()) for text in self.tokenizer.batch_decode(said, skip_special_tokens=True)]
 
-# %% ../nbs/04_vision.ipynb #f000d3f2
+# %% ../nbs/04_vision.ipynb #0da89f6a
 def make_captions(
     problems: list, # of `Problem`; those without a picture are passed over
     model: str = "nlpconnect/vit-gpt2-image-captioning", # a name or folder
@@ -371,7 +362,7 @@ def make_captions(
         write_json(path, kept | dict(captions=kept["captions"] | {id: said[key] for id, key in done.items()}, pictures=kept["pictures"] | done))
     return {id: said[key] for id, key in keys.items()}
 
-# %% ../nbs/04_vision.ipynb #252039a5
+# %% ../nbs/04_vision.ipynb #4dfb235f
 def show_captions(
     problems: list, # of `Problem`
     count: int = 6, # of those with a picture
