@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import GPT2Config, VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig, ViTImageProcessorPil, ViTModel
 
+from ares.alternation import run_ares
 from ares.core import data_folder
 from ares.datasets import load_scienceqa
 from ares.problems import make_problems
@@ -121,3 +122,13 @@ def test_memory_is_that_of_a_batch(models, tmp_path):
     "Twenty times the pictures (49 kB each), the same memory."
     few, many = (int(p.communicate(timeout=120)[0]) / 1e6 for p in [start_making(models, tmp_path/str(n), n) for n in (60, 1200)])
     assert many - few < 25, f"{few:.0f} MB for 60 problems, {many:.0f} MB for 1,200"
+
+
+def test_the_whole_loop_on_features(models, tmp_path):
+    smoke = str(ROOT/"params"/"smoke.yaml")
+    make_features([p for found in load_splits(load_config(smoke)).values() for p in found], models/"vit", tmp_path/"features", device="cpu")
+    run_ares(load_config(smoke, features=str(tmp_path/"features")), tmp_path/"run")
+    results = json.loads((tmp_path/"run"/"results.json").read_text())
+    assert {"baseline", "rl-1", "sft-1"} <= set(results)
+    widths = [json.loads(p.read_text())["image_dim"] for p in (tmp_path/"run").glob("*/model/config.json")]
+    assert len(widths) >= 3 and set(widths) == {32}
