@@ -46,12 +46,12 @@ class Problem:
     facts: dict = field(default_factory=dict) # embedded problems: what every true sentence follows from
     cached: Image.Image | None = field(default=None, repr=False, compare=False)
     @property
-    def has_image(self): return self.image is not None or "scene" in self.facts
+    def has_image(self): return self.image is not None or self.features is not None or "scene" in self.facts
     def picture(self):
         "The picture in RGB, drawn or read when first asked for; None when there is none."
         if isinstance(self.image, (str, Path)): return open_image(self.image, self.id)
         if callable(self.image): return self.image()
-        if self.cached is None and self.has_image: self.cached = self.image or draw_scene(self.facts)
+        if self.cached is None and (self.image or "scene" in self.facts): self.cached = self.image or draw_scene(self.facts)
         return self.cached
     def view(self):
         "What a student is shown: the features of the picture where there are any, else the picture."

