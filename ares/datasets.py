@@ -7,7 +7,7 @@ __all__ = ['TEXT_FIELDS', 'HUB_SPLITS', 'SCIENCEQA', 'COCO_PARTS', 'ANSWERS', 'R
            'MMBENCH', 'is_hub_name', 'on_hub', 'hub_splits', 'hub_pictures', 'HubImage', 'hub_rows', 'listed',
            'verify_image', 'record_fault', 'scienceqa_problem', 'scienceqa_records', 'hub_scienceqa', 'resplit',
            'load_scienceqa', 'coco_image', 'aokvqa_problem', 'divided', 'aokvqa_records', 'load_aokvqa', 'lettered',
-           'mmmu_problem', 'load_mmmu', 'read_records', 'mmbench_problem', 'load_mmbench', 'obstacle', 'takeable']
+           'mmmu_problem', 'read_records', 'load_mmmu', 'mmbench_problem', 'load_mmbench', 'obstacle', 'takeable']
 
 # %% ../nbs/03_datasets.ipynb #78e85eb7
 import ast, hashlib, io, re
@@ -30,6 +30,7 @@ def is_hub_name(
     "Whether it is written as a hub's data set is, `owner/name`, and no folder."
     return isinstance(source, str) and bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source)) and not Path(source).exists()
 
+# %% ../nbs/03_datasets.ipynb #de4129fe
 def on_hub(
     source: str | Path,
     own: str, # pattern of the files of the data set's own layout
@@ -60,6 +61,7 @@ def hub_pictures(
     "The encoded pictures of a split."
     return hub_splits(source, config)[split].select_columns([column]).cast_column(column, hub.Image(decode=False))
 
+# %% ../nbs/03_datasets.ipynb #c9a4eab4
 @dataclass(frozen=True)
 class HubImage:
     "Where a picture lies in a hub's data set; a call fetches it."
@@ -100,6 +102,7 @@ def listed(
     try: return list(ast.literal_eval(value))
     except (ValueError, SyntaxError, TypeError): raise AresError(f"{where}: {value[:60]!r} is not a list.") from None
 
+# %% ../nbs/03_datasets.ipynb #0fe60138
 def verify_image(
     image: Path | HubImage,
     id: str, # of the problem, for the message
@@ -164,6 +167,7 @@ def scienceqa_records(
 HUB_SPLITS = dict(train="train", validation="val", test="test")
 SCIENCEQA = f"image choices answer {' '.join(TEXT_FIELDS)}"
 
+# %% ../nbs/03_datasets.ipynb #61001d48
 def hub_scienceqa(
     source: str, # see `hub_splits`
 ): # yields (id, record, image, caption)
@@ -217,6 +221,7 @@ def coco_image(
 ANSWERS = ("choice", "direct")
 RATIONALES = dict(join=lambda found: " ".join(found), longest=lambda found: max(found, key=len), first=lambda found: found[0])
 
+# %% ../nbs/03_datasets.ipynb #b7732b6d
 def aokvqa_problem(
     record: dict, # one question
     source: str | Path, # its file or data set, for messages
@@ -251,6 +256,7 @@ def divided(
 # %% ../nbs/03_datasets.ipynb #652b4b7b
 AOKVQA = "image question_id question choices correct_choice_idx direct_answers difficult_direct_answer rationales"
 
+# %% ../nbs/03_datasets.ipynb #5766366e
 def aokvqa_records(
     source: str | Path, # see `load_aokvqa`
     parts: tuple, # of "train", "val"
@@ -293,6 +299,7 @@ def lettered(
     "The index that a letter stands for."
     return ord(letter) - 65 if isinstance(letter, str) and re.fullmatch("[A-Z]", letter) else None
 
+# %% ../nbs/03_datasets.ipynb #7076b7af
 def mmmu_problem(
     id: str, record: dict,
     source: str | Path, # for messages
@@ -305,6 +312,12 @@ def mmmu_problem(
     for image in images: verify_image(image, id)
     return Problem(id, str(record["question"]), choices, answer, image=images[0] if len(images) == 1 else None, images=images if len(images) > 1 else [],
                    subject="MMMU", skill=str(record.get("subfield") or ""), split="test")
+
+# %% ../nbs/03_datasets.ipynb #read0001
+def read_records(path: Path) -> list:
+    "JSON lines of a file that must be there."
+    if not path.exists(): raise AresError(f"{path}: no such file.")
+    return read_jsonl(path)
 
 # %% ../nbs/03_datasets.ipynb #c074e464
 MMMU = "id question options answer question_type image_1 image_2 image_3 image_4 image_5 image_6 image_7"
@@ -322,11 +335,6 @@ def load_mmmu(
     if len(closed) < len(records): print(f"{source}: left out {len(records) - len(closed)} open questions of {len(records)}")
     return [mmmu_problem(str(r.get("id") or f"test-{i}"), r, place, [r[f"image_{n}"] for n in range(1, 8) if r.get(f"image_{n}")]) for i, r in closed]
 
-def read_records(path: Path) -> list:
-    "JSON lines of a file that must be there."
-    if not path.exists(): raise AresError(f"{path}: no such file.")
-    return read_jsonl(path)
-
 # %% ../nbs/03_datasets.ipynb #a2a2da65
 MMBENCH = "index question hint answer A B C D category image"
 
@@ -343,6 +351,7 @@ def mmbench_problem(
     if image: verify_image(image, id)
     return Problem(id, str(record["question"]), choices, answer, hint=text("hint"), image=image, subject="MMBench", category=text("L2-category"), skill=text("ability") or text("category"), split="test")
 
+# %% ../nbs/03_datasets.ipynb #023b1190
 def load_mmbench(
     source: str | Path, # a folder with items.jsonl; a folder of parquet files; or a name on the hub, "lmms-lab/MMBench"
     split: str = "dev", # of the hub's; the answers of its test split are hidden
@@ -362,6 +371,7 @@ def obstacle(
     if any(re.search(r"<image \d+>", c) for c in problem.choices): return "Its options are pictures."
     if problem.images: return f"It has {len(problem.images)} pictures, and a student looks at one."
 
+# %% ../nbs/03_datasets.ipynb #cee2c1d7
 def takeable(
     problems: list, # of `Problem`
 ) -> tuple: # (those without an obstacle, obstacle -> how many)

@@ -188,6 +188,7 @@ def magnets(key):
     return dict(question="Will these magnets attract or repel each other?", choices=["attract", "repel"], answer="repel" if p == q else "attract",
                 steps=steps, neutral=[other], scene=dict(p=p, q=q, gap=gap, row=row, tint=tint))
 
+# %% ../nbs/02_problems.ipynb #magn0001
 def draw_magnets(pen, scene):
     "Two bar magnets; north is red, south is blue."
     gap, y = 6 + 8 * scene["gap"], 20 + 32 * scene["row"]
