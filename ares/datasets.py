@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['TEXT_FIELDS', 'HUB_SPLITS', 'SCIENCEQA', 'COCO_PARTS', 'ANSWERS', 'RATIONALES', 'DIVISIONS', 'AOKVQA', 'MMMU',
-           'MMBENCH', 'is_hub_name', 'on_hub', 'hub_splits', 'hub_pictures', 'HubImage', 'hub_rows', 'listed',
-           'verify_image', 'record_fault', 'scienceqa_problem', 'scienceqa_records', 'hub_scienceqa', 'resplit',
-           'load_scienceqa', 'coco_image', 'aokvqa_problem', 'divided', 'aokvqa_records', 'load_aokvqa', 'lettered',
-           'mmmu_problem', 'read_records', 'load_mmmu', 'mmbench_problem', 'load_mmbench', 'obstacle', 'takeable']
+           'MMBENCH', 'is_hub_name', 'on_hub', 'hub_splits', 'hub_pictures', 'close_hub', 'HubImage', 'hub_rows',
+           'listed', 'verify_image', 'record_fault', 'scienceqa_problem', 'scienceqa_records', 'hub_scienceqa',
+           'resplit', 'load_scienceqa', 'coco_image', 'aokvqa_problem', 'divided', 'aokvqa_records', 'load_aokvqa',
+           'lettered', 'mmmu_problem', 'read_records', 'load_mmmu', 'mmbench_problem', 'load_mmbench', 'obstacle',
+           'takeable']
 
 # %% ../nbs/03_datasets.ipynb #78e85eb7
 import ast, hashlib, io, re
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import datasets as hub
 from PIL import Image
+from pyarrow import default_memory_pool
 
 # %% ../nbs/03_datasets.ipynb #50ba3cba
 from .core import *
@@ -60,6 +62,10 @@ def hub_pictures(
 ) -> hub.Dataset: # of the column alone; its cells are dict(bytes, path)
     "The encoded pictures of a split."
     return hub_splits(source, config)[split].select_columns([column]).cast_column(column, hub.Image(decode=False))
+
+def close_hub():
+    "Let go of the tables: what was read of their files no longer counts as this process's memory. Who needs one opens it again."
+    hub_splits.cache_clear(); hub_pictures.cache_clear(); default_memory_pool().release_unused()
 
 # %% ../nbs/03_datasets.ipynb #c9a4eab4
 @dataclass(frozen=True)
@@ -174,6 +180,7 @@ def hub_scienceqa(
     "The records of ScienceQA as the hub has them, in its order."
     for split in (s for s in HUB_SPLITS if s in hub_splits(source)):
         for i, row in enumerate(hub_rows(source, split, SCIENCEQA)): yield f"{split}-{i}", row | dict(split=HUB_SPLITS[split]), row["image"], ""
+    close_hub()
 
 # %% ../nbs/03_datasets.ipynb #d15cb43b
 def resplit(
@@ -272,6 +279,7 @@ def aokvqa_records(
         place = Path(source)/f"aokvqa_v1p0_{part}.json"
         if not place.exists(): raise AresError(f"{place}: no such file; A-OKVQA's questions come as aokvqa_v1p0_train.json and aokvqa_v1p0_val.json (a folder with val alone can be tried with `aokvqa_division: sample`).")
         for record in read_json(place): yield part, place, record, coco_image(Path(source), record.get("image_id", 0))
+    close_hub()
 
 # %% ../nbs/03_datasets.ipynb #0d825e4f
 def load_aokvqa(
