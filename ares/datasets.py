@@ -29,8 +29,8 @@ from .problems import MAX_PIXELS, Problem, open_image
 def is_hub_name(
     source: str | Path, # what `data` says
 ) -> bool:
-    "Whether it is written as a hub's data set is, `owner/name`, and no folder."
-    return isinstance(source, str) and bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source)) and not Path(source).exists()
+    "Whether it is written as a hub's data set is, `owner/name`, and there is no folder `owner` here."
+    return isinstance(source, str) and bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source)) and not Path(source).parent.exists()
 
 # %% ../nbs/03_datasets.ipynb #de4129fe
 def on_hub(
