@@ -1,5 +1,5 @@
-"Data sets at their real size, from a hub, in words, and with ten options."
-import json, os, subprocess, sys
+"Data sets from a hub, answered in words, with ten options, and with many pictures."
+import hashlib, http.server, json, os, subprocess, sys, threading
 from dataclasses import replace
 from unittest.mock import patch
 
@@ -54,6 +54,85 @@ def test_a_student_is_evaluated_on_mmmu_and_mmbench(tmp_path, capsys):
     assert "set aside 1 of 21 problems: 1 x Its options are pictures." in capsys.readouterr().out
 
 
+def rows(n, picture, with_picture):
+    "Rows as ScienceQA has them; the first have a picture."
+    return [{f: f"{f} {i}" for f in TEXT_FIELDS} | dict(choices=["a", "b"], answer=i % 2, image=dict(bytes=picture, path=None) if i < with_picture else None) for i in range(n)]
+
+
+def write_parquet(path, records):
+    import datasets
+    datasets.disable_progress_bars()
+    kinds = datasets.Features({f: datasets.Value("string") for f in TEXT_FIELDS} | dict(choices=datasets.List(datasets.Value("string")), answer=datasets.Value("int8"), image=datasets.Image()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    datasets.Dataset.from_list(records, features=kinds).to_parquet(path)
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    "As much of the hub as `datasets` asks for: one data set, its list of files, its files."
+    name, commit = "derek-thomas/ScienceQA", "a" * 40
+
+    def log_message(self, *_): pass
+
+    def reply(self, body=b"", code=200, **headers):
+        self.send_response(code)
+        for name, value in headers.items() | {"Content-Length": str(len(body))}.items(): self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD": self.wfile.write(body)
+
+    def missing(self, what): self.reply(code=404, X_Error_Code=f"{what}NotFound")
+
+    def entry(self, path):
+        common = dict(path=str(path.relative_to(self.root)), size=path.stat().st_size)
+        return common | (dict(type="directory", oid="d" * 40) if path.is_dir() else dict(type="file", oid=hashlib.sha1(path.read_bytes()).hexdigest()))
+
+    def do_GET(self):
+        path = self.path.split("?")[0]
+        api, files = f"/api/datasets/{self.name}", f"/datasets/{self.name}/resolve/"
+        if path.startswith(f"{api}/tree/"):
+            here = self.root/path.removeprefix(f"{api}/tree/").partition("/")[2]
+            return self.reply(json.dumps([self.entry(p) for p in here.iterdir()]).encode()) if here.is_dir() else self.missing("Entry")
+        if path == api or path.startswith(f"{api}/revision/"):
+            return self.reply(json.dumps(dict(id=self.name, sha=self.commit, private=False, gated=False, disabled=False, tags=[], siblings=[])).encode())
+        if not path.startswith(files): return self.missing("Repo")
+        file = self.root/path.removeprefix(files).partition("/")[2]
+        if not file.is_file(): return self.missing("Entry")
+        self.reply(file.read_bytes(), ETag=f'"{hashlib.sha1(file.read_bytes()).hexdigest()}"', X_Repo_Commit=self.commit)
+
+    def do_HEAD(self): self.do_GET()
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["paths"]
+        self.reply(json.dumps([self.entry(self.root/p) for p in asked if (self.root/p).exists()]).encode())
+
+
+FROM_HUB = """
+import json, sys
+from ares.core import AresError
+from ares.datasets import load_scienceqa
+problems = load_scienceqa("derek-thomas/ScienceQA")
+try: load_scienceqa("nobody/nothing"); said = ""
+except AresError as e: said = str(e)
+print(json.dumps([[p.id for p in problems], [list(p.picture().getpixel((0, 0))) for p in problems if p.has_image], said]))
+"""
+
+def test_scienceqa_comes_from_a_hub_and_then_from_its_cache(tmp_path):
+    Image.new("RGB", (8, 8), (200, 10, 20)).save(tmp_path/"image.png")
+    for split, n in dict(train=3, validation=2, test=1).items(): write_parquet(tmp_path/"hub"/"data"/f"{split}-00000-of-00001.parquet", rows(n, (tmp_path/"image.png").read_bytes(), 1))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Server", (Hub,), dict(root=tmp_path/"hub")))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    def load(**env):
+        env = os.environ | dict(HF_ENDPOINT=f"http://127.0.0.1:{server.server_port}", HF_HOME=str(tmp_path/"home"), HF_HUB_DISABLE_XET="1") | env
+        done = subprocess.run([sys.executable, "-c", FROM_HUB], capture_output=True, text=True, env=env, timeout=120)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return json.loads(done.stdout.splitlines()[-1])
+    try: ids, pixels, said = load()
+    finally: server.shutdown()
+    assert ids == ["train-0", "train-1", "train-2", "validation-0", "validation-1", "test-0"] and pixels == [[200, 10, 20]] * 3
+    assert said.startswith("nobody/nothing: no folder") and "DatasetNotFoundError" in said
+    assert load(HF_HUB_OFFLINE="1")[:2] == [ids, pixels]
+    assert {"hub", "datasets"} <= {p.name for p in (tmp_path/"home").iterdir()}
+
+
 PROBE = """
 import json, sys, psutil
 from ares.datasets import load_scienceqa
@@ -65,18 +144,13 @@ for source in sys.argv[1:]: print(json.dumps([sum(p.has_image for p in load_scie
 def test_memory_does_not_grow_with_the_pictures(form, tmp_path):
     "600 pictures of 100 KB each, 60 MB in all, must leave no trace in the memory of a process that has loaded them."
     import datasets
-    datasets.disable_progress_bars()
     Image.frombytes("RGB", (192, 192), os.urandom(192 * 192 * 3)).save(tmp_path/"image.png")
     picture = (tmp_path/"image.png").read_bytes()
-    kinds = datasets.Features({f: datasets.Value("string") for f in TEXT_FIELDS} | dict(choices=datasets.List(datasets.Value("string")), answer=datasets.Value("int8"), image=datasets.Image()))
     for n in (0, 600):
         place = tmp_path/str(n)
-        records = [{f: f"{f} {i}" for f in TEXT_FIELDS} | dict(choices=["a", "b"], answer=i % 2, image="image.png" if i < n else None) for i in range(800)]
-        if form == "parquet":
-            place.mkdir()
-            datasets.Dataset.from_list([r | dict(image=r["image"] and dict(bytes=picture, path=None)) for r in records], features=kinds).to_parquet(place/"train.parquet")
+        if form == "parquet": write_parquet(place/"train.parquet", rows(800, picture, n))
         else:
-            write_json(place/"problems.json", {str(i): r | dict(split="train") for i, r in enumerate(records)})
+            write_json(place/"problems.json", {str(i): r | dict(split="train", image=r["image"] and "image.png") for i, r in enumerate(rows(800, picture, n))})
             for i in range(n):
                 (place/"images"/"train"/str(i)).mkdir(parents=True)
                 (place/"images"/"train"/str(i)/"image.png").write_bytes(picture)
