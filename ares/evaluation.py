@@ -63,9 +63,9 @@ def stage_answers(
     rollouts: list, # the stage's rationales of test problems
     folder: Path, # of the stage
     config: ARESConfig,
-) -> list: # index of the named choice, or None, one a rollout
+) -> list: # index of the named choice, words, or None, one a rollout
     "Answers read from a stage's rationales."
-    if config.answer_model == "conclusion": return [read_conclusion(r.text, r.problem.choices) for r in rollouts]
+    if config.answer_model == "conclusion": return [read_conclusion(r.text, r.problem) for r in rollouts]
     problems = train[:config.answer_problems or None]
     if config.answer_model == "separate": answerer = separate_answerer(folder.parent/"baseline", problems, config)
     else:
@@ -78,7 +78,7 @@ def stage_answers(
 def measure(
     teacher, judge, # who scores the sentences, without noise; who compares the pairs
     rollouts: list, # the stage's test rationales; scored here
-    answers: list, # index or None
+    answers: list, # index, words or None
     baseline: list | None, # texts of the baseline for the same problems
     similarity: bool = False, # also of sentence embeddings
     stage: str = "", # shown by progress bars; none without it

@@ -25,25 +25,26 @@ CATEGORIES = dict(NAT=lambda p: p.subject == "natural science", SOC=lambda p: p.
 
 def accuracy_by_category(
     problems: list, # of `Problem`
-    predictions: list, # index of a choice, or None, one a problem
+    predictions: list, # index of a choice, words, or None, one a problem
     categories: dict | None = None, # name -> which problems; the benchmark's by default
 ) -> dict: # category -> per cent, None where no problem falls into it
     "The benchmark's accuracies."
-    right = [p.answer == a for p, a in zip(problems, predictions, strict=True)]
-    groups = {name: [ok for p, ok in zip(problems, right) if inside(p)] for name, inside in (categories or CATEGORIES).items()}
+    credit = [p.credit(a) for p, a in zip(problems, predictions, strict=True)]
+    groups = {name: [c for p, c in zip(problems, credit) if inside(p)] for name, inside in (categories or CATEGORIES).items()}
     return {name: round(100 * sum(g) / len(g), 2) if g else None for name, g in groups.items()}
 
 # %% ../nbs/17_metrics.ipynb #8f837801
 def majority_answers(
     problems: list, # to be answered
     train: list, # problems whose answers may be counted
-) -> list: # index of a choice, one a problem
+) -> list: # index of a choice, or words, one a problem
     "The answers of somebody who only knows how often each answer was right."
     texts, places = {}, {}
     for p in train:
-        texts.setdefault(p.skill, Counter())[p.choices[p.answer]] += 1
+        texts.setdefault(p.skill, Counter())[p.answer_text] += 1
         places.setdefault(p.skill, Counter())[p.answer] += 1
     def guess(p):
+        if p.direct_answers: return next((text for text, _ in texts.get(p.skill, Counter()).most_common(1)), None)
         counts = [texts.get(p.skill, Counter())[c] for c in p.choices]
         if max(counts) > 0: return counts.index(max(counts))
         return next((i for i, _ in places.get(p.skill, Counter()).most_common() if i < len(p.choices)), 0)
@@ -52,12 +53,12 @@ def majority_answers(
 # %% ../nbs/17_metrics.ipynb #c0595625
 def accuracy_by_skill(
     problems: list,
-    predictions: list, # index or None
+    predictions: list, # index, words or None
     train: list, # for the majority
 ) -> pd.DataFrame: # a row a skill: n, accuracy, majority (per cent)
     "Accuracy of each skill beside the majority answer's."
-    table = pd.DataFrame(dict(skill=[p.skill for p in problems], accuracy=[p.answer == a for p, a in zip(problems, predictions, strict=True)],
-                              majority=[p.answer == a for p, a in zip(problems, majority_answers(problems, train))]))
+    table = pd.DataFrame(dict(skill=[p.skill for p in problems], accuracy=[p.credit(a) for p, a in zip(problems, predictions, strict=True)],
+                              majority=[p.credit(a) for p, a in zip(problems, majority_answers(problems, train))]))
     grouped = table.groupby("skill").agg(n=("accuracy", "size"), accuracy=("accuracy", "mean"), majority=("majority", "mean"))
     return (grouped * [1, 100, 100]).round(1)
 

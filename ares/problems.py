@@ -13,8 +13,9 @@ __all__ = ['SKILLS', 'COLOURS', 'INK', 'PAPER', 'GLASS', 'CONCLUSION', 'NAMES', 
 
 # %% ../nbs/02_problems.ipynb #2fecded9
 import base64, hashlib, html, io, itertools, random, re, warnings
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -33,6 +34,7 @@ class Problem:
     answer: int # index into `choices`
     hint: str = "" # context given in words
     image: Path | Image.Image | Callable | None = None # a file, or what a function fetches, is read when it is asked for
+    images: list = field(default_factory=list) # of the same kinds, where a problem has several pictures; `image` is None then
     features: Callable | None = None # fetches what a vision model made of the picture, (patches, dim)
     caption: str = "" # what a captioner said of the image
     lecture: str = ""
@@ -43,16 +45,28 @@ class Problem:
     skill: str = ""
     grade: str = ""
     split: str = ""
+    direct_answers: list = field(default_factory=list) # texts, by several people; where there are any, the answer is written freely and no choice is shown
     facts: dict = field(default_factory=dict) # embedded problems: what every true sentence follows from
     cached: Image.Image | None = field(default=None, repr=False, compare=False)
     @property
-    def has_image(self): return self.image is not None or self.features is not None or "scene" in self.facts
+    def has_image(self): return self.image is not None or self.features is not None or bool(self.images) or "scene" in self.facts
+    @property
+    def options(self): return [] if self.direct_answers else self.choices
+    @property
+    def answer_text(self): return Counter(filter(None, self.direct_answers)).most_common(1)[0][0] if self.direct_answers else self.choices[self.answer]
+    def credit(self, answer):
+        "What an answer earns, 0 to 1: the index of a choice all or nothing; a text a third for each of the people who wrote the same."
+        return min(1.0, self.direct_answers.count(answer) / 3) if self.direct_answers else float(answer == self.answer)
     def picture(self):
         "The picture in RGB, drawn or read when first asked for; None when there is none."
+        if self.images: raise AresError(f"problem {self.id} has {len(self.images)} pictures, not one; `takeable` in ares.datasets sets such problems aside.")
         if isinstance(self.image, (str, Path)): return open_image(self.image, self.id)
         if callable(self.image): return self.image()
         if self.cached is None and (self.image or "scene" in self.facts): self.cached = self.image or draw_scene(self.facts)
         return self.cached
+    def pictures(self):
+        "All pictures, one after the other."
+        return (replace(self, image=image, images=[], cached=None).picture() for image in self.images or ([self.image] if self.has_image else []))
     def view(self):
         "What a student is shown: the features of the picture where there are any, else the picture."
         return self.features() if self.features else self.picture()
@@ -74,8 +88,8 @@ def image_tag(
 def problem_html(problem: Problem) -> str:
     "Picture, question and choices of a problem."
     choices = " ".join(f"<span style='margin-right:1em'>{'<b>' if i == problem.answer else ''}({chr(65 + i)}) {html.escape(c)}{' ✓</b>' if i == problem.answer else ''}</span>"
-                       for i, c in enumerate(problem.choices))
-    return (f"<div style='display:flex;gap:14px;align-items:flex-start;margin:6px 0'>{image_tag(problem.picture())}<div style='text-align:left'>"
+                       for i, c in enumerate(problem.options)) or f"<b>{html.escape(problem.answer_text)} ✓</b>"
+    return (f"<div style='display:flex;gap:14px;align-items:flex-start;margin:6px 0'>{''.join(map(image_tag, problem.pictures()))}<div style='text-align:left'>"
             f"<b>{html.escape(problem.question)}</b><br>{html.escape(problem.hint)}<div style='margin-top:4px'>{choices}</div>"
             f"<small style='opacity:.7'>{html.escape(problem.skill)}</small></div></div>")
 
@@ -174,6 +188,7 @@ def magnets(key):
     return dict(question="Will these magnets attract or repel each other?", choices=["attract", "repel"], answer="repel" if p == q else "attract",
                 steps=steps, neutral=[other], scene=dict(p=p, q=q, gap=gap, row=row, tint=tint))
 
+# %% ../nbs/02_problems.ipynb #magn0001
 def draw_magnets(pen, scene):
     "Two bar magnets; north is red, south is blue."
     gap, y = 6 + 8 * scene["gap"], 20 + 32 * scene["row"]
@@ -476,16 +491,18 @@ def sentence_slot(
 MAX_PIXELS = 50_000_000
 
 def open_image(
-    path: str | Path,
+    path: str | Path | io.BytesIO,
     id: str, # of the problem, for the message
+    place: str = "", # where the picture lies, for the message; `path` itself by default
 ) -> Image.Image: # RGB
     "Read a picture, or say what is wrong with it."
+    place = place or path
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                if image.width * image.height > MAX_PIXELS: raise AresError(f"{path}: problem {id}, field `image`: {image.width} x {image.height} pixels are too many; scale it down.")
+                if image.width * image.height > MAX_PIXELS: raise AresError(f"{place}: problem {id}, field `image`: {image.width} x {image.height} pixels are too many; scale it down.")
                 return image.convert("RGB")
     except AresError: raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-        raise AresError(f"{path}: problem {id}, field `image`: cannot be read ({type(e).__name__}); put the picture there, or leave the problem out.") from None
+        raise AresError(f"{place}: problem {id}, field `image`: cannot be read ({type(e).__name__}); put the picture there, or leave the problem out.") from None

@@ -11,6 +11,7 @@ __all__ = ['SCALE', 'VERSION', 'DATA_NOT_ORDERS', 'SCORE', 'CORRECT', 'COMPARE',
 
 # %% ../nbs/09_questions.ipynb #c7b75421
 import hashlib, io, json, re
+from pathlib import Path
 
 from PIL import Image
 
@@ -107,7 +108,7 @@ def problem_block(
     "A problem as the teacher reads it."
     if knowledge not in KNOWLEDGE: raise AresError(f"teacher_knowledge: {knowledge!r} must be one of {', '.join(KNOWLEDGE)}.")
     text = question_text(problem, caption=not problem.has_image)
-    if knowledge != "form": text += f"Right answer: ({chr(65 + problem.answer)}) {problem.choices[problem.answer]}\n"
+    if knowledge != "form": text += f"Right answer: {'' if problem.direct_answers else f'({chr(65 + problem.answer)}) '}{problem.answer_text}\n"
     if knowledge == "facts" and problem.solution: text += f"Reference solution: {json.dumps(problem.solution, ensure_ascii=False)}\n"
     return f"<problem>\n{text}</problem>"
 
@@ -157,9 +158,9 @@ def picture_bytes(
     "The picture as it is sent."
     picture = problem.picture()
     if picture is None: return None
-    if max(picture.size) <= side and not isinstance(problem.image, (Image.Image, type(None))):
+    if max(picture.size) <= side and isinstance(problem.image, (str, Path)):
         with Image.open(problem.image) as file: kind = file.format
-        if kind in MEDIA_TYPES: return MEDIA_TYPES[kind], problem.image.read_bytes(), picture.size
+        if kind in MEDIA_TYPES: return MEDIA_TYPES[kind], Path(problem.image).read_bytes(), picture.size
     if max(picture.size) > side: picture.thumbnail((side, side), Image.LANCZOS)
     return MEDIA_TYPES["PNG"], png(picture), picture.size
 

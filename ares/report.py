@@ -320,11 +320,12 @@ def pick_examples(
 def stage_row(
     stage: str,
     rollout: Rollout,
-    answer: int | None, # index of a choice
+    answer: int | str | None, # index of a choice, or words
 ) -> str: # a table row
     "One stage's rationale and answer as HTML."
     p = rollout.problem
-    said = "no answer" if answer is None else f"({chr(65 + answer)}) {html.escape(p.choices[answer])} {'✓' if answer == p.answer else '✗'}"
+    words, credit = f"({chr(65 + answer)}) {p.choices[answer]}" if isinstance(answer, int) else answer, p.credit(answer)
+    said = "no answer" if answer is None else f"{html.escape(words)} {'✓' if credit == 1 else f'({credit:.2f})' if credit else '✗'}"
     cut = "" if rollout.finished else " <small style='opacity:.7'>(cut off)</small>"
     cell = "padding:4px 10px 4px 0;text-align:left;vertical-align:top;white-space:normal"
     return (f"<tr style='background:none'><td style='{cell};white-space:nowrap;width:5em'><b>{html.escape(stage)}</b></td><td style='{cell}'>{tinted_html(rollout.sentences, rollout.scores)}{cut}</td>"

@@ -164,7 +164,7 @@ def tinted_html(
 def rollout_html(rollout: Rollout) -> str:
     "Picture, question, choices and the tinted rationale."
     p = rollout.problem
-    choices = " &nbsp; ".join(f"({chr(65 + i)}) {html.escape(c)}" for i, c in enumerate(p.choices))
+    choices = " &nbsp; ".join(f"({chr(65 + i)}) {html.escape(c)}" for i, c in enumerate(p.options))
     return (f"<div style='display:flex;gap:14px;align-items:flex-start;margin:8px 0'>{image_tag(p.picture())}<div style='text-align:left;max-width:46em'><b>{html.escape(p.question)}</b> "
             f"{html.escape(p.hint)}<br><small>{choices}</small><div style='margin-top:6px'>{tinted_html(rollout.sentences, rollout.scores)}</div></div></div>")
 

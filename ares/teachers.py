@@ -188,7 +188,7 @@ def reference_correction(
         bad = sentence_key(sentence) in seen or not is_finished(sentence) or (knowledge != "form" and names_wrong_choice(problem, sentence))
         if not bad: kept.append(sentence)
         seen.add(sentence_key(sentence))
-    answer = problem.choices[problem.answer]
+    answer = problem.answer_text
     if knowledge != "form" and f" {sentence_key(answer)} " not in f" {sentence_key(' '.join(kept[-1:]))} ": kept.append(f"So, the answer is {answer.rstrip('.')}.")
     return " ".join(kept)
 

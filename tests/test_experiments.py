@@ -3,6 +3,7 @@ import papermill
 import pytest
 
 from conftest import ROOT
+from ares.core import data_folder
 
 SMOKE = str(ROOT/"params"/"smoke.yaml")
 SMALL = {
@@ -10,7 +11,10 @@ SMALL = {
     "reward_hacking": dict(params=SMOKE, overrides=dict(rounds=1, collections=2, neutral=-0.3, kl_coef=0.0)),
     "asking": dict(params=SMOKE, problems_n=24, collect_n=12, reply_seconds=0.05),
     "speed": dict(prompts_n=4, samples=2, new_tokens=8, vocabulary=2000, size=dict(d_model=32, d_ff=64, num_layers=1, num_decoder_layers=1, num_heads=2), repeats=1),
+    "loading": dict(problems_n=60, images_ns=[20]),
+    "published": dict(problems_n=40),
 }
+NEEDS = {"published": "scienceqa/rationales"}  # of the real samples
 
 
 def test_every_experiment_is_tried():
@@ -18,7 +22,10 @@ def test_every_experiment_is_tried():
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_experiment_runs(name, tmp_path):
+def test_experiment_runs(name, tmp_path, monkeypatch):
+    if name in NEEDS:
+        if not (data_folder() and (data_folder()/NEEDS[name]).exists()): pytest.skip(f"needs {NEEDS[name]} (ARES_DATA)")
+        monkeypatch.setenv("ARES_DATA", str(data_folder().resolve()))
     parameters = SMALL[name] | (dict(home=str(tmp_path/"runs"), images=str(tmp_path)) if name == "demo" else dict(run=str(tmp_path/"run"), baseline="") if name == "reward_hacking" else {})
     done = papermill.execute_notebook(str(ROOT/"nbs"/"experiments"/f"{name}.ipynb"), str(tmp_path/"out.ipynb"), parameters=parameters, cwd=str(tmp_path), progress_bar=False,
                                       extra_arguments=["--log-level=ERROR"])
