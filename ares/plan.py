@@ -12,7 +12,7 @@ __all__ = ['ATTENTION', 'FLOPS', 'T5_SIZES', 'KNOWN', 'STAGES', 'FEW', 'CASES', 
            'stage_seconds', 'clocked', 'measured_machine', 'plan_costs', 'plan_run', 'plan_text', 'plot_plan']
 
 # %% ../nbs/24_plan.ipynb #e83d2146
-import ctypes, math, multiprocessing, resource, textwrap, time, weakref
+import ctypes, math, multiprocessing, resource, textwrap, time, warnings, weakref
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -247,7 +247,9 @@ def stage_models(
 # %% ../nbs/24_plan.ipynb #4ae5a913
 def checkpoint_layers(model):
     "Let each layer forget its activations and compute them again."
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=dict(use_reentrant=False))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # it is about to get another name
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=dict(use_reentrant=False))
     for layer in model.modules():
         if isinstance(layer, GradientCheckpointingLayer): layer.training = True
 

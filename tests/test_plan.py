@@ -1,16 +1,16 @@
 "What a plan says, beside what is measured, and as a command."
-import os, subprocess, sys
-from pathlib import Path
-
 import pytest
 
 from conftest import ROOT
 
-ARES = "import sys; from ares.cli import main; sys.exit(main(sys.argv[1:]))"
 
-
-def plan(*words, cwd):
-    return subprocess.run([sys.executable, "-c", ARES, "plan", *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=300, env=os.environ | dict(HF_HUB_OFFLINE="1"))
+@pytest.fixture
+def plan(capsys, monkeypatch):
+    "The command: its exit code, and what it prints and complains of."
+    from ares.cli import main
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    def run(*words): return main(["plan", *map(str, words)]), *capsys.readouterr()
+    return run
 
 
 def test_planned_memory_is_what_is_measured():
@@ -36,11 +36,11 @@ def test_more_rows_take_more_and_checkpointing_less():
     assert total("scienceqa_sample", "baseline", gradient_checkpointing=True) < 0.7 * total("scienceqa_sample", "baseline")
 
 
-def test_the_command_needs_neither_weights_nor_data(tmp_path):
-    done = plan(ROOT/"params"/"scienceqa_sample.yaml", "-p", "data", "nowhere", "-p", "teacher", "claude", "--tflops", 1, "--gigabytes-per-second", 100, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert max(map(len, done.stdout.splitlines())) <= 120
-    assert all(word in done.stdout for word in ("PPO update", "this machine", "RTX 4090     fits", "since the data is not there", "calls"))
+def test_the_command_needs_neither_weights_nor_data(plan):
+    code, said, _ = plan(ROOT/"params"/"scienceqa_sample.yaml", "-p", "data", "nowhere", "-p", "teacher", "claude", "--tflops", 1, "--gigabytes-per-second", 100)
+    assert code == 0
+    assert max(map(len, said.splitlines())) <= 120
+    assert all(word in said for word in ("PPO update", "this machine", "RTX 4090     fits", "since the data is not there", "calls"))
 
 
 @pytest.mark.parametrize("words, message", [
@@ -48,6 +48,6 @@ def test_the_command_needs_neither_weights_nor_data(tmp_path):
     ([ROOT/"params"/"smoke.yaml", "--tflops", 5], "belong together"),
     ([ROOT/"params"/"smoke.yaml", "-p", "student", "somebody/else"], "nor known here"),
 ])
-def test_nonsense_gets_one_sentence(words, message, tmp_path):
-    done = plan(*words, cwd=tmp_path)
-    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+def test_nonsense_gets_one_sentence(words, message, plan):
+    code, _, complaint = plan(*words)
+    assert code == 1 and message in complaint and "Traceback" not in complaint
