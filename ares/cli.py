@@ -113,8 +113,7 @@ def find_run(
     target: str, # a YAML file, or the name of a run
     name: str | None = None, # name of a new run; the file's own name by default
     overrides: dict = {}, # settings given on the command line
-    home: Path = Path("runs"), # where runs live
-    need_data: bool = True, # see `check_config`
+    home: Path = Path("runs"), need_data: bool = True, # where runs live; see `check_config`
 ): # (config, folder)
     "The settings and the folder of a run, new or old."
     if target.endswith((".yaml", ".yml")): return load_config(target, need_data, **overrides), home/(name or Path(target).stem)
@@ -134,9 +133,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--name", help="name of the new run (default: the file's name)")
     run.add_argument("--rehearse", action="store_true", help="let an offline teacher on this machine answer for the language models; nothing is paid")
     cost = commands.add_parser("cost", help="say what a run would ask and pay; nothing is sent")
-    cost.add_argument("target", help="a parameter file, or the name of a run")
     plan = commands.add_parser("plan", help="say which memory, hours and dollars a run would need; nothing is loaded or sent")
-    plan.add_argument("target", help="a parameter file, or the name of a run")
+    for command in (cost, plan): command.add_argument("target", help="a parameter file, or the name of a run")
     plan.add_argument("--tflops", type=float, help="arithmetic that the machine reaches, for the hours")
     plan.add_argument("--gigabytes-per-second", type=float, help="memory traffic that it reaches")
     plan.add_argument("--measure", action="store_true", help="measure both on this machine, with fresh weights")

@@ -237,9 +237,10 @@ def stage_models(
         with torch.device("meta"): head, reference = ValueHead(student, config.value_model), student.copy().model.requires_grad_(False)
         if config.mixed_precision == "bf16": reference = reference.to(torch.bfloat16)
         return student, head, {"weights": [student.model], "value network": [head], "reference": [reference]}
-    if stage != "answers" or config.answer_model == "conclusion": return student, None, {"weights": [student.model]}
+    if stage != "answers": return student, None, {"weights": [student.model]}
     answerer = student.copy()
     student.model.requires_grad_(False)
+    if config.answer_model == "conclusion": return student, None, {"weights": [student.model]}
     with torch.device("meta"):
         if config.answer_model == "adapter": add_adapter(answerer, config.lora_r, config.lora_alpha, config.lora_dropout)
     return answerer, None, {"weights": [answerer.model, student.model]}
@@ -566,9 +567,9 @@ def plan_run(
 # %% ../nbs/24_plan.ipynb #85c36639
 def plan_text(plan: dict) -> str:
     "The plan for a terminal of 120 columns."
-    whole, gpus = "{:,.0f}".format, plan["gpus"]
+    whole, gpus, (scale, unit) = "{:,.0f}".format, plan["gpus"], (1, "GB") if plan["memory"]["total"].max() > 1 else (1000, "MB")
     work = plan["work"].assign(tokens=plan["work"]["tokens"] / 1e6).rename(columns={"tokens": "tokens (M)"})
-    lines = [f"{plan['parameters']:,} parameters", "", "Memory of a process, GB", plan["memory"].to_string(float_format="{:.2f}".format), "",
+    lines = [f"{plan['parameters']:,} parameters", "", f"Memory of a process, {unit}", (scale * plan["memory"]).to_string(float_format="{:.2f}".format), "",
              "Work, all rounds together", work.to_string(formatters={c: whole for c in ("steps", "trained", "written", "tokens (M)", "calls")} | {c: "{:,.2f}".format for c in ("live $", "batch $")}), "",
              "Hours" + ("" if "this machine" in plan["hours"] else f" at {ARITHMETIC:.0%} of a GPU's arithmetic and {BANDWIDTH:.0%} of its bandwidth"), plan["hours"].to_string(float_format="{:.2f}".format), ""]
     for name, gpu in gpus.iterrows():
