@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['run_notebook', 'differing', 'execute_notebook', 'draw_stage', 'notebook_stage', 'shared_stage', 'make_report',
-           'find_run', 'parser', 'show_cost', 'show_ledger', 'rehearsal', 'refuse_rehearsed', 'show_published', 'main']
+           'find_run', 'parser', 'show_cost', 'show_plan', 'show_ledger', 'rehearsal', 'refuse_rehearsed',
+           'show_published', 'main']
 
 # %% ../nbs/26_cli.ipynb #7f836c59
 import argparse, logging, os, sys, time, warnings
@@ -24,6 +25,7 @@ from .core import *
 from .costs import cost_sentences, estimate_costs, failures, open_ledger
 from .ledger import Ledger
 from .llm_teachers import load_teacher
+from .plan import LAUNCH, measured_machine, plan_run, plan_text
 from .processes import alone, from_main, is_main, process_count, shown_progress
 from .stand_in import StandIn
 from .report import export_html, read_results, results_table
@@ -107,15 +109,15 @@ def find_run(
     target: str, # a YAML file, or the name of a run
     name: str | None = None, # name of a new run; the file's own name by default
     overrides: dict = {}, # settings given on the command line
-    home: Path = Path("runs"), # where runs live
+    home: Path = Path("runs"), need_data: bool = True, # where runs live; see `check_config`
 ): # (config, folder)
     "The settings and the folder of a run, new or old."
-    if target.endswith((".yaml", ".yml")): return load_config(target, **overrides), home/(name or Path(target).stem)
+    if target.endswith((".yaml", ".yml")): return load_config(target, need_data, **overrides), home/(name or Path(target).stem)
     run = home/target
     if not (run/"config.json").exists(): raise AresError(f"{target}: neither a parameter file (.yaml) nor a run in {home}/.")
     fixed = [k for k in overrides if k not in THE_WAY_ONLY]
     if name or fixed: raise AresError(f"{target}: a run keeps its name and settings{f' (`{fixed[0]}`)' if fixed else ''}; give a parameter file to start another.")
-    return load_config(read_json(run/"config.json"), **overrides), run
+    return load_config(read_json(run/"config.json"), need_data, **overrides), run
 
 # %% ../nbs/26_cli.ipynb #bd14a41d
 def parser() -> argparse.ArgumentParser:
@@ -127,8 +129,12 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--name", help="name of the new run (default: the file's name)")
     run.add_argument("--rehearse", action="store_true", help="let an offline teacher on this machine answer for the language models; nothing is paid")
     cost = commands.add_parser("cost", help="say what a run would ask and pay; nothing is sent")
-    cost.add_argument("target", help="a parameter file, or the name of a run")
-    for command in (run, cost): command.add_argument("-p", nargs=2, action="append", default=[], metavar=("SETTING", "VALUE"), help="replace a setting of the file")
+    plan = commands.add_parser("plan", help="say which memory, hours and dollars a run would need; nothing is loaded or sent")
+    for command in (cost, plan): command.add_argument("target", help="a parameter file, or the name of a run")
+    plan.add_argument("--tflops", type=float, help="arithmetic that the machine reaches, for the hours")
+    plan.add_argument("--gigabytes-per-second", type=float, help="memory traffic that it reaches")
+    plan.add_argument("--measure", action="store_true", help="measure both on this machine, with fresh weights")
+    for command in (run, cost, plan): command.add_argument("-p", nargs=2, action="append", default=[], metavar=("SETTING", "VALUE"), help="replace a setting of the file")
     stage = commands.add_parser("stage", help="one stage of a run, without its notebook: what each of several processes does")
     stage.add_argument("folder", type=Path, help="the run's folder")
     stage.add_argument("stage", help="baseline, rl-1, sft-1, ...")
@@ -153,6 +159,18 @@ def show_cost(config: ARESConfig) -> int: # 0
     table = estimate_costs(config)
     if len(table) > 1: print(table.to_string(index=False, formatters={"live $": "{:.4f}".format, "batch $": "{:.4f}".format} | {k: "{:,.0f}".format for k in ("calls", "tokens in", "tokens cached", "tokens out")}))
     print(cost_sentences(config, table))
+    return 0
+
+# %% ../nbs/26_cli.ipynb #f25799d0
+def show_plan(
+    config: ARESConfig,
+    args: argparse.Namespace, # tflops, gigabytes_per_second, measure
+) -> int: # 0
+    "Print what a run needs."
+    stated = args.tflops, args.gigabytes_per_second
+    if any(x is not None for x in stated) and not all(x and x > 0 for x in stated): raise AresError("ares plan: --tflops and --gigabytes-per-second belong together, both above 0; or use --measure.")
+    machine = measured_machine(config) if args.measure else dict(flops=stated[0] * 1e12, bytes=stated[1] * 1e9, launch=LAUNCH) if all(stated) else None
+    print(plan_text(plan_run(config, machine, desc="plan")))
     return 0
 
 # %% ../nbs/26_cli.ipynb #bd7cfece
@@ -213,8 +231,9 @@ def main(
     try:
         if args.command == "stage": return 0 if run_stage(load_config(read_json(args.folder/"config.json")), args.folder, args.stage) else 1
         overrides = {k: yaml.safe_load(v) for k, v in getattr(args, "p", [])} | (dict(num_processes=process_count()) if process_count() > 1 else {})
-        config, run = find_run(args.target, getattr(args, "name", None), overrides)
+        config, run = find_run(args.target, getattr(args, "name", None), overrides, need_data=args.command != "plan")
         if args.command == "cost": return show_cost(config)
+        if args.command == "plan": return show_plan(config, args)
         if args.command == "publish": return show_published(run, args)
         if args.command == "ledger": return show_ledger(config, run, args)
         if args.command == "run":

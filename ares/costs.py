@@ -69,10 +69,12 @@ SAMPLE = 40 # problems
 
 def estimate_costs(
     config: ARESConfig,
+    splits: dict | None = None, # split -> problems; the run's own by default
+    sizes: dict | None = None, # split -> how many, where `splits` are only a sample
 ) -> pd.DataFrame: # a row for each stage and kind of question, and a last one with the sums
     "Calls, tokens and dollars of a run, live and in batches."
-    splits, models, rows = load_splits(config), asked_models(config), []
-    sizes, sample = {s: len(p) for s, p in splits.items()}, splits["train"][:: max(1, len(splits["train"]) // SAMPLE)][:SAMPLE]
+    splits, models, rows = splits or load_splits(config), asked_models(config), []
+    sizes, sample = sizes or {s: len(p) for s, p in splits.items()}, splits["train"][:: max(1, len(splits["train"]) // SAMPLE)][:SAMPLE]
     if not config.judge and "teacher" in models: models["judge"] = models["teacher"]
     for stage in stage_names(config):
         for when, kind, role, n, rationales in asked_in(config, sizes, stage):

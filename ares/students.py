@@ -197,8 +197,8 @@ class DecoderCache:
     def keep(self, problems):
         "Let go of all problems but these (indices)."
         rows = (problems[:, None] * self.k + torch.arange(self.k, device=problems.device)).flatten()
-        self.cross = [(k[problems], v[problems]) for k, v in self.cross]
-        self.own = [(k[rows], v[rows]) for k, v in self.own]
+        for kept, places in ((self.cross, problems), (self.own, rows)):
+            for layer, (k, v) in enumerate(kept): kept[layer] = k[places], v[places]  # layer by layer, so that nothing is there twice
         self.mask = self.mask[problems]
 
 # %% ../nbs/06_students.ipynb #56e47dff

@@ -1,0 +1,53 @@
+"What a plan says, beside what is measured, and as a command."
+import pytest
+
+from conftest import ROOT
+
+
+@pytest.fixture
+def plan(capsys, monkeypatch):
+    "The command: its exit code, and what it prints and complains of."
+    from ares.cli import main
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    def run(*words): return main(["plan", *map(str, words)]), *capsys.readouterr()
+    return run
+
+
+def test_planned_memory_is_what_is_measured():
+    from ares.plan import check_peaks
+    table = check_peaks()
+    assert (table["measured"] > 250).all(), "too small to tell"
+    assert (table["planned"] / table["measured"]).between(0.8, 1.2).all(), table.to_string()
+
+
+def total(name, stage, **overrides):
+    from ares.plan import follow_stage
+    from ares.settings import load_config
+    return sum(follow_stage(load_config(ROOT/"params"/f"{name}.yaml", need_data=False, **overrides), stage)[0].values()) / 1e9
+
+
+def test_a_collection_of_base_fits_24_gb_by_halves():
+    assert total("scienceqa_base", "collection") < 23 < total("scienceqa_base", "collection", rollout_batch_size=64)
+
+
+def test_more_rows_take_more_and_checkpointing_less():
+    one, two = (total("scienceqa_sample", "PPO update", rl_batch_size=n) for n in (8, 16))
+    assert 1.5 * one < two < 2.2 * one
+    assert total("scienceqa_sample", "baseline", gradient_checkpointing=True) < 0.7 * total("scienceqa_sample", "baseline")
+
+
+def test_the_command_needs_neither_weights_nor_data(plan):
+    code, said, _ = plan(ROOT/"params"/"scienceqa_sample.yaml", "-p", "data", "nowhere", "-p", "teacher", "claude", "--tflops", 1, "--gigabytes-per-second", 100)
+    assert code == 0
+    assert max(map(len, said.splitlines())) <= 120
+    assert all(word in said for word in ("PPO update", "this machine", "RTX 4090     fits", "since the data is not there", "calls"))
+
+
+@pytest.mark.parametrize("words, message", [
+    (["params/none.yaml"], "no such file"),
+    ([ROOT/"params"/"smoke.yaml", "--tflops", 5], "belong together"),
+    ([ROOT/"params"/"smoke.yaml", "-p", "student", "somebody/else"], "nor known here"),
+])
+def test_nonsense_gets_one_sentence(words, message, plan):
+    code, _, complaint = plan(*words)
+    assert code == 1 and message in complaint and "Traceback" not in complaint
