@@ -89,9 +89,7 @@ def shared_stage(
     "Do a stage together with the other processes, then execute its notebook for the pictures."
     new = not from_main((run/stage/"result.json").exists)
     record = run_stage(config, run, stage)
-    def draw():
-        with alone(): draw_stage(config, run, stage)
-    if new: from_main(draw)
+    if new: from_main(alone()(lambda: draw_stage(config, run, stage)))
     return record
 
 # %% ../nbs/26_cli.ipynb #5876a166
@@ -136,8 +134,7 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--measure", action="store_true", help="measure both on this machine, with fresh weights")
     for command in (run, cost, plan): command.add_argument("-p", nargs=2, action="append", default=[], metavar=("SETTING", "VALUE"), help="replace a setting of the file")
     stage = commands.add_parser("stage", help="one stage of a run, without its notebook: what each of several processes does")
-    stage.add_argument("folder", type=Path, help="the run's folder")
-    stage.add_argument("stage", help="baseline, rl-1, sft-1, ...")
+    stage.add_argument("folder", type=Path, help="the run's folder"); stage.add_argument("stage", help="baseline, rl-1, sft-1, ...")
     ledger = commands.add_parser("ledger", help="show what a run has asked and paid, and what failed")
     ledger.add_argument("target", help="the name of a run")
     ledger.add_argument("--export", metavar="FILE", help="write all replies to JSON lines, to be replayed elsewhere")

@@ -6,6 +6,7 @@
 __all__ = ['read_conclusion', 'answer_examples', 'add_adapter', 'fit_answers', 'predict_answers']
 
 # %% ../nbs/16_answers.ipynb #df81db21
+import warnings
 from pathlib import Path
 
 from peft import LoraConfig, get_peft_model
@@ -44,7 +45,9 @@ def add_adapter(
 ):
     "Put a LoRA adapter on every linear layer of the student's model."
     config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear")
-    student.model = get_peft_model(student.model, config).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of transformers, about a name that peft uses
+        student.model = get_peft_model(student.model, config).eval()
 
 # %% ../nbs/16_answers.ipynb #ecc4497b
 def fit_answers(

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['ATTENTION', 'FLOPS', 'T5_SIZES', 'KNOWN', 'STAGES', 'FEW', 'CASES', 'PUBLISHED', 'GPUS', 'ARITHMETIC', 'BANDWIDTH',
            'LAUNCH', 'SPARE', 'KIND_COLOURS', 'moved_bytes', 'LiveMemory', 'planned_config', 'PlannedStudent',
-           'planned_student', 'become', 'made_rollouts', 'autocast', 'ppo_pass', 'sft_pass', 'writing_steps',
-           'reading_pass', 'stage_models', 'checkpoint_layers', 'size_of', 'booked', 'share', 'writes_with',
-           'batch_setting', 'follow_stage', 'RealStudent', 'real_models', 'run_for_real', 'resident_growth',
-           'measured_peaks', 'check_peaks', 'planned_splits', 'planned_lengths', 'planned_work', 'machines', 'limits',
-           'stage_seconds', 'clocked', 'measured_machine', 'plan_costs', 'plan_run', 'plan_text', 'plot_plan']
+           'planned_student', 'become', 'made_rollouts', 'ppo_pass', 'sft_pass', 'writing_steps', 'reading_pass',
+           'stage_models', 'size_of', 'booked', 'share', 'writes_with', 'batch_setting', 'follow_stage', 'RealStudent',
+           'real_models', 'run_for_real', 'resident_growth', 'measured_peaks', 'check_peaks', 'planned_splits',
+           'planned_lengths', 'planned_work', 'machines', 'limits', 'stage_seconds', 'clocked', 'measured_machine',
+           'plan_costs', 'plan_run', 'plan_text', 'plot_plan']
 
 # %% ../nbs/24_plan.ipynb #e83d2146
 import ctypes, math, multiprocessing, resource, textwrap, time, warnings, weakref
@@ -28,7 +28,6 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import flop_registry
 from transformers import AutoConfig
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 # %% ../nbs/24_plan.ipynb #0d5f06a6
 from .alternation import stage_names
@@ -40,7 +39,7 @@ from .problems import make_problems
 from .prompts import answer_target, rationale_prompt
 from .report import use_style
 from .settings import ARESConfig, load_config, load_splits, ppo_config
-from .students import DecoderCache, MultimodalT5, MultimodalT5Config, SIZES, SLICE, T5Student, ValueHead, chosen_logprobs, decode_step, next_tokens, train_tokenizer, vocabulary_logits
+from .students import DecoderCache, MultimodalT5, MultimodalT5Config, SIZES, SLICE, T5Student, ValueHead, checkpoint_layers, chosen_logprobs, decode_step, next_tokens, train_tokenizer, vocabulary_logits
 
 # %% ../nbs/24_plan.ipynb #aef870be
 ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -106,10 +105,10 @@ def planned_config(
 # %% ../nbs/24_plan.ipynb #c4865b9c
 class PlannedStudent(T5Student):
     "A student whose prompts and pictures have given sizes."
-    def __init__(self, model, prompt_tokens: int, patches: int, slice: int = SLICE):
-        super().__init__(model, SimpleNamespace(pad_token_id=0), prompt_tokens)
+    def __init__(self, model, prompt_tokens: int, patches: int, mixed: bool, slice: int = SLICE):
+        super().__init__(model, SimpleNamespace(pad_token_id=0), prompt_tokens, mixed)
         self.patches, self.slice = patches, slice
-    def copy(self): return type(self)(super().copy().model, self.max_prompt_tokens, self.patches, self.slice)
+    def copy(self): return type(self)(super().copy().model, self.max_prompt_tokens, self.patches, self.mixed, self.slice)
     def inputs(self, prompts, pictures):
         n, device, width = len(prompts), self.device, self.max_prompt_tokens
         batch = dict(input_ids=torch.full((n, width), 5, device=device), attention_mask=torch.ones(n, width, dtype=torch.long, device=device))
@@ -119,8 +118,9 @@ class PlannedStudent(T5Student):
         states, chosen = hidden.flatten(0, 1).clone(), responses.flatten()
         size = max(1, self.slice // self.model.config.vocab_size)
         again = torch.is_grad_enabled() and len(chosen) > size
-        parts = [checkpoint(chosen_logprobs, self.model, h, c, temperature, top_k, use_reentrant=False) if again else chosen_logprobs(self.model, h, c, temperature, top_k)
-                 for h, c in zip(states.split(size), chosen.split(size))]
+        with self.precision():
+            parts = [checkpoint(chosen_logprobs, self.model, h, c, temperature, top_k, use_reentrant=False) if again else chosen_logprobs(self.model, h, c, temperature, top_k)
+                     for h, c in zip(states.split(size), chosen.split(size))]
         return torch.cat(parts).view(responses.shape)
 
 # %% ../nbs/24_plan.ipynb #725176d2
@@ -134,7 +134,7 @@ def planned_student(
     if not sizes.scale_decoder_outputs: model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.shared.weight))  # a vocabulary head of its own
     model.set_attn_implementation(config.attention)
     patches = (sizes.image_size // sizes.patch) ** 2 if isinstance(config.student, dict) else 145
-    return PlannedStudent(model, prompt_tokens or config.max_prompt_tokens, patches if config.use_images else 0, SLICE * (1 if config.device == "cpu" else 16))
+    return PlannedStudent(model, prompt_tokens or config.max_prompt_tokens, patches if config.use_images else 0, config.mixed_precision == "bf16", SLICE * (1 if config.device == "cpu" else 16))
 
 # %% ../nbs/24_plan.ipynb #e0929491
 def become(
@@ -160,14 +160,6 @@ def made_rollouts(
     return [SimpleNamespace(problem=SimpleNamespace(id=i // samples, view=lambda: None), prompt="", tokens=[5] * length, logprobs=zeros, ref_logprobs=zeros, values=zeros, scores=[1.0], spans=[(0, length)], finished=True)
             for i in range(rows)]
 
-# %% ../nbs/24_plan.ipynb #6b66d2fe
-def autocast(
-    config: ARESConfig,
-    device: str, # "cpu" or "cuda"
-):
-    "The precision in which a run computes."
-    return torch.autocast(device, torch.bfloat16, enabled=config.mixed_precision == "bf16")
-
 # %% ../nbs/24_plan.ipynb #795d810a
 def ppo_pass(
     config: ARESConfig, student, value_head,
@@ -175,7 +167,7 @@ def ppo_pass(
 ):
     "Losses of a batch of rollouts, and their gradients."
     zeros = torch.zeros(len(rollouts), len(rollouts[0].tokens))
-    with autocast(config, student.device.type): loss, v_loss, _ = batch_losses(student, value_head, rollouts, zeros, zeros, ppo_config(config))
+    loss, v_loss, _ = batch_losses(student, value_head, rollouts, zeros, zeros, ppo_config(config))
     (loss + config.vf_coef * v_loss).backward()
 
 # %% ../nbs/24_plan.ipynb #9d720cab
@@ -186,7 +178,7 @@ def sft_pass(
     "The loss of a batch of examples, and its gradient."
     student.model.train()
     targets = torch.full((rows, length), 5, device=student.device)
-    with autocast(config, student.device.type): loss = -student.token_logprobs(student.hidden(student.inputs([""] * rows, [None] * rows), targets), targets).mean()
+    loss = -student.token_logprobs(student.hidden(student.inputs([""] * rows, [None] * rows), targets), targets).mean()
     loss.backward()
 
 # %% ../nbs/24_plan.ipynb #83ab5b0e
@@ -199,7 +191,7 @@ def writing_steps(
 ) -> tuple: # (operations until the first token, operations of a step in the middle)
     "The encoder's pass and two steps of sampling; the work of both."
     inputs = student.inputs([""] * problems, [None] * problems)
-    with autocast(config, student.device.type):
+    with student.precision():
         encoded, live.kind = student.model.encoder(**inputs).last_hidden_state, "cache"
         cache, live.kind = DecoderCache(student.model, encoded, inputs["attention_mask"], samples, length), "activations"
         kept, last = [torch.zeros(problems * samples, length, dtype=t, device=student.device) for t in (torch.long, torch.float32)], torch.zeros(problems * samples, dtype=torch.long, device=student.device)
@@ -222,9 +214,8 @@ def reading_pass(
     problems = math.ceil(rows / config.num_samples)
     inputs, responses = student.inputs([""] * problems, [None] * problems), torch.full((rows, length), 5, device=student.device)
     owners = torch.zeros(rows, dtype=torch.long, device=student.device)
-    with autocast(config, student.device.type):
-        student.token_logprobs(student.hidden(inputs, responses, owners), responses, config.temperature)
-        value_head.values(inputs, responses, owners)
+    student.token_logprobs(student.hidden(inputs, responses, owners), responses, config.temperature)
+    value_head.values(inputs, responses, owners)
 
 # %% ../nbs/24_plan.ipynb #d53fb0f3
 STAGES = ("baseline", "collection", "PPO update", "SFT on corrections", "answers")
@@ -244,15 +235,6 @@ def stage_models(
     with torch.device("meta"):
         if config.answer_model == "adapter": add_adapter(answerer, config.lora_r, config.lora_alpha, config.lora_dropout)
     return answerer, None, {"weights": [answerer.model, student.model]}
-
-# %% ../nbs/24_plan.ipynb #4ae5a913
-def checkpoint_layers(model):
-    "Let each layer forget its activations and compute them again."
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # it is about to get another name
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=dict(use_reentrant=False))
-    for layer in model.modules():
-        if isinstance(layer, GradientCheckpointingLayer): layer.training = True
 
 # %% ../nbs/24_plan.ipynb #ca2de208
 def size_of(tensors) -> int:
@@ -335,7 +317,7 @@ def real_models(
 ) -> tuple: # as `stage_models`
     "The models of a stage with fresh weights."
     planned = planned_student(config)
-    student, head, models = stage_models(config, RealStudent(planned.model, planned.max_prompt_tokens, planned.patches), stage)
+    student, head, models = stage_models(config, RealStudent(planned.model, planned.max_prompt_tokens, planned.patches, planned.mixed), stage)
     for modules in models.values():
         for m in modules: become(m, device); [torch.nn.init.normal_(p, std=0.02) for p in m.parameters()]
     student.model.config.eos_token_id = -1  # nobody stops early
@@ -517,7 +499,7 @@ def measured_machine(
     rollouts, (problems, samples) = made_rollouts(config.rl_batch_size, config.max_new_tokens, config.num_samples), writes_with(config, "collection")
     inputs = student.inputs([""] * problems, [None] * problems)
     def sample(n):
-        with autocast(config, student.device.type): student.generate(inputs, samples, n, top_k=config.top_k, top_p=config.top_p)
+        student.generate(inputs, samples, n, top_k=config.top_k, top_p=config.top_p)
     work = follow_stage(config, "PPO update")[1]["step"], follow_stage(config, "collection", response=20)[1]["token"] * 16
     seconds = clocked(lambda: ppo_pass(config, student, head, rollouts), student.device), clocked(lambda: sample(20), student.device) - clocked(lambda: sample(4), student.device)
     return dict(flops=sum(f for f, _ in work[0]) / seconds[0], bytes=sum(b for _, b in work[1]) / seconds[1], launch=0.0)

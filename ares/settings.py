@@ -317,6 +317,7 @@ def student_ways(config: ARESConfig) -> dict:
     "How a student computes, for `set_ways`."
     return {n: getattr(config, n) for n in ("mixed_precision", "gradient_checkpointing", "attention", "compile")}
 
+# %% ../nbs/19_settings.ipynb #cc400a67
 def make_student(
     config: ARESConfig,
     train: list, # train problems

@@ -6,8 +6,8 @@
 __all__ = ['MARK', 'SLICE', 'BLOCK', 'SIZES', 'image_patches', 'train_tokenizer', 'fuse', 'MultimodalT5Config', 'FusedEncoder',
            'in_slices', 'head_logits', 'summed_loss', 'label_loss', 'MultimodalT5', 'initialise', 'attend', 'heads_of',
            'DecoderCache', 'decode_step', 'truncate', 'draw', 'next_tokens', 'sample_responses', 'vocabulary_logits',
-           'chosen_logprobs', 'sliced_logprobs', 'T5Student', 'views', 'patch_batch', 'set_ways', 'new_student',
-           'load_t5', 'load_student', 'ValueHead']
+           'chosen_logprobs', 'sliced_logprobs', 'T5Student', 'views', 'patch_batch', 'checkpoint_layers', 'set_ways',
+           'new_student', 'load_t5', 'load_student', 'ValueHead']
 
 # %% ../nbs/06_students.ipynb #b721a059
 import copy, difflib
@@ -409,6 +409,13 @@ def patch_batch(
     return dict(patches=patches, patch_mask=mask)
 
 # %% ../nbs/06_students.ipynb #979d58b8
+def checkpoint_layers(model):
+    "Let each layer forget its activations and compute them again."
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)  # its name in newer versions
+    enable(dict(use_reentrant=False))
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer): module.training = True  # else it is ignored in PPO, which trains without dropout
+
 def set_ways(
     student: T5Student, # set in place
     mixed_precision: str = "no", # or "bf16"
@@ -419,10 +426,7 @@ def set_ways(
     "Set how a student computes; what it computes stays the same."
     student.mixed = mixed_precision == "bf16"
     student.model.set_attn_implementation(attention)
-    if gradient_checkpointing:
-        student.model.gradient_checkpointing_enable(dict(use_reentrant=False))
-        for module in student.model.modules():
-            if isinstance(module, GradientCheckpointingLayer): module.training = True  # else it is ignored in PPO, which trains without dropout
+    if gradient_checkpointing: checkpoint_layers(student.model)
     if compile:
         for part in (student.model.encoder, student.model.decoder): part.compile(dynamic=True)
     return student
