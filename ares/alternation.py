@@ -62,7 +62,7 @@ def train_baseline(
     set_seed(stage_seed(config, stage))
     student = make_student(config, splits["train"])
     fit_sft(student, gold_examples(splits["train"][:config.gold_problems or None]), gold_examples(splits["val"]), run/stage/"fit", sft_config(config, "baseline"), stage)
-    from_main(lambda: student.save(run/stage/"model"))
+    with student.whole(): from_main(lambda: student.save(run/stage/"model"))
     return dict(teacher_calls=0)
 
 # %% ../nbs/21_alternation.ipynb #1f0c3350
@@ -84,14 +84,19 @@ def save_state(
     student, value_head, trainer, # what PPO changes
     records: list, # one a collection so far
 ):
-    "Keep everything that an RL stage needs to go on; older states are removed."
+    "Keep everything that an RL stage needs to go on; older states are removed. All processes call it."
     part, state = folder/"state.part", folder/f"state-{len(records):06d}"
-    shutil.rmtree(part, ignore_errors=True)
-    student.save(part/"student"); value_head.save(part/"value"); trainer.save(part/"trainer")
-    write_json(part/"position.json", dict(rng=rng_state(), records=records))
-    part.rename(state)
-    for old in folder.glob("state-*"):
-        if old != state: shutil.rmtree(old)
+    def weights():
+        shutil.rmtree(part, ignore_errors=True)
+        student.save(part/"student"); value_head.save(part/"value")
+    def finish():
+        write_json(part/"position.json", dict(rng=rng_state(), records=records))
+        part.rename(state)
+        for old in folder.glob("state-*"):
+            if old != state: shutil.rmtree(old)
+    with student.whole(), value_head.whole(): from_main(weights)
+    trainer.save(part/"trainer")
+    from_main(finish)
 
 # %% ../nbs/21_alternation.ipynb #28a27dd7
 def last_state(
@@ -130,9 +135,12 @@ def train_rl(
     student = load_trained(config, state/"student") if state else reference.copy()
     if config.mixed_precision == "bf16": reference.model.bfloat16()  # it is never trained
     value_head = ValueHead(student, trunk=config.value_model)
+    if state: value_head.load(state/"value")
+    if config.fsdp:
+        for part in (reference, student, value_head): part.shard()
     trainer, records = PPOTrainer(student, value_head, ppo_config(config)), []
     if state:
-        value_head.load(state/"value"); trainer.load(state/"trainer")
+        trainer.load(state/"trainer")
         position = read_json(state/"position.json")
         records = position["records"]
         restore_rng(position["rng"])
@@ -147,11 +155,11 @@ def train_rl(
         metrics = trainer.update(rollouts, schedule(before / total))
         records.append(metrics | dict(collection=len(records) + 1, teacher_calls=calls, seconds=round(time.time() - started, 3)))
         if is_main(): write_jsonl(folder/"metrics.jsonl", records)
-        if len(records) % config.save_every == 0: from_main(lambda: save_state(folder, student, value_head, trainer, records))
+        if len(records) % config.save_every == 0: save_state(folder, student, value_head, trainer, records)
         if is_main(): bar.set_postfix_str(teacher.bill(), refresh=False)
         bar.update(spent() - before)
     bar.close()
-    from_main(lambda: student.save(folder/"model"))
+    with student.whole(): from_main(lambda: student.save(folder/"model"))
     return dict(teacher_calls=sum(r["teacher_calls"] for r in records), unscored_rollouts=sum(r["unscored"] for r in records))
 
 # %% ../nbs/21_alternation.ipynb #5f34a917
@@ -189,7 +197,7 @@ def train_sft(
     aside = max(1, len(examples) // 10)
     set_seed(stage_seed(config, stage))
     fit_sft(student, examples[aside:], examples[:aside], run/stage/"fit", sft_config(config, "sft"), stage)
-    from_main(lambda: student.save(run/stage/"model"))
+    with student.whole(): from_main(lambda: student.save(run/stage/"model"))
     return dict(teacher_calls=len(corrections), uncorrected=sum(c["corrected"] is None for c in corrections))
 
 # %% ../nbs/21_alternation.ipynb #7da16bee

@@ -6,6 +6,7 @@
 __all__ = ['read_conclusion', 'answer_examples', 'add_adapter', 'fit_answers', 'predict_answers']
 
 # %% ../nbs/16_answers.ipynb #df81db21
+from dataclasses import replace
 from pathlib import Path
 
 from peft import LoraConfig, get_peft_model
@@ -62,6 +63,7 @@ def fit_answers(
     if lora is not None: add_adapter(answerer, **lora)
     examples = answer_examples(problems, rationales, look)
     aside = max(1, len(examples) // 10)
+    if lora is not None: config = replace(config, fsdp=False)  # the few weights of an adapter are not worth dividing
     fit_sft(answerer, examples[aside:], examples[:aside], folder, config, desc)
     return answerer
 
@@ -76,11 +78,12 @@ def predict_answers(
 ) -> list: # index into the choices, or None where no answer could be read
     "Let the answerer name an answer for each problem; several processes share the problems."
     answers, mine = [], my_share(list(zip(problems, rationales, strict=True)))
-    for start in progress(range(0, len(mine), batch_size), desc="predict"):
-        asked = mine[start:start+batch_size]
-        batch = answer_examples([p for p, _ in asked], [r for _, r in asked], look)
-        inputs = answerer.inputs([e["prompt"] for e in batch], views(batch))
-        tokens, _ = answerer.generate(inputs, max_new_tokens=max_new_tokens, sample=False)
-        texts = answerer.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        answers += [read_answer(text, p.choices) for text, (p, _) in zip(texts, asked)]
+    with answerer.whole():
+        for start in progress(range(0, len(mine), batch_size), desc="predict"):
+            asked = mine[start:start+batch_size]
+            batch = answer_examples([p for p, _ in asked], [r for _, r in asked], look)
+            inputs = answerer.inputs([e["prompt"] for e in batch], views(batch))
+            tokens, _ = answerer.generate(inputs, max_new_tokens=max_new_tokens, sample=False)
+            texts = answerer.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+            answers += [read_answer(text, p.choices) for text, (p, _) in zip(texts, asked)]
     return bring_together(answers)

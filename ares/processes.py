@@ -6,10 +6,10 @@
 __all__ = ['PATIENCE', 'process_count', 'process_index', 'is_main', 'launcher_settings', 'join_processes', 'my_share', 'in_order',
            'bring_together', 'summed', 'from_main', 'alone', 'own_dice', 'shown_progress', 'launch_command',
            'launch_environment', 'what_happened', 'launch', 'part_of', 'load_parts', 'shard', 'is_sharded', 'whole',
-           'whole_state', 'divided_state', 'sum_gradients', 'clip_gradients']
+           'whole_weights', 'whole_state', 'divided_state', 'sum_gradients', 'clip_gradients']
 
 # %% ../nbs/01_processes.ipynb #2213ff82
-import atexit, datetime, os, re, subprocess, sys, threading, time
+import atexit, datetime, os, re, subprocess, sys, threading, time, warnings
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -210,11 +210,13 @@ def shard(
 ):
     "Divide the weights of blocks among the processes."
     if process_count() == 1: return
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # a block hands on the position bias, which nobody changes in place
     mesh = init_device_mesh(next(stack.parameters()).device.type, (process_count(),))
     for block in blocks:
         fully_shard(block, mesh=mesh)
         block.register_load_state_dict_pre_hook(load_parts)
     fully_shard(stack, mesh=mesh, ignored_params={p for p in stack.parameters() if not isinstance(p, DTensor)})
+    stack._get_fsdp_state()._lazy_init()  # usually left to the first call, which `whole` does not wait for
 
 def is_sharded(module: nn.Module) -> bool:
     "Whether any of a module's weights are divided."
@@ -235,6 +237,16 @@ def whole(
         for m in units:
             m.set_reshard_after_forward(True, recurse=False)
             m.reshard()
+        for stack in (m for m in units if sum(isinstance(c, FSDPModule) for c in m.modules()) > 1):
+            stack.reset_iter_state()  # forget the blocks' calls, whose number differs from process to process: gradients would be awaited in their order
+
+def whole_weights(
+    module: nn.Module, # inside `whole`, if it is divided
+) -> dict: # name -> tensor, as its `state_dict`, which would divide the weights again
+    "All weights of a module, to be saved."
+    weights = {n: p.detach() for n, p in module.named_parameters(remove_duplicate=False)}
+    assert not any(isinstance(w, DTensor) for w in weights.values()), "weights are saved inside `whole`"
+    return weights
 
 # %% ../nbs/01_processes.ipynb #7b6b9846
 def whole_state(
