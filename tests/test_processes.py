@@ -39,7 +39,7 @@ def held(tensors): return sum(getattr(t, "to_local", lambda: t)().numel() for t 
 
 problems = make_problems(43, split="train", seed=1)
 set_seed(0)
-student = load_student(dict(d_model=32, d_ff=64, num_layers=2, num_decoder_layers=1, num_heads=2, vocab_size=600, dropout_rate=0.0), texts=[rationale_prompt(p) + p.solution for p in problems])
+student = load_student(dict(d_model=32, d_ff=64, num_layers=1, num_decoder_layers=2, num_heads=2, vocab_size=600, dropout_rate=0.0), texts=[rationale_prompt(p) + p.solution for p in problems])
 keep("start", student)
 learner, examples = student.copy(), gold_examples(problems)
 def fit(): fit_sft(learner, examples, examples[:9], f"{out}/fit-{n}", SFTConfig(lr=3e-3, epochs=2, batch_size=8, fsdp=fsdp))
@@ -117,10 +117,10 @@ def updates(tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("name", ["sft", "adapter", "ppo"])
-def test_two_processes_take_the_steps_of_one(updates, name):
+@pytest.mark.parametrize("name, other", [("sft", "sft-2"), ("adapter", "adapter-2"), ("ppo", "ppo-2"), ("sft", "sft-2-fsdp"), ("ppo", "ppo-2-fsdp"), ("ppo", "taken-over-1")])
+def test_two_processes_take_the_steps_of_one(updates, name, other):
     from safetensors.torch import load_file
-    start, one, two = (load_file(updates/f"{n}.safetensors") for n in ("start-1", f"{name}-1", f"{name}-2"))
+    start, one, two = (load_file(updates/f"{n}.safetensors") for n in ("start-1", f"{name}-1", other))
     assert one.keys() == two.keys()
     moved = max((one[k] - start[k]).abs().max() for k in one if k in start) if name != "adapter" else max(p.abs().max() for k, p in one.items() if "lora_B" in k)
     assert moved > 1e-3  # there was something to agree on
@@ -130,9 +130,16 @@ def test_two_processes_take_the_steps_of_one(updates, name):
     for k in one: assert (one[k] - two[k]).abs().max() <= 1e-5, (k, (one[k] - two[k]).abs().max())
 
 
-def test_two_processes_report_the_numbers_of_one(updates):
-    one, two = (eval((updates/f"{n}.log").read_text().strip().split("\n")[-1]) for n in (1, 2))
+@pytest.mark.parametrize("n", ["2", "2-fsdp"])
+def test_two_processes_report_the_numbers_of_one(updates, n):
+    one, two = (eval((updates/f"{n}.log").read_text().strip().split("\n")[-1]) for n in (1, n))
     assert one["steps"] == two["steps"] and all(abs(one[k] - two[k]) <= 2e-5 for k in one), (one, two)
+
+
+def test_divided_weights_are_held_once(updates):
+    held = [eval(line) for line in (updates/"2-fsdp.log").read_text().split("\n") if line.startswith("{'weights'")]
+    assert len(held) == 2
+    for k in ("weights", "averages"): assert held[0][k] + held[1][k] == held[0][f"all_{k}"] > 0 and 0.45 < held[0][k] / held[0][f"all_{k}"] < 0.55
 
 
 @pytest.fixture(scope="module")
