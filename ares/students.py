@@ -505,5 +505,5 @@ class ValueHead(nn.Module):
         "Divide an own trunk among the processes, like a student."
         if self.trunk is not None: self.student.shard()
     def whole(self):
-        "The context in which each process has all weights."
-        return whole(self)
+        "The context in which each process has all weights, those of a shared trunk too."
+        return self.student.whole()

@@ -1,4 +1,4 @@
-"Two processes: the same steps as one, the whole loop, and what happens when one of them is killed."
+"Two processes, with whole and with divided weights: the same steps as one, the whole loop, and what happens when one of them is killed."
 import json, os, subprocess, sys, time
 from pathlib import Path
 
@@ -168,8 +168,11 @@ def worker(run, rank, stage):
         except (psutil.NoSuchProcess, psutil.AccessDenied): pass
 
 
-def test_a_killed_process_ends_the_run_with_one_line_and_it_goes_on(two, params, tmp_path):
+@pytest.mark.parametrize("fsdp", [False, True])
+def test_a_killed_process_ends_the_run_with_one_line_and_it_goes_on(two, params, tmp_path, fsdp):
     run = tmp_path/"killed"
+    (tmp_path/"params.yaml").write_text(yaml.safe_dump(yaml.safe_load(params.read_text()) | dict(fsdp=fsdp)))
+    params = tmp_path/"params.yaml"
     process = start_loop(run, params)
     while process.poll() is None and lines(run/"rl-1"/"metrics.jsonl") < 3: time.sleep(0.02)
     victim = worker(run, 1, "rl-1")
@@ -185,11 +188,12 @@ def test_a_killed_process_ends_the_run_with_one_line_and_it_goes_on(two, params,
 
 
 def test_the_command_under_a_launcher(two, params, tmp_path):
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "ares", "run", str(params), "--name", "launched"]
+    words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT/"params"/"fsdp.yaml"), "--num_processes", "2", "-m", "ares", "run", str(params), "--name", "launched"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=600, env=os.environ | dict(ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1"))
     assert done.returncode == 0, done.stderr[-3000:]
     run = tmp_path/"runs"/"launched"
     assert results_of(run) == results_of(two)
+    assert json.loads((run/"config.json").read_text())["fsdp"]
     assert done.stdout.count("report:") == 1 and (run/"report.html").exists()
     assert {p.stem for p in (run/"notebooks").glob("*.ipynb")} == {"baseline", "rl-1", "sft-1", "report"}
     fault = subprocess.run(words[:-2] + ["-p", "rl_Ir", "1"], cwd=tmp_path, capture_output=True, text=True, timeout=120, env=os.environ | dict(ACCELERATE_USE_CPU="true"))
