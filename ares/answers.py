@@ -63,7 +63,7 @@ def fit_answers(
     if lora is not None: add_adapter(answerer, **lora)
     examples = answer_examples(problems, rationales, look)
     aside = max(1, len(examples) // 10)
-    if lora is not None: config = replace(config, fsdp=False)  # the few weights of an adapter are not worth dividing
+    if lora is not None: config = replace(config, fsdp=False)  # an adapter has few weights, gradients and averages; its frozen model is whole in each process
     fit_sft(answerer, examples[aside:], examples[:aside], folder, config, desc)
     return answerer
 
