@@ -204,6 +204,7 @@ def load_parts(module, state, prefix, *args):
     for name, param in module.named_parameters(prefix.removesuffix(".")):
         if name in state: state[name] = part_of(state[name], param)
 
+# %% ../nbs/01_processes.ipynb #fcaf8b71
 def shard(
     stack: nn.Module, # whose `forward` calls the blocks
     blocks: list, # modules, divided in place
@@ -240,6 +241,7 @@ def whole(
         for stack in (m for m in units if sum(isinstance(c, FSDPModule) for c in m.modules()) > 1):
             stack.reset_iter_state()  # forget the blocks' calls, whose number differs from process to process: gradients would be awaited in their order
 
+# %% ../nbs/01_processes.ipynb #a12fd74a
 def whole_weights(
     module: nn.Module, # inside `whole`, if it is divided
 ) -> dict: # name -> tensor, as its `state_dict`, which would divide the weights again
@@ -260,6 +262,7 @@ def whole_state(
     state = optimizer.state_dict()
     return state | dict(state={i: {k: gathered(v) for k, v in kept.items()} for i, kept in state["state"].items()})
 
+# %% ../nbs/01_processes.ipynb #70567a8c
 def divided_state(
     optimizer: torch.optim.Optimizer,
     state: dict, # as `whole_state` returned it in the main process
@@ -277,6 +280,7 @@ def sum_gradients(
     for p in (p for p, there in zip(params, touched.tolist()) if there):
         p.grad = p.grad * process_count() if isinstance(p, DTensor) else summed(p.grad if p.grad is not None else torch.zeros_like(p))
 
+# %% ../nbs/01_processes.ipynb #fcf89609
 def clip_gradients(
     params: list,
     max_norm: float, # gradients are scaled down to this norm

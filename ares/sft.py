@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WARMUP', 'NOTHING', 'gold_examples', 'without_repeats', 'to_correct', 'correct_rollouts', 'correction_examples',
-           'SFTConfig', 'last_checkpoint', 'ShowProgress', 'sft_arguments', 'fitting_state', 'EvenOrder',
+           'SFTConfig', 'last_checkpoint', 'ShowProgress', 'sft_arguments', 'EvenOrder', 'fitting_state',
            'SharingTrainer', 'fit_sft']
 
 # %% ../nbs/15_sft.ipynb #c62bd83a
@@ -120,16 +120,8 @@ def sft_arguments(
         remove_unused_columns=False, dataloader_pin_memory=False, label_names=["labels"], prediction_loss_only=True,
         disable_tqdm=True, report_to="none", log_level="error", use_cpu=device.type == "cpu")
 
-# %% ../nbs/15_sft.ipynb #12db4930
+# %% ../nbs/15_sft.ipynb #819a7219
 NOTHING = dict(prompt="", view=None, target=None) # the last of the train examples
-
-def fitting_state(
-    optimizer: torch.optim.Optimizer,
-    state: dict, # of a checkpoint
-) -> dict: # with this process's parts
-    "What an optimizer gets back, if it can be had (a hook)."
-    if len(state["param_groups"]) != len(optimizer.param_groups): raise AresError("fsdp: the last checkpoint of this stage was made with the other value of `fsdp`; go on with that one.")
-    return divided_state(optimizer, state)
 
 class EvenOrder(Sampler):
     "A new random order of the examples for each epoch, filled up with the last one."
@@ -139,6 +131,16 @@ class EvenOrder(Sampler):
     def __len__(self): return len(self.order) + self.missing
     def __iter__(self): yield from [*self.order, *[len(self.order)] * self.missing]
 
+# %% ../nbs/15_sft.ipynb #02e85e5e
+def fitting_state(
+    optimizer: torch.optim.Optimizer,
+    state: dict, # of a checkpoint
+) -> dict: # with this process's parts
+    "What an optimizer gets back, if it can be had (a hook)."
+    if len(state["param_groups"]) != len(optimizer.param_groups): raise AresError("fsdp: the last checkpoint of this stage was made with the other value of `fsdp`; go on with that one.")
+    return divided_state(optimizer, state)
+
+# %% ../nbs/15_sft.ipynb #addafbec
 class SharingTrainer(Seq2SeqTrainer):
     "The trainer of `transformers`, with `NOTHING` at the end of its train examples; the weights may be divided."
     def __init__(self, *args, **kwargs):

@@ -80,6 +80,7 @@ def read_state(folder):
     trainer = new_trainer()
     trainer.load(folder/"trainer")
 divide()
+add_logprobs(rollouts, student, ValueHead(student, "shared"))
 add_logprobs(rollouts, student, head)
 for r in rollouts: r.logprobs = [x + 0.05 for x in r.ref_logprobs]
 trainer, state = new_trainer(), Path(out, "state")
