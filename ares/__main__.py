@@ -26,7 +26,7 @@ from .costs import cost_sentences, estimate_costs, failures, open_ledger
 from .ledger import Ledger
 from .llm_teachers import load_teacher
 from .plan import LAUNCH, measured_machine, plan_run, plan_text
-from .processes import alone, from_main, is_main, process_count, shown_progress
+from .processes import alone, from_main, is_main, launcher_settings, process_count, shown_progress
 from .stand_in import StandIn
 from .report import export_html, read_results, results_table
 from .settings import ARESConfig, THE_WAY_ONLY, asked_models, ledger_path, load_config, load_splits
@@ -227,7 +227,7 @@ def main(
     args = parser().parse_args(argv)
     try:
         if args.command == "stage": return 0 if run_stage(load_config(read_json(args.folder/"config.json")), args.folder, args.stage) else 1
-        overrides = {k: yaml.safe_load(v) for k, v in getattr(args, "p", [])} | (dict(num_processes=process_count()) if process_count() > 1 else {})
+        overrides = {k: yaml.safe_load(v) for k, v in getattr(args, "p", [])} | launcher_settings()
         config, run = find_run(args.target, getattr(args, "name", None), overrides, need_data=args.command != "plan")
         if args.command == "cost": return show_cost(config)
         if args.command == "plan": return show_plan(config, args)

@@ -6,11 +6,12 @@
 __all__ = ['read_conclusion', 'answer_examples', 'add_adapter', 'fit_answers', 'predict_answers']
 
 # %% ../nbs/16_answers.ipynb #df81db21
-import warnings
+from dataclasses import replace
 from pathlib import Path
 
 from peft import LoraConfig, get_peft_model
 
+# %% ../nbs/16_answers.ipynb #79565b5a
 from .core import *
 from .processes import bring_together, my_share
 from .prompts import answer_prompt, answer_target, read_reply
@@ -45,9 +46,7 @@ def add_adapter(
 ):
     "Put a LoRA adapter on every linear layer of the student's model."
     config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of transformers, about a name that peft uses
-        student.model = get_peft_model(student.model, config).eval()
+    student.model = get_peft_model(student.model, config).eval()
 
 # %% ../nbs/16_answers.ipynb #ecc4497b
 def fit_answers(
@@ -66,6 +65,7 @@ def fit_answers(
     if lora is not None: add_adapter(answerer, **lora)
     examples = answer_examples(problems, rationales, look)
     aside = max(1, len(examples) // 10)
+    if lora is not None: config = replace(config, fsdp=False)  # an adapter has few weights, gradients and averages; its frozen model is whole in each process
     fit_sft(answerer, examples[aside:], examples[:aside], folder, config, desc)
     return answerer
 
@@ -80,11 +80,12 @@ def predict_answers(
 ) -> list: # index of a choice or words, or None where no answer could be read
     "Let the answerer name an answer for each problem; several processes share the problems."
     answers, mine = [], my_share(list(zip(problems, rationales, strict=True)))
-    for start in progress(range(0, len(mine), batch_size), desc="predict"):
-        asked = mine[start:start+batch_size]
-        batch = answer_examples([p for p, _ in asked], [r for _, r in asked], look)
-        inputs = answerer.inputs([e["prompt"] for e in batch], views(batch))
-        tokens, _ = answerer.generate(inputs, max_new_tokens=max_new_tokens, sample=False)
-        texts = answerer.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        answers += [read_reply(text, p) for text, (p, _) in zip(texts, asked)]
+    with answerer.whole():
+        for start in progress(range(0, len(mine), batch_size), desc="predict"):
+            asked = mine[start:start+batch_size]
+            batch = answer_examples([p for p, _ in asked], [r for _, r in asked], look)
+            inputs = answerer.inputs([e["prompt"] for e in batch], views(batch))
+            tokens, _ = answerer.generate(inputs, max_new_tokens=max_new_tokens, sample=False)
+            texts = answerer.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+            answers += [read_reply(text, p) for text, (p, _) in zip(texts, asked)]
     return bring_together(answers)

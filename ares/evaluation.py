@@ -53,7 +53,7 @@ def separate_answerer(
     def keep():
         answerer.save(baseline/"answers"/"part")
         (baseline/"answers"/"part").rename(kept)
-    from_main(keep)
+    with answerer.whole(): from_main(keep)
     return answerer
 
 # %% ../nbs/20_evaluation.ipynb #4cad61e9

@@ -16,7 +16,7 @@ import torch
 
 # %% ../nbs/14_ppo.ipynb #4ad0d21d
 from .core import *
-from .processes import process_count, process_index, summed
+from .processes import DTensor, clip_gradients, divided_state, from_main, process_count, process_index, sum_gradients, summed, whole_state
 from .rewards import token_rewards
 from .rollouts import batch_of
 
@@ -184,10 +184,8 @@ def apply_gradients(
     max_norm: float, # gradients of each group are scaled down to this norm
 ) -> float: # norm of the policy's gradient before
     "Sum gradients over processes, clip them, and take the step."
-    everything = [p for group in optimizer.param_groups for p in group["params"]]
-    touched = summed(torch.tensor([p.grad is not None for p in everything], device=everything[0].device).float())  # by any process
-    for p in (p for p, there in zip(everything, touched.tolist()) if there): p.grad = summed(p.grad if p.grad is not None else torch.zeros_like(p))
-    norms = [torch.nn.utils.clip_grad_norm_(g["params"], max_norm).item() for g in optimizer.param_groups]
+    sum_gradients([p for group in optimizer.param_groups for p in group["params"]])
+    norms = [clip_gradients(g["params"], max_norm) for g in optimizer.param_groups]
     optimizer.step(); optimizer.zero_grad()
     return norms[0]
 
@@ -214,13 +212,14 @@ STATS = ("policy_loss", "value_loss", "approx_kl", "ratio", "clip_fraction")
 def own_batches(
     batches: list, # of one step
     size: int, # rollouts in one forward pass
-) -> list: # of lists of indices
+) -> list: # of lists of indices, as many in each process; empty ones fill up
     "The part of a step that this process does."
     n, rank = process_count(), process_index()
     if n == 1: return batches
     order = [i for b in batches for i in b]
     mine = order[len(order) * rank // n:len(order) * (rank + 1) // n]
-    return [mine[i:i + size] for i in range(0, len(mine), size)]
+    passes = math.ceil(math.ceil(len(order) / n) / size)
+    return [mine[i * size:(i + 1) * size] for i in range(passes)]
 
 # %% ../nbs/14_ppo.ipynb #1fad8f76
 class PPOTrainer:
@@ -229,14 +228,16 @@ class PPOTrainer:
         check_ppo(config)
         self.student, self.value_head, self.config = student, value_head, config
         groups = [dict(params=list(student.model.parameters()), lr=config.lr), dict(params=list(value_head.parameters()), lr=config.value_lr or config.lr)]
-        self.optimizer, self.kl_coef, self.updates = torch.optim.AdamW(groups, weight_decay=0.0), config.kl_coef, 0
+        mixed = any(isinstance(p, DTensor) for g in groups for p in g["params"])  # divided weights and whole ones cannot share a kernel
+        self.optimizer, self.kl_coef, self.updates = torch.optim.AdamW(groups, weight_decay=0.0, foreach=False if mixed else None), config.kl_coef, 0
     def step(self, batches, rollouts, advantages, returns, policy):
         "One optimizer step on a few batches; returns its statistics as means over tokens."
         count, totals = sum(len(rollouts[i].tokens) for b in batches for i in b), torch.zeros(len(STATS), device=self.student.device)
         for b in own_batches(batches, self.config.batch_size):
-            loss, v_loss, stats = batch_losses(self.student, self.value_head, [rollouts[i] for i in b], advantages[b], returns[b], self.config, policy)
-            ((loss * policy + self.config.vf_coef * v_loss) / count).backward()
-            totals += torch.stack([stats[k] for k in STATS])
+            done = b or batches[0][:1]  # an empty batch takes part with a rollout that does not count
+            loss, v_loss, stats = batch_losses(self.student, self.value_head, [rollouts[i] for i in done], advantages[done], returns[done], self.config, policy)
+            ((loss * policy + self.config.vf_coef * v_loss) / count * bool(b)).backward()
+            totals += torch.stack([stats[k] for k in STATS]) * bool(b)
         norm = apply_gradients(self.optimizer, self.config.max_grad_norm)
         return {k: v / count for k, v in zip(STATS, summed(totals).tolist())} | dict(grad_norm=norm)
     def update(self, rollouts: list, lr_factor: float = 1.0) -> dict:
@@ -253,12 +254,17 @@ class PPOTrainer:
         self.updates, self.kl_coef = self.updates + 1, adapted_kl_coef(self.kl_coef, metrics["kl"], config.kl_target)
         return metrics | {k: sum(s[k] for s in steps) / len(steps) for k in steps[0]} | dict(steps=len(steps), update_seconds=time.time() - started)
     def save(self, folder):
-        "Keep optimizer, fee and count (the weights are the student's and the value head's to keep)."
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        torch.save(self.optimizer.state_dict(), Path(folder)/"optimizer.pt")
-        write_json(Path(folder)/"trainer.json", dict(kl_coef=self.kl_coef, updates=self.updates))
+        "Keep optimizer, fee and count (the weights are the student's and the value head's to keep); all processes call it."
+        state = whole_state(self.optimizer)
+        def write():
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            torch.save(state, Path(folder)/"optimizer.pt")
+            write_json(Path(folder)/"trainer.json", dict(kl_coef=self.kl_coef, updates=self.updates))
+        from_main(write)
     def load(self, folder):
         "Put back what `save` kept."
-        self.optimizer.load_state_dict(torch.load(Path(folder)/"optimizer.pt", weights_only=True, map_location=self.student.device))
+        state = torch.load(Path(folder)/"optimizer.pt", weights_only=True, map_location="cpu")
+        self.optimizer.load_state_dict(divided_state(self.optimizer, state))
+        for group in self.optimizer.param_groups: group["foreach"] = self.optimizer.defaults["foreach"]  # the weights may have been divided otherwise
         kept = read_json(Path(folder)/"trainer.json")
         self.kl_coef, self.updates = kept["kl_coef"], kept["updates"]

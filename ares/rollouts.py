@@ -10,6 +10,7 @@ __all__ = ['ABBREVIATIONS', 'STARTERS', 'LABELS', 'END', 'ends_here', 'sentence_
 
 # %% ../nbs/07_rollouts.ipynb #6210404d
 import html, re
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -203,7 +204,7 @@ def generate_rollouts(
 ) -> list: # of `Rollout`, K for each problem, in the order of the problems
     "Sample K rationales of each problem; several processes share the problems."
     mine, found = my_share(range(len(problems))), {}
-    with own_dice(student.device):
+    with own_dice(student.device), student.whole():
         for places in by_length(mine, lambda i: len(prompts[i]), batch_size):
             batch = [mine[j] for j in places]
             inputs = student.inputs([prompts[i] for i in batch], [problems[i].view() for i in batch])
@@ -229,7 +230,6 @@ def batch_of(
     return inputs, responses, torch.tensor([first[r.problem.id][0] for r in rollouts], device=student.device)
 
 # %% ../nbs/07_rollouts.ipynb #d93437de
-@torch.inference_mode()
 def add_logprobs(
     rollouts: list,
     reference, # a `Student`: fills `ref_logprobs`
@@ -239,12 +239,13 @@ def add_logprobs(
 ):
     "Add the reference's log-probabilities and the values to rollouts; several processes share the batches."
     batches, found = by_length(rollouts, lambda r: len(r.tokens), batch_size), []
-    for batch in my_share(batches):
-        inputs, responses, rows = batch_of(reference, [rollouts[i] for i in batch])
-        hidden = reference.hidden(inputs, responses, rows)
-        logprobs = reference.token_logprobs(hidden, responses, temperature, top_k).tolist()
-        values = value_head.values(inputs, responses, rows).tolist() if value_head else None
-        found.append((logprobs, values))
+    with reference.whole(), value_head.whole() if value_head else nullcontext(), torch.inference_mode():
+        for batch in my_share(batches):
+            inputs, responses, rows = batch_of(reference, [rollouts[i] for i in batch])
+            hidden = reference.hidden(inputs, responses, rows)
+            logprobs = reference.token_logprobs(hidden, responses, temperature, top_k).tolist()
+            values = value_head.values(inputs, responses, rows).tolist() if value_head else None
+            found.append((logprobs, values))
     for batch, (logprobs, values) in zip(batches, bring_together(found)):
         for n, i in enumerate(batch):
             length = len(rollouts[i].tokens)

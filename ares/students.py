@@ -29,6 +29,7 @@ from transformers.utils import cached_file, logging as hf_logging
 
 # %% ../nbs/06_students.ipynb #813ad0c2
 from .core import *
+from .processes import shard, whole, whole_weights
 
 # %% ../nbs/06_students.ipynb #cec981a5
 MARK = 4.0 # size of a mark: one number has to stand out among 768 pixels
@@ -357,7 +358,13 @@ class T5Student:
         return T5Student(copy.deepcopy(self.model), self.tokenizer, self.max_prompt_tokens, self.mixed)
     def save(self, folder):
         "Write weights (safetensors), configuration and tokenizer."
-        self.model.save_pretrained(folder); self.tokenizer.save_pretrained(folder)
+        self.model.save_pretrained(folder, state_dict=whole_weights(self.model)); self.tokenizer.save_pretrained(folder)
+    def shard(self):
+        "Divide the weights of all blocks among the processes; embeddings, head and fusion stay whole in each."
+        for stack in (self.model.encoder, self.model.decoder): shard(stack, stack.block)
+    def whole(self):
+        "The context in which each process has all weights: for everything but training."
+        return whole(self.model)
     def inputs(self, prompts: list, pictures: list) -> dict:
         "A padded batch of prompts and pictures (None where there is none) on the model's device."
         text = self.tokenizer(prompts, padding=True, truncation=True, max_length=self.max_prompt_tokens, return_tensors="pt")
@@ -505,5 +512,11 @@ class ValueHead(nn.Module):
     def save(self, folder):
         "Write the weights of head and own trunk."
         Path(folder).mkdir(parents=True, exist_ok=True)
-        save_file({k: v.contiguous().clone() for k, v in self.state_dict().items()}, str(Path(folder)/"value.safetensors"))
+        save_file({k: v.contiguous().clone() for k, v in whole_weights(self).items()}, str(Path(folder)/"value.safetensors"))
     def load(self, folder): self.load_state_dict(load_file(str(Path(folder)/"value.safetensors")))
+    def shard(self):
+        "Divide an own trunk among the processes, like a student."
+        if self.trunk is not None: self.student.shard()
+    def whole(self):
+        "The context in which each process has all weights, those of a shared trunk too."
+        return self.student.whole()

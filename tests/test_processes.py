@@ -1,4 +1,4 @@
-"Two processes: the same steps as one, the whole loop, and what happens when one of them is killed."
+"Two processes, with whole and with divided weights: the same steps as one, the whole loop, and what happens when one of them is killed."
 import json, os, subprocess, sys, time
 from pathlib import Path
 
@@ -16,34 +16,49 @@ CPU = torch.device("cpu")
 # Thirteen rollouts in steps of eight, forty-three examples in batches of eight: nothing comes out even. Some problems have no picture.
 UPDATES = '''
 import sys, torch
+from pathlib import Path
 from safetensors.torch import save_file
+from ares.alternation import last_state, save_state
 from ares.core import set_seed
 from ares.ppo import PPOConfig, PPOTrainer
 from ares.problems import make_problems
-from ares.processes import from_main, join_processes, process_count
+from ares.processes import from_main, join_processes, process_count, whole_weights
 from ares.prompts import rationale_prompt
 from ares.rollouts import add_logprobs, make_rollout
-from ares.sft import SFTConfig, fit_sft, gold_examples
+from ares.sft import SFTConfig, ShowProgress, fit_sft, gold_examples
 from ares.answers import add_adapter
 from ares.students import ValueHead, load_student
 
-out, n = sys.argv[1], process_count()
+out, fsdp = sys.argv[1], len(sys.argv) > 2
+n = f"{process_count()}-fsdp" if fsdp else process_count()
 join_processes(torch.device("cpu"))
-def weights(student): return {k: p.detach().clone() for k, p in student.model.named_parameters()}
-def keep(name, student): from_main(lambda: save_file(weights(student), f"{out}/{name}-{n}.safetensors"))
+def weights(student): return {k: w.clone() for k, w in whole_weights(student.model).items() if "embed_tokens" not in k and "lm_head" not in k}
+def keep(name, student):
+    with student.whole(): from_main(lambda: save_file(weights(student), f"{out}/{name}-{n}.safetensors"))
+def held(tensors): return sum(getattr(t, "to_local", lambda: t)().numel() for t in tensors)
 
 problems = make_problems(43, split="train", seed=1)
 set_seed(0)
-student = load_student(dict(d_model=32, d_ff=64, num_layers=1, num_decoder_layers=1, num_heads=2, vocab_size=600, dropout_rate=0.0), texts=[rationale_prompt(p) + p.solution for p in problems])
+student = load_student(dict(d_model=32, d_ff=64, num_layers=1, num_decoder_layers=2, num_heads=2, vocab_size=600, dropout_rate=0.0), texts=[rationale_prompt(p) + p.solution for p in problems])
 keep("start", student)
 learner, examples = student.copy(), gold_examples(problems)
-fit_sft(learner, examples, examples[:9], f"{out}/fit-{n}", SFTConfig(lr=3e-3, epochs=2, batch_size=8))
+def fit(): fit_sft(learner, examples, examples[:9], f"{out}/fit-{n}", SFTConfig(lr=3e-3, epochs=2, batch_size=8, fsdp=fsdp))
+if fsdp:  # cut off in the second epoch, and gone on with
+    going_on = ShowProgress.on_step_end
+    def cut(self, args, state, control, **kwargs):
+        if state.global_step == 8: raise KeyboardInterrupt
+    ShowProgress.on_step_end = cut
+    try: fit()
+    except KeyboardInterrupt: learner = student.copy()
+    ShowProgress.on_step_end = going_on
+fit()
 keep("sft", learner)
-adapted = student.copy()
-set_seed(1)
-add_adapter(adapted, r=4, alpha=8, dropout=0.0)
-fit_sft(adapted, examples, examples[:9], f"{out}/lora-{n}", SFTConfig(lr=3e-2, epochs=2, batch_size=8, grad_accum=2))
-keep("adapter", adapted)
+if not fsdp:
+    adapted = student.copy()
+    set_seed(1)
+    add_adapter(adapted, r=4, alpha=8, dropout=0.0)
+    fit_sft(adapted, examples, examples[:9], f"{out}/lora-{n}", SFTConfig(lr=3e-2, epochs=2, batch_size=8, grad_accum=2))
+    keep("adapter", adapted)
 
 set_seed(2)
 size, rollouts = len(student.tokenizer), []
@@ -53,11 +68,39 @@ for i in range(13):
     r.scores = torch.rand(len(r.sentences)).tolist()
     rollouts.append(r)
 head = ValueHead(student)
+def divide():
+    for part in (student, head) if fsdp else (): part.shard()
+def new_trainer(): return PPOTrainer(student, head, PPOConfig(lr=3e-4, value_lr=2e-3, ppo_epochs=3, batch_size=4, grad_accum=2, value_warmup=1, target_kl=1.0))
+def read_state(folder):
+    global student, head, trainer
+    student = load_student(str(folder/"student"))
+    head = ValueHead(student)
+    head.load(folder/"value")
+    divide()
+    trainer = new_trainer()
+    trainer.load(folder/"trainer")
+divide()
+add_logprobs(rollouts, student, ValueHead(student, "shared"))
 add_logprobs(rollouts, student, head)
 for r in rollouts: r.logprobs = [x + 0.05 for x in r.ref_logprobs]
-trainer = PPOTrainer(student, head, PPOConfig(lr=3e-4, value_lr=2e-3, ppo_epochs=3, batch_size=4, grad_accum=2, value_warmup=1, target_kl=1.0))
-metrics = [trainer.update(rollouts) for _ in range(3)]
+trainer, state = new_trainer(), Path(out, "state")
+for _ in range(2): trainer.update(rollouts)
+if fsdp:
+    blocks = [p for stack in (student.model.encoder, student.model.decoder, head.trunk.encoder, head.trunk.decoder) for p in stack.block.parameters()]
+    averages = [trainer.optimizer.state[p]["exp_avg"] for p in blocks if p in trainer.optimizer.state]
+    print(dict(weights=held(blocks), all_weights=sum(p.numel() for p in blocks), averages=held(averages), all_averages=sum(a.numel() for a in averages)))
+    save_state(state, student, head, trainer, [0, 0])
+    dice = torch.get_rng_state()
+    read_state(last_state(state))
+    torch.set_rng_state(dice)
+dice = torch.get_rng_state()
+metrics = [trainer.update(rollouts)]
 keep("ppo", student)
+if n == 1:  # goes on with what the two processes with divided weights have left
+    read_state(last_state(state))
+    torch.set_rng_state(dice)
+    trainer.update(rollouts)
+    keep("taken-over", student)
 from_main(lambda: print({k: round(v, 5) for k, v in metrics[-1].items() if k in ("policy_loss", "value_loss", "approx_kl", "ratio", "clip_fraction", "grad_norm", "steps")}))
 '''
 
@@ -70,14 +113,15 @@ def updates(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{out}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
         patch.setenv("OMP_NUM_THREADS", "1")
+        launch(["updates", out, "fsdp"], 2, CPU, out/"2-fsdp.log")
         for n in (1, 2): launch(["updates", out], n, CPU, out/f"{n}.log")
     return out
 
 
-@pytest.mark.parametrize("name", ["sft", "adapter", "ppo"])
-def test_two_processes_take_the_steps_of_one(updates, name):
+@pytest.mark.parametrize("name, other", [("sft", "sft-2"), ("adapter", "adapter-2"), ("ppo", "ppo-2"), ("sft", "sft-2-fsdp"), ("ppo", "ppo-2-fsdp"), ("ppo", "taken-over-1")])
+def test_two_processes_take_the_steps_of_one(updates, name, other):
     from safetensors.torch import load_file
-    start, one, two = (load_file(updates/f"{n}.safetensors") for n in ("start-1", f"{name}-1", f"{name}-2"))
+    start, one, two = (load_file(updates/f"{n}.safetensors") for n in ("start-1", f"{name}-1", other))
     assert one.keys() == two.keys()
     moved = max((one[k] - start[k]).abs().max() for k in one if k in start) if name != "adapter" else max(p.abs().max() for k, p in one.items() if "lora_B" in k)
     assert moved > 1e-3  # there was something to agree on
@@ -87,9 +131,16 @@ def test_two_processes_take_the_steps_of_one(updates, name):
     for k in one: assert (one[k] - two[k]).abs().max() <= 1e-5, (k, (one[k] - two[k]).abs().max())
 
 
-def test_two_processes_report_the_numbers_of_one(updates):
-    one, two = (eval((updates/f"{n}.log").read_text().strip().split("\n")[-1]) for n in (1, 2))
+@pytest.mark.parametrize("n", ["2", "2-fsdp"])
+def test_two_processes_report_the_numbers_of_one(updates, n):
+    one, two = (eval((updates/f"{n}.log").read_text().strip().split("\n")[-1]) for n in (1, n))
     assert one["steps"] == two["steps"] and all(abs(one[k] - two[k]) <= 2e-5 for k in one), (one, two)
+
+
+def test_divided_weights_are_held_once(updates):
+    held = [eval(line) for line in (updates/"2-fsdp.log").read_text().split("\n") if line.startswith("{'weights'")]
+    assert len(held) == 2
+    for k in ("weights", "averages"): assert held[0][k] + held[1][k] == held[0][f"all_{k}"] > 0 and 0.45 < held[0][k] / held[0][f"all_{k}"] < 0.55
 
 
 def test_a_compiled_student_says_the_same(monkeypatch):
@@ -131,8 +182,11 @@ def worker(run, rank, stage):
         except (psutil.NoSuchProcess, psutil.AccessDenied): pass
 
 
-def test_a_killed_process_ends_the_run_with_one_line_and_it_goes_on(two, params, tmp_path):
+@pytest.mark.parametrize("fsdp", [False, True])
+def test_a_killed_process_ends_the_run_with_one_line_and_it_goes_on(two, params, tmp_path, fsdp):
     run = tmp_path/"killed"
+    (tmp_path/"params.yaml").write_text(yaml.safe_dump(yaml.safe_load(params.read_text()) | dict(fsdp=fsdp)))
+    params = tmp_path/"params.yaml"
     process = start_loop(run, params)
     while process.poll() is None and lines(run/"rl-1"/"metrics.jsonl") < 3: time.sleep(0.02)
     victim = worker(run, 1, "rl-1")
@@ -148,11 +202,12 @@ def test_a_killed_process_ends_the_run_with_one_line_and_it_goes_on(two, params,
 
 
 def test_the_command_under_a_launcher(two, params, tmp_path):
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "ares", "run", str(params), "--name", "launched"]
+    words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT/"params"/"fsdp.yaml"), "--num_processes", "2", "-m", "ares", "run", str(params), "--name", "launched"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=600, env=os.environ | dict(ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1"))
     assert done.returncode == 0, done.stderr[-3000:]
     run = tmp_path/"runs"/"launched"
     assert results_of(run) == results_of(two)
+    assert json.loads((run/"config.json").read_text())["fsdp"]
     assert done.stdout.count("report:") == 1 and (run/"report.html").exists()
     assert {p.stem for p in (run/"notebooks").glob("*.ipynb")} == {"baseline", "rl-1", "sft-1", "report"}
     fault = subprocess.run(words[:-2] + ["-p", "rl_Ir", "1"], cwd=tmp_path, capture_output=True, text=True, timeout=120, env=os.environ | dict(ACCELERATE_USE_CPU="true"))
