@@ -18,9 +18,12 @@ def commands():
 def understood(words):
     "The words that a launcher leaves to what it starts."
     if words[:2] == ["accelerate", "launch"]:
+        from accelerate.commands.config.config_args import load_config_from_file
         from accelerate.commands.launch import launch_command_parser
         args = launch_command_parser().parse_args(words[2:])
-        assert args.module and args.num_processes % (args.num_machines or 1) == 0
+        assert args.module
+        if args.config_file: assert load_config_from_file(ROOT/args.config_file).num_processes
+        else: assert args.num_processes % (args.num_machines or 1) == 0
         return [args.training_script, *args.training_script_args]
     from torch.distributed.run import get_args_parser
     args = get_args_parser().parse_args(words[1:])
