@@ -22,7 +22,7 @@ def understood(words):
         from accelerate.commands.launch import launch_command_parser
         args = launch_command_parser().parse_args(words[2:])
         assert args.module
-        if args.config_file: assert load_config_from_file(ROOT/args.config_file).num_processes
+        if args.config_file: assert load_config_from_file(str(ROOT/args.config_file)).num_processes
         else: assert args.num_processes % (args.num_machines or 1) == 0
         return [args.training_script, *args.training_script_args]
     from torch.distributed.run import get_args_parser
