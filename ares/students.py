@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+from transformers import AutoConfig, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.models.t5.modeling_t5 import T5Stack
@@ -433,6 +433,7 @@ def set_ways(
 SIZES = dict(d_model=64, d_ff=128, num_layers=2, num_decoder_layers=2, num_heads=4, vocab_size=1024, image_heads=4, image_size=64, patch=16,
              dropout_rate=0.0, feed_forward_proj="relu")
 
+# %% ../nbs/06_students.ipynb #f0115ize
 def full_sizes(
     sizes: dict, # what is asked for
     defaults: dict, # of all sizes there are
@@ -480,16 +481,10 @@ def load_student(
 ) -> T5Student:
     "A student, ready to use."
     hf_logging.disable_progress_bar()  # loading takes a moment here; its bars would only fill the notebooks
-    from ares.decoders import gguf_file, load_decoder, new_decoder  # they build on what is here
-    makers = dict(t5=new_student, decoder=new_decoder)
-    if isinstance(source, dict):
-        sizes, kind = {k: v for k, v in source.items() if k != "kind"}, source.get("kind", "t5")
-        if kind not in makers: raise AresError(f"student: `kind` must be one of {', '.join(makers)}, not {kind!r}.")
-        student = makers[kind](sizes, texts or [], image_dim)
+    from ares.decoders import load_decoder, made_student, read_source  # they build on what is here
+    if isinstance(source, dict): student = made_student(source, texts or [], image_dim)
     else:
-        folder, how = gguf_file(source)
-        try: config, tokenizer = AutoConfig.from_pretrained(folder, **how), AutoTokenizer.from_pretrained(folder, **how)
-        except (OSError, ValueError, KeyError) as e: raise AresError(f"student: {source!r} is neither a folder with a saved student nor a checkpoint that can be fetched ({(str(e).splitlines() or [type(e).__name__])[0]})") from None
+        config, tokenizer = read_source(source)
         if config.model_type == "t5": config.image_dim = image_dim or image_patches(Image.new("RGB", (1, 1))).shape[1]  # where it brings no fusion of its own
         student = T5Student(load_t5(source, config)[0], tokenizer) if config.model_type in ("t5", "multimodal_t5") else load_decoder(source, config, tokenizer, image_dim)
         if image_dim not in (None, getattr(student.model.config, "image_dim", None)): raise AresError(f"student: {source!r} was trained on patches of width {student.model.config.image_dim}, not {image_dim} as those of the features; name the features it was trained on, or another student.")
