@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DECODER_SIZES', 'MAKERS', 'SlicedDecoder', 'places_in_pictures', 'take', 'with_slices', 'turn_end', 'settle_tokens',
            'spoken', 'shortened', 'within', 'caching', 'longer', 'sample_with_cache', 'CausalStudent', 'new_decoder',
-           'refuse_features', 'made_student', 'as_student', 'gguf_file', 'read_source', 'fetch_decoder',
-           'check_decoder', 'load_decoder']
+           'refuse_features', 'made_student', 'as_student', 'words_only', 'seen_text', 'VisionStudent', 'as_seeing',
+           'gguf_file', 'read_source', 'fetch_decoder', 'check_decoder', 'load_decoder']
 
 # %% ../nbs/28_decoders.ipynb #e2839c24
 import inspect
@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as SEEING
 
 # %% ../nbs/28_decoders.ipynb #b5571075
 from .core import *
@@ -266,6 +266,55 @@ def as_student(
     return CausalStudent(model, tokenizer)
 
 # %% ../nbs/28_decoders.ipynb #27aa02cf
+def words_only(text: str) -> list:
+    "A text as the templates of processors want it."
+    return [dict(type="text", text=text)]
+
+# %% ../nbs/28_decoders.ipynb #ba62b8d3
+def seen_text(
+    prompt: str, picture, # None where there is none
+    processor,
+) -> str:
+    "The text in which a picture and a prompt are shown."
+    marked = [dict(type="image")] * (picture is not None)
+    if processor.chat_template: return processor.apply_chat_template([dict(role="user", content=marked + words_only(prompt))], add_generation_prompt=True, tokenize=False)
+    return f"{processor.image_token}\n" * len(marked) + prompt + "\n"
+
+# %% ../nbs/28_decoders.ipynb #efecb053
+class VisionStudent(CausalStudent):
+    "A model that reads pictures and text, with its processor, and the verbs of every student."
+    def __init__(self, model, processor, max_prompt_tokens: int = 512, mixed: bool = False):
+        super().__init__(model, processor.tokenizer, max_prompt_tokens, mixed)
+        self.processor = processor
+    def save(self, folder):
+        "Write weights (safetensors), configuration, tokenizer and processor."
+        self.model.save_pretrained(folder); self.processor.save_pretrained(folder)
+    def inputs(self, prompts: list, pictures: list) -> dict:
+        "A batch of prompts and pictures (None where there is none), padded on the left, on the model's device."
+        if any(torch.is_tensor(p) for p in pictures): raise AresError("features: this student looks at pictures themselves; leave `features` empty.")
+        def alone(prompt, _): return self.tokenizer(seen_text(prompt, None, self.processor), add_special_tokens=False).input_ids
+        said = [seen_text(shortened(p, self.max_prompt_tokens, self.tokenizer, alone), picture, self.processor) for p, picture in zip(prompts, pictures, strict=True)]
+        shown = [[p.convert("RGB")] if p else [] for p in pictures]
+        batch = self.processor(text=said, images=shown if any(shown) else None, padding=True, padding_side="left", return_tensors="pt")
+        return {k: v.to(self.device) for k, v in batch.items()}
+    def joined(self, inputs: dict, more: torch.Tensor) -> dict:
+        "Prompts with tokens (rows, length) behind them, which are text."
+        kinds = {k: torch.cat([v, torch.zeros_like(more)], 1) for k, v in inputs.items() if k.endswith("token_type_ids")}
+        return super().joined(inputs, more) | kinds
+    def chosen(self, inputs: dict, rows: torch.Tensor) -> dict:
+        if "pixel_values" in inputs: raise AresError("gradient_checkpointing: a student that sees keeps each picture once for all responses, which needs the cache; set it to false.")
+        return super().chosen(inputs, rows)
+
+# %% ../nbs/28_decoders.ipynb #66259e3a
+def as_seeing(
+    model, processor, # for pictures and text, of `transformers`
+) -> VisionStudent:
+    "A model that sees and its processor as a student."
+    settle_tokens(model, processor.tokenizer, turn_end(processor.tokenizer, processor, words_only))
+    model.__class__ = with_slices(type(model))
+    return VisionStudent(model, processor)
+
+# %% ../nbs/28_decoders.ipynb #13f40f40
 def gguf_file(
     source: str, # a folder, a file or a name
 ): # (folder or name, arguments that `transformers` needs to read a GGUF file)
@@ -275,7 +324,7 @@ def gguf_file(
     if len(found) > 1: raise AresError(f"student: {source!r} holds {len(found)} GGUF files; name one of them, such as {found[0].name}.")
     return (str(found[0].parent), dict(gguf_file=found[0].name)) if found else (source, {})
 
-# %% ../nbs/28_decoders.ipynb #ba62b8d3
+# %% ../nbs/28_decoders.ipynb #0e4306f0
 def read_source(
     source: str, # a folder, a .gguf file or a name
 ): # (configuration, tokenizer)
@@ -285,9 +334,9 @@ def read_source(
     except (OSError, ValueError, KeyError) as e:
         raise AresError(f"student: {source!r} is neither a folder with a saved student nor a checkpoint that can be fetched ({(str(e).splitlines() or [type(e).__name__])[0]})") from None
 
-# %% ../nbs/28_decoders.ipynb #efecb053
+# %% ../nbs/28_decoders.ipynb #2da94940
 def fetch_decoder(
-    source: str, config, # as for `load_decoder`
+    source: str, # a folder, a .gguf file or a name
 ):
     "The weights of a causal language model, as a model that can be trained."
     folder, how = gguf_file(source)
@@ -298,7 +347,7 @@ def fetch_decoder(
     fresh.load_state_dict(model.state_dict())
     return fresh
 
-# %% ../nbs/28_decoders.ipynb #b6163df6
+# %% ../nbs/28_decoders.ipynb #95562b46
 @torch.inference_mode()
 def check_decoder(
     student: CausalStudent,
@@ -318,18 +367,20 @@ def check_decoder(
     need(same(student.model.states(ids[:, -2:], mask, past_key_values=cache, use_cache=True).last_hidden_state, states[:, -2:]), "says something else with its cache than without")
     return student
 
-# %% ../nbs/28_decoders.ipynb #29975b8c
+# %% ../nbs/28_decoders.ipynb #7ea37840
 def load_decoder(
     source: str, # a folder, a .gguf file or a name
     config, tokenizer, # already read from there
     image_dim: int | None = None, # must be None
 ) -> CausalStudent:
-    "A decoder as a student; anything else is refused."
-    made = (getattr(config, "architectures", None) or [CAUSAL.get(config.model_type)])[0]
-    if made not in CAUSAL.values():
-        raise AresError(f"student: {source!r} is a {made or config.model_type}, which cannot write a rationale and be trained here; "
-                        "choose a T5 (T5ForConditionalGeneration) or a causal language model (LlamaForCausalLM, Qwen2ForCausalLM, ...).")
+    "A decoder as a student, one that sees where the model does; anything else is refused."
+    made = (getattr(config, "architectures", None) or [SEEING.get(config.model_type) or CAUSAL.get(config.model_type)])[0]
+    if made not in [*CAUSAL.values(), *SEEING.values()]:
+        raise AresError(f"student: {source!r} is a {made or config.model_type}, which cannot write a rationale and be trained here; choose a T5 (T5ForConditionalGeneration), "
+                        "a causal language model (LlamaForCausalLM, Qwen2ForCausalLM, ...) or one that sees (Idefics3ForConditionalGeneration, ...).")
     refuse_features(source, image_dim)
-    try: model = fetch_decoder(source, config)
+    try:
+        if made in SEEING.values(): student = as_seeing(AutoModelForImageTextToText.from_pretrained(source, trust_remote_code=False).float(), AutoProcessor.from_pretrained(source, trust_remote_code=False))
+        else: student = as_student(fetch_decoder(source).float(), tokenizer)
     except (OSError, ValueError, ImportError) as e: raise AresError(f"student: {source!r} cannot be loaded ({' '.join(str(e).split())[:200]}).") from None
-    return check_decoder(as_student(model.float(), tokenizer), source)
+    return check_decoder(student, source)
