@@ -6,15 +6,17 @@
 __all__ = ['DECODER_SIZES', 'MAKERS', 'SlicedDecoder', 'places_in_pictures', 'take', 'with_slices', 'turn_end', 'settle_tokens',
            'spoken', 'shortened', 'within', 'caching', 'longer', 'sample_with_cache', 'CausalStudent', 'new_decoder',
            'refuse_features', 'made_student', 'as_student', 'words_only', 'seen_text', 'VisionStudent', 'as_seeing',
-           'gguf_file', 'read_source', 'fetch_decoder', 'check_decoder', 'load_decoder']
+           'gguf_file', 'read_source', 'fetch_decoder', 'check_decoder', 'load_decoder', 'adapter_base', 'load_adapter',
+           'merged']
 
 # %% ../nbs/28_decoders.ipynb #e2839c24
-import inspect
+import copy, inspect
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -384,3 +386,33 @@ def load_decoder(
         else: student = as_student(fetch_decoder(source).float(), tokenizer)
     except (OSError, ValueError, ImportError) as e: raise AresError(f"student: {source!r} cannot be loaded ({' '.join(str(e).split())[:200]}).") from None
     return check_decoder(student, source)
+
+# %% ../nbs/28_decoders.ipynb #8678d969
+def adapter_base(
+    source: str | dict, # as for `load_student`
+) -> str: # a name or a folder; "" where the source is no adapter
+    "The student that a saved adapter belongs to."
+    path = Path(source)/"adapter_config.json" if isinstance(source, str) else None
+    if path is None or not path.exists(): return ""
+    base = read_json(path).get("base_model_name_or_path")
+    if not base: raise AresError(f"{path}: an adapter, but it does not say of which student; write its name or folder as `base_model_name_or_path`.")
+    return base
+
+# %% ../nbs/28_decoders.ipynb #c688c48f
+def load_adapter(
+    student, # a `Student` without adapter; its model gets it
+    folder: str | Path, # where the adapter was saved
+): # the same
+    "Put a saved adapter on a student, to be trained on."
+    student.model = PeftModel.from_pretrained(student.model, folder, is_trainable=True).eval()
+    return student
+
+# %% ../nbs/28_decoders.ipynb #ef110b06
+def merged(
+    student, # a `Student`, left as it is
+): # a `Student` without adapter
+    "An independent copy whose weights hold what its adapter had learned."
+    other = copy.copy(student)
+    other.model = copy.deepcopy(student.model)
+    if hasattr(other.model, "merge_and_unload"): other.model = other.model.merge_and_unload().requires_grad_(True)
+    return other

@@ -354,7 +354,7 @@ class T5Student:
     def copy(self):
         "An independent copy, e.g. the frozen reference."
         other = copy.copy(self)
-        other.model = copy.deepcopy(self.model)
+        other.model = copy.deepcopy(self.model, {id(p): p for p in self.model.parameters() if not p.requires_grad})  # what is frozen is shared
         return other
     def save(self, folder):
         "Write weights (safetensors), configuration and tokenizer."
@@ -481,7 +481,8 @@ def load_student(
 ) -> T5Student:
     "A student, ready to use."
     hf_logging.disable_progress_bar()  # loading takes a moment here; its bars would only fill the notebooks
-    from ares.decoders import load_decoder, made_student, read_source  # they build on what is here
+    from ares.decoders import adapter_base, load_adapter, load_decoder, made_student, read_source  # they build on what is here
+    if base := adapter_base(source): return load_adapter(load_student(base, texts, device, dtype, max_prompt_tokens, image_dim), source)
     if isinstance(source, dict): student = made_student(source, texts or [], image_dim)
     else:
         config, tokenizer = read_source(source)
