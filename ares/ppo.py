@@ -228,7 +228,7 @@ class PPOTrainer:
     def __init__(self, student, value_head, config: PPOConfig):
         check_ppo(config)
         self.student, self.value_head, self.config = student, value_head, config
-        groups = [dict(params=list(student.model.parameters()), lr=config.lr), dict(params=list(value_head.parameters()), lr=config.value_lr or config.lr)]
+        groups = [dict(params=[p for p in m.parameters() if p.requires_grad], lr=lr) for m, lr in ((student.model, config.lr), (value_head, config.value_lr or config.lr))]
         self.optimizer, self.kl_coef, self.updates = torch.optim.AdamW(groups, weight_decay=0.0), config.kl_coef, 0
     def step(self, batches, rollouts, advantages, returns, policy):
         "One optimizer step on a few batches; returns its statistics as means over tokens."

