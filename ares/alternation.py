@@ -136,7 +136,7 @@ def rl_parts(
     set_seed(stage_seed(config, stage))
     state, reference = from_main(lambda: last_state(run/stage)), model_before(config, run, stage)
     student = load_trained(config, state/"student") if state else reference.copy()
-    if config.mixed_precision == "bf16": reference.model.bfloat16()  # it is never trained
+    if config.mixed_precision == "bf16" and not config.lora: reference.model.bfloat16()  # it is never trained
     value_head = ValueHead(student, trunk=config.value_model)
     if state: value_head.load(state/"value")
     if config.fsdp:

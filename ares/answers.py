@@ -13,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 
 # %% ../nbs/16_answers.ipynb #79565b5a
 from .core import *
+from .decoders import merged
 from .processes import bring_together, my_share
 from .prompts import answer_prompt, answer_target, read_reply
 from .problems import Problem
@@ -43,10 +44,12 @@ def add_adapter(
     r: int = 64, # rank (paper)
     alpha: int = 128, # scale: the product is multiplied by alpha / r (paper)
     dropout: float = 0.05, # on the adapter's input while training (paper)
+    base: str | None = None, # where its own weights can be found again; saved with the adapter
 ):
     "Put a LoRA adapter on every linear layer of the student's model."
     config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear")
     student.model = get_peft_model(student.model, config).eval()
+    student.model.peft_config["default"].base_model_name_or_path = base
 
 # %% ../nbs/16_answers.ipynb #ecc4497b
 def fit_answers(
@@ -60,7 +63,7 @@ def fit_answers(
     desc: str = "answers", # shown by the progress bar
 ): # a `Student` that answers
     "Train a copy of the student to read question and rationale and to name the answer."
-    answerer = student.copy()
+    answerer = merged(student)
     set_seed(config.seed)
     if lora is not None: add_adapter(answerer, **lora)
     examples = answer_examples(problems, rationales, look)

@@ -227,7 +227,7 @@ class PPOTrainer:
     def __init__(self, student, value_head, config: PPOConfig):
         check_ppo(config)
         self.student, self.value_head, self.config = student, value_head, config
-        groups = [dict(params=list(student.model.parameters()), lr=config.lr), dict(params=list(value_head.parameters()), lr=config.value_lr or config.lr)]
+        groups = [dict(params=[p for p in m.parameters() if p.requires_grad], lr=lr) for m, lr in ((student.model, config.lr), (value_head, config.value_lr or config.lr))]
         mixed = any(isinstance(p, DTensor) for g in groups for p in g["params"])  # divided weights and whole ones cannot share a kernel
         self.optimizer, self.kl_coef, self.updates = torch.optim.AdamW(groups, weight_decay=0.0, foreach=False if mixed else None), config.kl_coef, 0
     def step(self, batches, rollouts, advantages, returns, policy):

