@@ -105,7 +105,7 @@ def test_nonsense_gets_one_sentence(words, message, tmp_path):
 
 def test_every_parameter_file_is_valid(tmp_path):
     from ares.settings import load_config
-    for path in sorted((ROOT/"params").glob("*.yaml")):
+    for path in sorted(set((ROOT/"params").glob("*.yaml")) - {ROOT/"params"/"fsdp.yaml"}):  # that one is for `accelerate launch`
         if "data:" not in path.read_text(): load_config(path)
         else: load_config(path, data=str(tmp_path))
 
