@@ -17,7 +17,7 @@ demo: $(VENV)/.demo  ## run the whole loop on problems the project makes (about 
 
 test: $(VENV)/.dev   ## check and run the notebooks, then the tests
 	@OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing  # two processes of two threads would wait for each other
-	@$(BIN)/python -m pytest tests -q
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -n 2 --dist loadfile
 
 lab: $(VENV)/.dev    ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab nbs
