@@ -6,8 +6,8 @@
 __all__ = ['DECODER_SIZES', 'MAKERS', 'SlicedDecoder', 'places_in_pictures', 'take', 'with_slices', 'turn_end', 'settle_tokens',
            'spoken', 'shortened', 'within', 'caching', 'longer', 'sample_with_cache', 'CausalStudent', 'new_decoder',
            'refuse_features', 'made_student', 'as_student', 'words_only', 'seen_text', 'VisionStudent', 'as_seeing',
-           'gguf_file', 'read_source', 'fetch_decoder', 'check_decoder', 'load_decoder', 'adapter_base', 'load_adapter',
-           'merged']
+           'gguf_file', 'read_source', 'whole_decoder', 'fetch_decoder', 'read_processor', 'check_vocabulary',
+           'check_decoder', 'load_decoder', 'adapter_base', 'load_adapter', 'merged']
 
 # %% ../nbs/07_decoders.ipynb #e2839c24
 import copy, inspect
@@ -338,17 +338,50 @@ def read_source(
         raise AresError(f"student: {source!r} is neither a folder with a saved student nor a checkpoint that can be fetched ({(str(e).splitlines() or [type(e).__name__])[0]})") from None
 
 # %% ../nbs/07_decoders.ipynb #2da94940
+def whole_decoder(
+    kind, source: str, # a class of `transformers` that finds the model's own; a folder or a name
+    **how, # for `from_pretrained`
+):
+    "A model with all its weights, in float32."
+    model, found = kind.from_pretrained(source, trust_remote_code=False, dtype=torch.float32, output_loading_info=True, **how)
+    lost = sorted(found["missing_keys"])
+    if lost: raise AresError(f"student: {source!r} lacks {len(lost)} weights of a {type(model).__name__}, {lost[0]} among them; fetch the checkpoint anew, it is not whole.")
+    return model
+
+# %% ../nbs/07_decoders.ipynb #b708c52f
 def fetch_decoder(
     source: str, # a folder, a .gguf file or a name
 ):
     "The weights of a causal language model, as a model that can be trained."
     folder, how = gguf_file(source)
-    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **how)
+    model = whole_decoder(AutoModelForCausalLM, folder, **how)
     if not how: return model
     plain = type(model.config)(**{k: v for k, v in model.config.to_dict().items() if k not in ("quantization_config", "model_type")})
     fresh = AutoModelForCausalLM.from_config(plain)
     fresh.load_state_dict(model.state_dict())
     return fresh
+
+# %% ../nbs/07_decoders.ipynb #fe04e2ff
+def read_processor(source: str):
+    "The processor of a model that sees, with its part for pictures."
+    try: processor, why = AutoProcessor.from_pretrained(source, trust_remote_code=False), "it has none for images"
+    except (OSError, ValueError, ImportError) as e: processor, why = None, " ".join(str(e).split())[:120]
+    if getattr(processor, "image_processor", None) is None:
+        raise AresError(f"student: {source!r} is a model that sees, and no processor beside it prepares pictures ({why}); put the processor_config.json or preprocessor_config.json of its checkpoint there, or choose a student that only reads, with `use_images: false`.")
+    return processor
+
+# %% ../nbs/07_decoders.ipynb #bce9b289
+def check_vocabulary(
+    config, tokenizer, # of a decoder
+    source: str, # for the message
+):
+    "Raise when a tokenizer belongs to another model."
+    known, special = config.vocab_size, {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    most, ends = max(set(tokenizer.get_vocab().values()) - special, default=0), getattr(config, "eos_token_id", None)
+    ends = [e for e in (ends if isinstance(ends, list) else [ends]) if e is not None and 0 <= e < known]
+    remedy = f"put the tokenizer of its own checkpoint into {source!r}"
+    if most >= known: raise AresError(f"student: {source!r} knows {known} tokens, and its tokenizer has one with the number {most}, so it is another model's; {remedy}.")
+    if ends and not special & set(ends): raise AresError(f"student: {source!r} ends a text with token {ends[0]}, which is {tokenizer.convert_ids_to_tokens(ends[0])!r} in its tokenizer, so it is another model's; {remedy}.")
 
 # %% ../nbs/07_decoders.ipynb #95562b46
 @torch.inference_mode()
@@ -382,11 +415,14 @@ def load_decoder(
         raise AresError(f"student: {source!r} is a {made or config.model_type}, which cannot write a rationale and be trained here; choose a T5 (T5ForConditionalGeneration), "
                         "a causal language model (LlamaForCausalLM, Qwen2ForCausalLM, ...) or one that sees (Idefics3ForConditionalGeneration, ...).")
     refuse_features(source, image_dim)
+    rounded = getattr(config, "quantization_config", None)
+    if rounded and not gguf_file(source)[1]: raise AresError(f"student: the weights of {source!r} were rounded ({dict(rounded).get('quant_method')}) to be asked and cannot be trained; name the checkpoint that they were made from.")
+    check_vocabulary(config.get_text_config(), tokenizer, source)
     try:
-        if made in SEEING.values(): student = as_seeing(AutoModelForImageTextToText.from_pretrained(source, trust_remote_code=False).float(), AutoProcessor.from_pretrained(source, trust_remote_code=False))
-        else: student = as_student(fetch_decoder(source).float(), tokenizer)
-    except (OSError, ValueError, ImportError) as e: raise AresError(f"student: {source!r} cannot be loaded ({' '.join(str(e).split())[:200]}).") from None
-    return check_decoder(student, source)
+        processor = read_processor(source) if made in SEEING.values() else None
+        model = whole_decoder(AutoModelForImageTextToText, source) if processor else fetch_decoder(source)
+    except (OSError, ValueError, ImportError, RuntimeError) as e: raise AresError(f"student: {source!r} cannot be loaded ({' '.join(str(e).split())[:200]}).") from None
+    return check_decoder(as_seeing(model, processor) if processor else as_student(model, tokenizer), source)
 
 # %% ../nbs/07_decoders.ipynb #8678d969
 def adapter_base(
