@@ -11,7 +11,7 @@ __all__ = ['DECODER_SIZES', 'MAKERS', 'VLM_SIZES', 'SlicedDecoder', 'places_in_p
            'merged']
 
 # %% ../nbs/07_decoders.ipynb #e2839c24
-import copy, inspect
+import copy, importlib.util, inspect
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -347,7 +347,8 @@ def gguf_file(
     source: str, # a folder, a file or a name
 ): # (folder or name, arguments that `transformers` needs to read a GGUF file)
     "Where a source is, and how it is read."
-    path = Path(source)
+    package = importlib.util.find_spec(source) if source.isidentifier() and not Path(source).exists() else None
+    path = Path(package.origin).parent if package and package.origin else Path(source)
     found = [path] if path.suffix == ".gguf" else sorted(path.glob("*.gguf")) if path.is_dir() and not (path/"config.json").exists() else []
     if len(found) > 1: raise AresError(f"student: {source!r} holds {len(found)} GGUF files; name one of them, such as {found[0].name}.")
     return (str(found[0].parent), dict(gguf_file=found[0].name)) if found else (source, {})
