@@ -26,6 +26,7 @@ from transformers.utils import logging as hf_logging
 
 # %% ../nbs/04_vision.ipynb #9573f7e6
 from .core import *
+from .figures import figure_style
 from .problems import Problem, image_tag, open_image
 
 # %% ../nbs/04_vision.ipynb #b77837a0
@@ -251,6 +252,7 @@ def with_features(
     return [replace(p, features=features.row(p.id)) if p.id in features else p for p in problems]
 
 # %% ../nbs/04_vision.ipynb #29404948
+@figure_style()
 def plot_patches(
     problems: list, # of which the first few with features are shown
     count: int = 4, # pictures
