@@ -20,6 +20,7 @@ from IPython.display import HTML
 from matplotlib.ticker import LogLocator
 from nbconvert import HTMLExporter
 
+# %% ../nbs/23_report.ipynb #4d17075f
 from .core import *
 from .figures import COLOURS, GREY, PAGE, PALE, figure_style, panels
 from .intervals import wilson_interval
