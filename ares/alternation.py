@@ -9,7 +9,6 @@ __all__ = ['stage_names', 'stage_seed', 'model_before', 'keep_model', 'train_bas
 
 # %% ../nbs/22_alternation.ipynb #a6db8452
 import shutil, time
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -67,7 +66,8 @@ def train_baseline(
     splits = load_splits(config)
     set_seed(stage_seed(config, stage))
     student = make_student(config, splits["train"])
-    fit_sft(student, gold_examples(splits["train"][:config.gold_problems or None]), gold_examples(splits["val"]), run/stage/"fit", sft_config(config, "baseline"), stage, Tracker(config.report_to, run, stage))
+    gold, val = (gold_examples(some, config.gold_conclusion) for some in (splits["train"][:config.gold_problems or None], splits["val"]))
+    fit_sft(student, gold, val, run/stage/"fit", sft_config(config, "baseline"), stage, Tracker(config.report_to, run, stage))
     keep_model(student, run/stage/"model")
     return dict(teacher_calls=0)
 
@@ -101,7 +101,7 @@ def save_state(
         part.rename(state)
         for old in folder.glob("state-*"):
             if old != state: shutil.rmtree(old)
-    with student.whole(), value_head.whole() if value_head else nullcontext(): from_main(weights)
+    with student.whole(), (value_head or student).whole(): from_main(weights)
     trainer.save(part/"trainer")
     from_main(finish)
 
