@@ -4,21 +4,21 @@
 
 # %% auto #0
 __all__ = ['DECODER_SIZES', 'MAKERS', 'SlicedDecoder', 'places_in_pictures', 'take', 'with_slices', 'turn_end', 'settle_tokens',
-           'spoken', 'shortened', 'within', 'caching', 'longer', 'sample_with_cache', 'CausalStudent', 'new_decoder',
-           'refuse_features', 'made_student', 'as_student', 'words_only', 'seen_text', 'VisionStudent', 'as_seeing',
-           'gguf_file', 'read_source', 'fetch_decoder', 'check_decoder', 'load_decoder', 'adapter_base', 'load_adapter',
-           'merged']
+           'spoken', 'shortened', 'within', 'caching', 'longer', 'sample_with_cache', 'sft_trainer', 'CausalStudent',
+           'new_decoder', 'refuse_features', 'made_student', 'as_student', 'words_only', 'seen_text', 'VisionStudent',
+           'as_seeing', 'gguf_file', 'read_source', 'fetch_decoder', 'check_decoder', 'load_decoder', 'adapter_base',
+           'load_adapter', 'merged']
 
 # %% ../nbs/07_decoders.ipynb #e2839c24
 import copy, inspect
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
 from peft import PeftModel
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, LlamaConfig, LlamaForCausalLM, Trainer
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as SEEING
@@ -178,11 +178,26 @@ def sample_with_cache(
         hidden = model.states(last[:, None], mask, past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
     return tokens[:, :step + 1], logprobs[:, :step + 1]
 
+# %% ../nbs/07_decoders.ipynb #bb3e4cd0
+@lru_cache
+def sft_trainer(): # (class of the trainer, class of its settings)
+    "TRL's trainer for models that compute their loss themselves; fetched when a decoder is trained."
+    from trl import SFTConfig, SFTTrainer
+    class SlicedTrainer(SFTTrainer):
+        "The trainer of TRL, with the loss left to the model."
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            del getattr(self.model, "get_base_model", lambda: self.model)().forward
+        compute_loss = Trainer.compute_loss
+        def create_model_card(self, *args, **kwargs): pass
+        def _send_telemetry(self): pass
+    return SlicedTrainer, partial(SFTConfig, dataset_kwargs=dict(skip_prepare_dataset=True))
+
 # %% ../nbs/07_decoders.ipynb #9eae7aa8
 class CausalStudent(T5Student):
     "A causal language model with its tokenizer, and the verbs of every student."
-    @property
-    def parts(self): return [self.model.base_model]
+    parts = property(lambda self: [self.model.base_model])
+    trainer = property(lambda self: sft_trainer())
     def shard(self): raise AresError("fsdp: the weights of decoder students are not divided yet; set it to false, and `lora: true` where memory is short.")
     def inputs(self, prompts: list, pictures: list) -> dict:
         "A batch of prompts, padded on the left, on the model's device; pictures are not looked at."
@@ -216,7 +231,7 @@ class CausalStudent(T5Student):
         "Prompts with tokens (rows, length) behind them."
         return inputs | dict(input_ids=torch.cat([inputs["input_ids"], more], 1), attention_mask=longer(inputs["attention_mask"], more.shape[1]))
     def examples_collator(self):
-        "A function from examples (prompt, view, target) to a batch with labels, for the trainer of `transformers`."
+        "A function from examples (prompt, view, target) to a batch with labels, for the trainer."
         def collate(examples):
             inputs = self.inputs([e["prompt"] for e in examples], views(examples))
             said = [torch.tensor(self.tokenizer(e["target"] or "", add_special_tokens=False).input_ids + [self.tokenizer.eos_token_id]) for e in examples]

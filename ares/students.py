@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+from transformers import AutoConfig, PreTrainedTokenizerFast, Seq2SeqTrainer, Seq2SeqTrainingArguments, T5Config, T5ForConditionalGeneration
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.models.t5.modeling_t5 import T5Stack
@@ -349,6 +349,7 @@ class T5Student:
     device = property(lambda self: self.model.device)
     width = property(lambda self: self.model.config.get_text_config().hidden_size)
     parts = property(lambda self: [self.model.encoder, self.model.decoder])
+    trainer = property(lambda self: (Seq2SeqTrainer, Seq2SeqTrainingArguments)) # of supervised stages, and the class of its settings
     def copy(self):
         "An independent copy, e.g. the frozen reference."
         other = copy.copy(self)
@@ -366,8 +367,7 @@ class T5Student:
     def inputs(self, prompts: list, pictures: list) -> dict:
         "A padded batch of prompts and pictures (None where there is none) on the model's device."
         text = self.tokenizer(prompts, padding=True, truncation=True, max_length=self.max_prompt_tokens, return_tensors="pt")
-        batch = dict(input_ids=text["input_ids"], attention_mask=text["attention_mask"]) | patch_batch(pictures, self.model.config)
-        return {k: v.to(self.device) for k, v in batch.items()}
+        return {k: v.to(self.device) for k, v in ({k: text[k] for k in ("input_ids", "attention_mask")} | patch_batch(pictures, self.model.config)).items()}
     def generate(self, inputs: dict, num_samples: int = 1, max_new_tokens: int = 64, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
                  sample: bool = True, of_sampled: bool = False):
         "Sample responses: (tokens, logprobs), each (problems * num_samples, length); the samples of a problem are neighbours."
@@ -382,7 +382,7 @@ class T5Student:
         "Log-probabilities (rows, length) of the tokens of responses; zero at padding."
         with self.precision(): return sliced_logprobs(self.model, hidden, responses, temperature, top_k)
     def examples_collator(self):
-        "A function from examples (prompt, view, target) to a batch with labels, for the trainer of `transformers`."
+        "A function from examples (prompt, view, target) to a batch with labels, for the trainer."
         def collate(examples):
             batch = self.inputs([e["prompt"] for e in examples], views(examples))
             labels = self.tokenizer([e["target"] or "" for e in examples], padding=True, return_tensors="pt")
