@@ -66,7 +66,8 @@ def train_baseline(
     splits = load_splits(config)
     set_seed(stage_seed(config, stage))
     student = make_student(config, splits["train"])
-    fit_sft(student, gold_examples(splits["train"][:config.gold_problems or None]), gold_examples(splits["val"]), run/stage/"fit", sft_config(config, "baseline"), stage, Tracker(config.report_to, run, stage))
+    gold, val = (gold_examples(some, config.gold_conclusion) for some in (splits["train"][:config.gold_problems or None], splits["val"]))
+    fit_sft(student, gold, val, run/stage/"fit", sft_config(config, "baseline"), stage, Tracker(config.report_to, run, stage))
     keep_model(student, run/stage/"model")
     return dict(teacher_calls=0)
 

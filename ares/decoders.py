@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['DECODER_SIZES', 'MAKERS', 'SlicedDecoder', 'places_in_pictures', 'take', 'with_slices', 'turn_end', 'settle_tokens',
-           'spoken', 'shortened', 'within', 'caching', 'longer', 'sample_with_cache', 'sft_trainer', 'CausalStudent',
-           'new_decoder', 'refuse_features', 'made_student', 'as_student', 'words_only', 'seen_text', 'VisionStudent',
-           'as_seeing', 'gguf_file', 'read_source', 'fetch_decoder', 'check_decoder', 'load_decoder', 'adapter_base',
-           'load_adapter', 'merged']
+           'spoken', 'shortened', 'within', 'caching', 'longer', 'closed_up', 'sample_with_cache', 'sft_trainer',
+           'CausalStudent', 'new_decoder', 'refuse_features', 'made_student', 'as_student', 'words_only', 'seen_text',
+           'VisionStudent', 'as_seeing', 'gguf_file', 'read_source', 'whole_decoder', 'fetch_decoder', 'read_processor',
+           'check_vocabulary', 'check_decoder', 'load_decoder', 'adapter_base', 'load_adapter', 'merged']
 
 # %% ../nbs/07_decoders.ipynb #e2839c24
-import copy, inspect
+import copy, importlib.util, inspect
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
@@ -151,6 +151,15 @@ def longer(mask, n): # (rows, length) -> (rows, length + n)
     "An attention mask with `n` more tokens to be seen."
     return torch.cat([mask, mask.new_ones(len(mask), n)], 1)
 
+# %% ../nbs/07_decoders.ipynb #7f95bee2
+def closed_up(
+    batch: dict, # of tensors; those of the shape of `attention_mask` are moved
+) -> dict:
+    "A batch with all padding on the left, and no more of it than must be."
+    mask = batch["attention_mask"]
+    order = mask.argsort(dim=1, stable=True)[:, -int(mask.sum(1).max()):]
+    return {k: v.gather(1, order) if v.shape == mask.shape else v for k, v in batch.items()}
+
 # %% ../nbs/07_decoders.ipynb #3c42c355
 @torch.no_grad()
 def sample_with_cache(
@@ -238,7 +247,8 @@ class CausalStudent(T5Student):
             targets = pad_sequence(said, batch_first=True, padding_value=self.tokenizer.pad_token_id).to(self.device)
             nothing = torch.tensor([[e["target"] is None] for e in examples], device=self.device)  # fills up a batch; there is nothing to learn
             labels = targets.masked_fill((targets == self.tokenizer.pad_token_id) | nothing, -100)
-            return self.joined(inputs, targets) | dict(labels=torch.cat([torch.full_like(inputs["input_ids"], -100), labels], 1))
+            mask = torch.cat([inputs["attention_mask"], (targets != self.tokenizer.pad_token_id).long()], 1)
+            return closed_up(self.joined(inputs, targets) | dict(labels=torch.cat([torch.full_like(inputs["input_ids"], -100), labels], 1), attention_mask=mask))
         return collate
 
 # %% ../nbs/07_decoders.ipynb #d021e001
@@ -337,7 +347,8 @@ def gguf_file(
     source: str, # a folder, a file or a name
 ): # (folder or name, arguments that `transformers` needs to read a GGUF file)
     "Where a source is, and how it is read."
-    path = Path(source)
+    package = importlib.util.find_spec(source) if source.isidentifier() and not Path(source).exists() else None
+    path = Path(package.origin).parent if package and package.origin else Path(source)
     found = [path] if path.suffix == ".gguf" else sorted(path.glob("*.gguf")) if path.is_dir() and not (path/"config.json").exists() else []
     if len(found) > 1: raise AresError(f"student: {source!r} holds {len(found)} GGUF files; name one of them, such as {found[0].name}.")
     return (str(found[0].parent), dict(gguf_file=found[0].name)) if found else (source, {})
@@ -353,17 +364,50 @@ def read_source(
         raise AresError(f"student: {source!r} is neither a folder with a saved student nor a checkpoint that can be fetched ({(str(e).splitlines() or [type(e).__name__])[0]})") from None
 
 # %% ../nbs/07_decoders.ipynb #2da94940
+def whole_decoder(
+    kind, source: str, # a class of `transformers` that finds the model's own; a folder or a name
+    **how, # for `from_pretrained`
+):
+    "A model with all its weights, in float32."
+    model, found = kind.from_pretrained(source, trust_remote_code=False, dtype=torch.float32, output_loading_info=True, **how)
+    lost = sorted(found["missing_keys"])
+    if lost: raise AresError(f"student: {source!r} lacks {len(lost)} weights of a {type(model).__name__}, {lost[0]} among them; fetch the checkpoint anew, it is not whole.")
+    return model
+
+# %% ../nbs/07_decoders.ipynb #b708c52f
 def fetch_decoder(
     source: str, # a folder, a .gguf file or a name
 ):
     "The weights of a causal language model, as a model that can be trained."
     folder, how = gguf_file(source)
-    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **how)
+    model = whole_decoder(AutoModelForCausalLM, folder, **how)
     if not how: return model
     plain = type(model.config)(**{k: v for k, v in model.config.to_dict().items() if k not in ("quantization_config", "model_type")})
     fresh = AutoModelForCausalLM.from_config(plain)
     fresh.load_state_dict(model.state_dict())
     return fresh
+
+# %% ../nbs/07_decoders.ipynb #fe04e2ff
+def read_processor(source: str):
+    "The processor of a model that sees, with its part for pictures."
+    try: processor, why = AutoProcessor.from_pretrained(source, trust_remote_code=False), "it has none for images"
+    except (OSError, ValueError, ImportError) as e: processor, why = None, " ".join(str(e).split())[:120]
+    if getattr(processor, "image_processor", None) is None:
+        raise AresError(f"student: {source!r} is a model that sees, and no processor beside it prepares pictures ({why}); put the processor_config.json or preprocessor_config.json of its checkpoint there, or choose a student that only reads, with `use_images: false`.")
+    return processor
+
+# %% ../nbs/07_decoders.ipynb #bce9b289
+def check_vocabulary(
+    config, tokenizer, # of a decoder
+    source: str, # for the message
+):
+    "Raise when a tokenizer belongs to another model."
+    known, special = config.vocab_size, {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    most, ends = max(set(tokenizer.get_vocab().values()) - special, default=0), getattr(config, "eos_token_id", None)
+    ends = [e for e in (ends if isinstance(ends, list) else [ends]) if e is not None and 0 <= e < known]
+    remedy = f"put the tokenizer of its own checkpoint into {source!r}"
+    if most >= known: raise AresError(f"student: {source!r} knows {known} tokens, and its tokenizer has one with the number {most}, so it is another model's; {remedy}.")
+    if ends and not special & set(ends): raise AresError(f"student: {source!r} ends a text with token {ends[0]}, which is {tokenizer.convert_ids_to_tokens(ends[0])!r} in its tokenizer, so it is another model's; {remedy}.")
 
 # %% ../nbs/07_decoders.ipynb #95562b46
 @torch.inference_mode()
@@ -397,11 +441,14 @@ def load_decoder(
         raise AresError(f"student: {source!r} is a {made or config.model_type}, which cannot write a rationale and be trained here; choose a T5 (T5ForConditionalGeneration), "
                         "a causal language model (LlamaForCausalLM, Qwen2ForCausalLM, ...) or one that sees (Idefics3ForConditionalGeneration, ...).")
     refuse_features(source, image_dim)
+    rounded = getattr(config, "quantization_config", None)
+    if rounded and not gguf_file(source)[1]: raise AresError(f"student: the weights of {source!r} were rounded ({dict(rounded).get('quant_method')}) to be asked and cannot be trained; name the checkpoint that they were made from.")
+    check_vocabulary(config.get_text_config(), tokenizer, source)
     try:
-        if made in SEEING.values(): student = as_seeing(AutoModelForImageTextToText.from_pretrained(source, trust_remote_code=False).float(), AutoProcessor.from_pretrained(source, trust_remote_code=False))
-        else: student = as_student(fetch_decoder(source).float(), tokenizer)
-    except (OSError, ValueError, ImportError) as e: raise AresError(f"student: {source!r} cannot be loaded ({' '.join(str(e).split())[:200]}).") from None
-    return check_decoder(student, source)
+        processor = read_processor(source) if made in SEEING.values() else None
+        model = whole_decoder(AutoModelForImageTextToText, source) if processor else fetch_decoder(source)
+    except (OSError, ValueError, ImportError, RuntimeError) as e: raise AresError(f"student: {source!r} cannot be loaded ({' '.join(str(e).split())[:200]}).") from None
+    return check_decoder(as_seeing(model, processor) if processor else as_student(model, tokenizer), source)
 
 # %% ../nbs/07_decoders.ipynb #8678d969
 def adapter_base(

@@ -46,6 +46,7 @@ class DataSettings:
     val_problems: int = 0
     test_problems: int = 0
     gold_problems: int = 0 # train problems whose gold rationale the baseline may read; 0 for all. RL uses all train problems
+    gold_conclusion: bool = False # end gold rationales in the answer, for students whose answer is read from there
     student: str | dict = "declare-lab/flan-alpaca-base" # a name, a folder, or the sizes of a student made on the spot
     max_prompt_tokens: int = 512 # longer prompts are cut (paper)
     max_new_tokens: int = 512 # longer rationales are cut off (paper)

@@ -24,14 +24,17 @@ from .core import *
 from .processes import divided_state, from_main, is_main, is_sharded, process_count, sum_gradients, whole, whole_state, whole_weights
 from .prompts import rationale_prompt, rationale_target
 from .rollouts import drop_repeated, split_sentences
+from .teachers import concluded
 
 # %% ../nbs/16_sft.ipynb #662f99d3
 def gold_examples(
     problems: list, # of `Problem`
+    conclude: bool = False, # end each in the answer, where the solution does not
 ) -> list: # of dict(prompt, view, target)
     "The examples of the baseline: a problem's prompt and its own solution."
-    return [dict(prompt=rationale_prompt(p), view=p.view, target=rationale_target(p, prefix=False))
-            for p in problems if p.solution.strip()]
+    gold = [(p, rationale_target(p, prefix=False)) for p in problems if p.solution.strip()]
+    if conclude: gold = [(p, " ".join(concluded(p, [s.strip() for s in split_sentences(text)]))) for p, text in gold]
+    return [dict(prompt=rationale_prompt(p), view=p.view, target=text) for p, text in gold]
 
 # %% ../nbs/16_sft.ipynb #8853c448
 def without_repeats(

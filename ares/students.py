@@ -489,6 +489,7 @@ def load_student(
     max_prompt_tokens: int = 512, image_dim: int | None = None, # longer prompts are cut; width of the features it will be shown, None without
 ) -> T5Student:
     "A student, ready to use."
+    if dtype not in ("float32", "bfloat16"): raise AresError(f"dtype: a student is trained in float32 or bfloat16, not in {dtype!r}.")
     hf_logging.disable_progress_bar()  # loading takes a moment here; its bars would only fill the notebooks
     from ares.decoders import adapter_base, load_adapter, load_decoder, made_student, read_source  # they build on what is here
     if base := adapter_base(source): return load_adapter(load_student(base, texts, device, dtype, max_prompt_tokens, image_dim), source)

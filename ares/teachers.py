@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KNOWLEDGE', 'STOPWORDS', 'Teacher', 'OfflineTeacher', 'fact_scores', 'mend_form', 'mend_contradictions',
            'fact_correction', 'fact_points', 'flip', 'FactTeacher', 'content_words', 'word_f1', 'minilm',
-           'names_wrong_choice', 'reference_correction', 'ReferenceTeacher']
+           'names_wrong_choice', 'concluded', 'reference_correction', 'ReferenceTeacher']
 
 # %% ../nbs/09_teachers.ipynb #62bb435e
 import hashlib, re
@@ -16,6 +16,7 @@ from typing import Protocol, runtime_checkable
 # %% ../nbs/09_teachers.ipynb #6bad8b20
 from .core import *
 from .problems import Problem, SKILLS, is_well_formed, sentence_slot, true_sentences
+from .prompts import read_reply
 from .rollouts import is_finished, sentence_key, split_sentences
 
 # %% ../nbs/09_teachers.ipynb #6f722230
@@ -174,6 +175,15 @@ def names_wrong_choice(
     named = [i for i, c in enumerate(problem.choices) if len(sentence_key(c)) > 2 and f" {sentence_key(c)} " in text]
     return bool(re.match(r"(so|therefore|thus|the answer)\b", sentence.lower())) and bool(named) and problem.answer not in named
 
+# %% ../nbs/09_teachers.ipynb #f13e2535
+def concluded(
+    problem: Problem,
+    sentences: list, # of a rationale
+) -> list: # the same sentences, perhaps with one more
+    "A rationale that ends in the right answer."
+    if read_reply((sentences or [""])[-1], problem) in (problem.answer, problem.answer_text): return sentences
+    return [*sentences, f"So, the answer is {problem.answer_text.rstrip('.')}."]
+
 # %% ../nbs/09_teachers.ipynb #4076c56f
 def reference_correction(
     problem: Problem,
@@ -188,9 +198,7 @@ def reference_correction(
         bad = sentence_key(sentence) in seen or not is_finished(sentence) or (knowledge != "form" and names_wrong_choice(problem, sentence))
         if not bad: kept.append(sentence)
         seen.add(sentence_key(sentence))
-    answer = problem.answer_text
-    if knowledge != "form" and f" {sentence_key(answer)} " not in f" {sentence_key(' '.join(kept[-1:]))} ": kept.append(f"So, the answer is {answer.rstrip('.')}.")
-    return " ".join(kept)
+    return " ".join(kept if knowledge == "form" else concluded(problem, kept))
 
 # %% ../nbs/09_teachers.ipynb #fd0c41a3
 class ReferenceTeacher(OfflineTeacher):
@@ -202,7 +210,8 @@ class ReferenceTeacher(OfflineTeacher):
     def reference(self, problem):
         "The sentences of the reference and what they are compared by; worked out once a problem."
         if problem.id not in self.known:
-            sentences = [s.strip() for s in split_sentences(f"{problem.solution}\n{problem.lecture}") if is_finished(s)]
+            own, more = ([s.strip() for s in split_sentences(text) if is_finished(s)] for text in (problem.solution, problem.lecture))
+            sentences = [*concluded(problem, own), *more] if own or more else []
             self.known[problem.id] = sentences, self.features(sentences)
         return self.known[problem.id]
 
