@@ -17,9 +17,10 @@ from matplotlib.ticker import MaxNLocator
 # %% ../nbs/24_costs.ipynb #af2c6ecf
 from .alternation import stage_names
 from .core import *
+from .figures import COLOURS, PAGE, figure_style
 from .ledger import Ledger, PRICES_OF, model_facts, price_of
 from .questions import make_question, picture_bytes
-from .report import stage_order, use_style
+from .report import stage_order
 from .rollouts import split_sentences
 from .sending import expected_tokens
 from .settings import ARESConfig, OFFLINE, asked_models, ledger_path, load_config, load_splits
@@ -146,22 +147,23 @@ def bill(
     return table.sort_values(["stage", "kind"], key=lambda c: c.map(place) if c.name == "stage" else c).set_index("stage").round(4)
 
 # %% ../nbs/24_costs.ipynb #4eb8f9aa
-KIND_COLOURS = dict(score="#0072B2", correct="#E69F00", compare="#009E73")
+KIND_COLOURS = dict(score=COLOURS["blue"], correct=COLOURS["orange"], compare=COLOURS["green"])
 
 # %% ../nbs/24_costs.ipynb #fcc53bf9
+@figure_style()
 def plot_bill(
     table: pd.DataFrame, # from `bill`
 ): # a matplotlib figure
     "Dollars by stage and kind of question."
-    use_style()
     spent = table.reset_index().pivot_table(index="stage", columns="kind", values="dollars", aggfunc="sum", fill_value=0, sort=False)
-    fig, ax = plt.subplots(figsize=(7, 0.7 + 0.32 * len(spent)))
+    fig, ax = plt.subplots(figsize=(PAGE, 0.7 + 0.32 * len(spent)))
     left = pd.Series(0.0, index=spent.index)
     for kind in spent:
         ax.barh(spent.index, spent[kind], left=left, color=KIND_COLOURS[kind], label=kind)
         left = left + spent[kind]
     ax.set(xlabel="dollars", xlim=(0, max(1e-9, left.max() * 1.05)))
     ax.invert_yaxis(); ax.xaxis.set_major_locator(MaxNLocator(5))
-    ax.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    ax.grid(False, axis="y"); ax.grid(True, axis="x")
+    ax.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     plt.close(fig)
     return fig

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['DECODER_SIZES', 'MAKERS', 'SlicedDecoder', 'places_in_pictures', 'take', 'with_slices', 'turn_end', 'settle_tokens',
-           'spoken', 'shortened', 'within', 'caching', 'longer', 'sample_with_cache', 'CausalStudent', 'new_decoder',
-           'refuse_features', 'made_student', 'as_student', 'words_only', 'seen_text', 'VisionStudent', 'as_seeing',
-           'gguf_file', 'read_source', 'whole_decoder', 'fetch_decoder', 'read_processor', 'check_vocabulary',
-           'check_decoder', 'load_decoder', 'adapter_base', 'load_adapter', 'merged', 'four_bits']
+           'spoken', 'shortened', 'within', 'caching', 'longer', 'closed_up', 'sample_with_cache', 'CausalStudent',
+           'new_decoder', 'refuse_features', 'made_student', 'as_student', 'words_only', 'seen_text', 'VisionStudent',
+           'as_seeing', 'gguf_file', 'read_source', 'whole_decoder', 'fetch_decoder', 'read_processor',
+           'check_vocabulary', 'check_decoder', 'load_decoder', 'adapter_base', 'load_adapter', 'merged', 'four_bits']
 
 # %% ../nbs/07_decoders.ipynb #e2839c24
 import copy, importlib.util, inspect
@@ -151,6 +151,15 @@ def longer(mask, n): # (rows, length) -> (rows, length + n)
     "An attention mask with `n` more tokens to be seen."
     return torch.cat([mask, mask.new_ones(len(mask), n)], 1)
 
+# %% ../nbs/07_decoders.ipynb #7f95bee2
+def closed_up(
+    batch: dict, # of tensors; those of the shape of `attention_mask` are moved
+) -> dict:
+    "A batch with all padding on the left, and no more of it than must be."
+    mask = batch["attention_mask"]
+    order = mask.argsort(dim=1, stable=True)[:, -int(mask.sum(1).max()):]
+    return {k: v.gather(1, order) if v.shape == mask.shape else v for k, v in batch.items()}
+
 # %% ../nbs/07_decoders.ipynb #3c42c355
 @torch.no_grad()
 def sample_with_cache(
@@ -223,7 +232,8 @@ class CausalStudent(T5Student):
             targets = pad_sequence(said, batch_first=True, padding_value=self.tokenizer.pad_token_id).to(self.device)
             nothing = torch.tensor([[e["target"] is None] for e in examples], device=self.device)  # fills up a batch; there is nothing to learn
             labels = targets.masked_fill((targets == self.tokenizer.pad_token_id) | nothing, -100)
-            return self.joined(inputs, targets) | dict(labels=torch.cat([torch.full_like(inputs["input_ids"], -100), labels], 1))
+            mask = torch.cat([inputs["attention_mask"], (targets != self.tokenizer.pad_token_id).long()], 1)
+            return closed_up(self.joined(inputs, targets) | dict(labels=torch.cat([torch.full_like(inputs["input_ids"], -100), labels], 1), attention_mask=mask))
         return collate
 
 # %% ../nbs/07_decoders.ipynb #d021e001

@@ -9,7 +9,8 @@ __all__ = ['verdict', 'win_rate', 'plot_wins']
 import matplotlib.pyplot as plt
 
 from .core import progress
-from .metrics import wilson_interval
+from .figures import COLOURS, PAGE, PALE, figure_style
+from .intervals import wilson_interval
 
 # %% ../nbs/19_judge.ipynb #02e2ae8d
 def verdict(
@@ -39,21 +40,22 @@ def win_rate(
     return dict(win_rate=wins / decided if decided else None, win_rate_ci=list(wilson_interval(wins, decided)), ties=(judged - decided) / max(1, judged), wins=wins, losses=losses, unjudged=unjudged)
 
 # %% ../nbs/19_judge.ipynb #995311c6
+@figure_style()
 def plot_wins(
     results: dict, # name -> what `win_rate` returned
 ): # a matplotlib figure
     "Wins, ties and losses of each stage as one bar."
-    fig, ax = plt.subplots(figsize=(7, 0.5 + 0.4 * len(results)))
+    fig, ax = plt.subplots(figsize=(PAGE, 0.8 + 0.35 * len(results)))
     for name, r in reversed(results.items()):
         n = (r["wins"] + r["losses"]) / max(1e-9, 1 - r["ties"]) if r["ties"] < 1 else 1
-        parts = (("wins", r["wins"] / n, "#0072b2"), ("ties", r["ties"], "#bbbbbb"), ("losses", r["losses"] / n, "#d55e00"))
+        parts = (("wins", r["wins"] / n, COLOURS["blue"]), ("ties", r["ties"], PALE), ("losses", r["losses"] / n, COLOURS["vermilion"]))
         start = 0.0
         for label, share, colour in parts:
             ax.barh(name, share, left=start, color=colour, label=label)
-            if share > 0.06: ax.text(start + share / 2, name, f"{share:.0%}", ha="center", va="center", color="white" if label != "ties" else "black", fontsize=8)
+            if share > 0.06: ax.text(start + share / 2, name, f"{share:.0%}", ha="center", va="center", color="white" if label != "ties" else "black")
             start += share
     handles, labels = ax.get_legend_handles_labels()
-    ax.legend(handles[:3], labels[:3], ncols=3, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    ax.set_xlim(0, 1); ax.set_xticks([]); ax.spines[:].set_visible(False)
+    ax.legend(handles[:3], labels[:3], ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    ax.set(xlim=(0, 1), xlabel="% of judged pairs", xticks=[0, 0.25, 0.5, 0.75, 1], xticklabels=[0, 25, 50, 75, 100]); ax.grid(False); ax.spines[:].set_visible(False)
     plt.close(fig)
     return fig

@@ -34,10 +34,10 @@ from .alternation import stage_names
 from .answers import add_adapter
 from .core import *
 from .costs import estimate_costs
+from .figures import COLOURS, PAGE, PALE, figure_style
 from .ppo import PPOTrainer, batch_losses
 from .problems import make_problems
 from .prompts import answer_target, rationale_prompt
-from .report import use_style
 from .settings import ARESConfig, load_config, load_splits, ppo_config
 from .students import DecoderCache, MultimodalT5, MultimodalT5Config, SIZES, SLICE, T5Student, ValueHead, checkpoint_layers, chosen_logprobs, decode_step, next_tokens, train_tokenizer, vocabulary_logits
 
@@ -560,22 +560,22 @@ def plan_text(plan: dict) -> str:
     return "\n".join(lines + ["", *(textwrap.fill(note, 120) for note in plan["notes"])])
 
 # %% ../nbs/25_plan.ipynb #ddb8bc26
-KIND_COLOURS = {"weights": "#0072B2", "value network": "#56B4E9", "reference": "#009E73", "gradients": "#E69F00", "optimizer": "#D55E00", "cache": "#CC79A7", "activations": "#999999"}
+KIND_COLOURS = {kind: COLOURS[c] for kind, c in {"weights": "blue", "value network": "sky", "reference": "green", "gradients": "orange", "optimizer": "vermilion", "cache": "purple"}.items()} | dict(activations=PALE)
 
+@figure_style()
 def plot_plan(
     memory: pd.DataFrame, # of `plan_run`
     title: str = "",
 ): # a matplotlib figure
     "Memory of each stage by kind, and the sizes of GPUs."
-    use_style()
-    fig, ax = plt.subplots(figsize=(8, 0.9 + 0.42 * len(memory)))
+    fig, ax = plt.subplots(figsize=(PAGE, 1.2 + 0.36 * len(memory)))
     left = pd.Series(0.0, index=memory.index)
     for kind, colour in KIND_COLOURS.items():
         ax.barh(memory.index, memory[kind], left=left, color=colour, label=kind)
         left = left + memory[kind]
     for size in (24, 40, 80):
-        if size < 2.5 * left.max(): ax.axvline(size, color="black", lw=1, ls=":"); ax.text(size, -0.55, f"{size} GB", ha="center", va="bottom", fontsize=8)
+        if size < 2.5 * left.max(): ax.axvline(size, color="black", lw=1, ls=":"); ax.text(size, -0.55, f"{size} GB", ha="center", va="bottom")
     ax.set(xlabel="GB a process", title=title, xlim=(0, None)); ax.invert_yaxis()
-    ax.legend(frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.45, -0.3 - 0.02 * len(memory)), fontsize=8)
+    ax.grid(False, axis="y"); fig.legend(ncols=4, loc="outside lower center")
     plt.close(fig)
     return fig

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from IPython.display import HTML
@@ -26,6 +25,7 @@ from transformers.utils import logging as hf_logging
 
 # %% ../nbs/04_vision.ipynb #9573f7e6
 from .core import *
+from .figures import panels
 from .problems import Problem, image_tag, open_image
 
 # %% ../nbs/04_vision.ipynb #b77837a0
@@ -254,17 +254,16 @@ def with_features(
 def plot_patches(
     problems: list, # of which the first few with features are shown
     count: int = 4, # pictures
-) -> plt.Figure:
+): # a matplotlib figure
     "Pictures, and below each the norm of its patches."
     shown = [p for p in problems if p.features][:count]
-    figure, axes = plt.subplots(2, len(shown), figsize=(1.7 * len(shown), 3.4), squeeze=False)
-    for above, below, p in zip(*axes, shown):
+    figure, axes = panels(2 * len(shown), len(shown), size=(1.7, 1.7))
+    for above, below, p in zip(axes, axes[len(shown):], shown):
         norms = p.features().float().norm(dim=-1)
         side = int(len(norms) ** 0.5)
         if p.has_image: above.imshow(replace(p).picture())
         below.imshow(norms[len(norms) - side * side:].view(side, side), cmap="cividis")
-    for a in axes.flat: a.axis("off")
-    plt.close(figure)
+    for a in axes: a.axis("off")
     return figure
 
 # %% ../nbs/04_vision.ipynb #e8800539
