@@ -10,7 +10,7 @@ __all__ = ['DECODER_SIZES', 'MAKERS', 'SlicedDecoder', 'places_in_pictures', 'ta
            'check_vocabulary', 'check_decoder', 'load_decoder', 'adapter_base', 'load_adapter', 'merged', 'four_bits']
 
 # %% ../nbs/07_decoders.ipynb #e2839c24
-import copy, importlib.util, inspect
+import copy, importlib.util, inspect, re
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import find_adapter_config_file
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as SEEING
 
 # %% ../nbs/07_decoders.ipynb #b5571075
@@ -445,8 +446,9 @@ def adapter_base(
     source: str | dict, # as for `load_student`
 ) -> str: # a name or a folder; "" where the source is no adapter
     "The student that a saved adapter belongs to."
-    path = Path(source)/"adapter_config.json" if isinstance(source, str) else None
-    if path is None or not path.exists(): return ""
+    there = isinstance(source, str) and (Path(source).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", source))
+    path = find_adapter_config_file(source) if there else None
+    if path is None: return ""
     base = read_json(path).get("base_model_name_or_path")
     if not base: raise AresError(f"{path}: an adapter, but it does not say of which student; write its name or folder as `base_model_name_or_path`.")
     return base
