@@ -485,21 +485,23 @@ def load_t5(
 def load_student(
     source: str | dict, # a folder, a .gguf file, the name of a checkpoint on a hub, or sizes for a new student, whose `kind` is "t5" or "decoder"
     texts: list | None = None, # for the vocabulary of a new student
-    device: str | torch.device = "cpu", dtype: str = "float32", # or "bfloat16"
+    device: str | torch.device = "cpu", dtype: str = "float32", # or "bfloat16", or "4bit" for a decoder whose adapter alone is trained
     max_prompt_tokens: int = 512, image_dim: int | None = None, # longer prompts are cut; width of the features it will be shown, None without
 ) -> T5Student:
     "A student, ready to use."
-    if dtype not in ("float32", "bfloat16"): raise AresError(f"dtype: a student is trained in float32 or bfloat16, not in {dtype!r}.")
+    if dtype not in ("float32", "bfloat16", "4bit"): raise AresError(f"dtype: a student is trained in float32 or bfloat16, or has an adapter in front of 4bit; not in {dtype!r}.")
     hf_logging.disable_progress_bar()  # loading takes a moment here; its bars would only fill the notebooks
-    from ares.decoders import adapter_base, load_adapter, load_decoder, made_student, read_source  # they build on what is here
+    from ares.decoders import adapter_base, four_bits, load_adapter, load_decoder, made_student, read_source  # they build on what is here
     if base := adapter_base(source): return load_adapter(load_student(base, texts, device, dtype, max_prompt_tokens, image_dim), source)
     if isinstance(source, dict): student = made_student(source, texts or [], image_dim)
     else:
         config, tokenizer = read_source(source)
         if config.model_type == "t5": config.image_dim = image_dim or image_patches(Image.new("RGB", (1, 1))).shape[1]  # where it brings no fusion of its own
-        student = T5Student(load_t5(source, config)[0], tokenizer) if config.model_type in ("t5", "multimodal_t5") else load_decoder(source, config, tokenizer, image_dim)
+        student = T5Student(load_t5(source, config)[0], tokenizer) if config.model_type in ("t5", "multimodal_t5") else load_decoder(source, config, tokenizer, image_dim, **four_bits(device) if dtype == "4bit" else {})
         if image_dim not in (None, getattr(student.model.config, "image_dim", None)): raise AresError(f"student: {source!r} was trained on patches of width {student.model.config.image_dim}, not {image_dim} as those of the features; name the features it was trained on, or another student.")
-    student.model.to(device=device, dtype=getattr(torch, dtype)); student.max_prompt_tokens = max_prompt_tokens
+    student.max_prompt_tokens = max_prompt_tokens
+    if dtype != "4bit": student.model.to(device=device, dtype=getattr(torch, dtype))
+    elif not getattr(student.model, "is_loaded_in_4bit", False): raise AresError(f"dtype: 4bit is for a decoder from a checkpoint in safetensors, which {source!r} is not; take bfloat16.")
     return student
 
 # %% ../nbs/06_students.ipynb #ddd61911
