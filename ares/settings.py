@@ -56,7 +56,7 @@ class DataSettings:
     similarity: str = "lexical" # how the reference teacher compares; "minilm" compares embeddings, and reports them among the metrics
     seed: int = 42 # of everything random (paper)
     device: str = "auto" # "auto", "cpu", "cuda", ...
-    dtype: str = "float32" # of the weights; or "bfloat16"
+    dtype: str = "float32" # of the weights; or "bfloat16"; "4bit" (with `lora`) for those of a frozen decoder
     mixed_precision: str = "no" # "bf16": the mathematics in bfloat16, the trained weights in `dtype`
     gradient_checkpointing: bool = False # forget activations and compute them again: less memory, a third more time
     attention: str = "sdpa" # kernel of attention; or "eager"
@@ -184,7 +184,7 @@ def typed(
 # %% ../nbs/20_settings.ipynb #8cf0c522
 CHOICES = dict(problems=("embedded", "scienceqa", "aokvqa"), aokvqa_division=DIVISIONS, aokvqa_rationale=tuple(RATIONALES), aokvqa_answers=ANSWERS, teacher=tuple(TEACHERS), judge=("", *TEACHERS), teacher_send=("live", "batch", "replay"), teacher_knowledge=("form", "answer", "facts"),
                method=("ares", "rl", "sft"), similarity=("lexical", "minilm"), advantage=("gae", "group"), value_model=("separate", "shared"), rl_schedule=tuple(SCHEDULES), answer_model=("adapter", "separate", "conclusion"),
-               dtype=("float32", "bfloat16"), mixed_precision=("no", "bf16"), attention=("sdpa", "eager"), evaluate_on=("test", "val"))
+               dtype=("float32", "bfloat16", "4bit"), mixed_precision=("no", "bf16"), attention=("sdpa", "eager"), evaluate_on=("test", "val"))
 
 # %% ../nbs/20_settings.ipynb #5669c37c
 AT_LEAST_ONE = ("rounds num_samples collections collect_problems ppo_epochs rl_batch_size rl_grad_accum baseline_epochs baseline_batch_size sft_samples "
@@ -248,10 +248,11 @@ def check_config(
     need("teacher", config.teacher != "facts" or config.problems == "embedded", "another one for real problems, whose facts no program knows (reference, claude, local)")
     need("judge", config.judge != "facts" or config.problems == "embedded", "another one for real problems, whose facts no program knows")
     need("lora", not config.lora or isinstance(config.student, str), "false for a student made on the spot, whose own weights have yet to be learned")
+    need("dtype", config.dtype != "4bit" or config.lora, "float32 or bfloat16 where all weights are trained (4bit goes with `lora: true`)")
     need("features", config.use_images or not config.features, "empty where `use_images` is false")
     check_teachers(config, need)
     need("report_to", not tracker_fault(config.report_to), tracker_fault(config.report_to))
-    need("mixed_precision", config.mixed_precision == "no" or config.dtype == "float32", "no for weights in bfloat16: mixed precision keeps the trained weights in float32")
+    need("mixed_precision", config.mixed_precision == "no" or config.dtype != "bfloat16", "no for weights in bfloat16: mixed precision keeps the trained weights in float32")
     for name in ("baseline_batch_size", "sft_batch_size", "answer_batch_size"):
         need(name, getattr(config, name) % config.num_processes == 0, f"divisible by num_processes ({config.num_processes}), which share a batch")
     need("train_problems", config.problems != "embedded" or min(config.train_problems, config.val_problems, config.test_problems) > 0,
