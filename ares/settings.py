@@ -190,6 +190,8 @@ CHOICES = dict(problems=("embedded", "scienceqa", "aokvqa"), aokvqa_division=DIV
 AT_LEAST_ONE = ("rounds num_samples collections collect_problems ppo_epochs rl_batch_size rl_grad_accum baseline_epochs baseline_batch_size sft_samples "
                 "sft_epochs sft_batch_size answer_epochs answer_batch_size answer_tokens max_new_tokens max_prompt_tokens lora_r lora_alpha save_every rollout_batch_size rationales_per_request concurrency num_processes").split()
 POSITIVE = "temperature rl_lr baseline_lr sft_lr answer_lr clip max_grad_norm request_timeout batch_wait_minutes batch_poll_seconds".split()
+
+# %% ../nbs/20_settings.ipynb #4eb08850
 SHARES = "top_p gamma lam teacher_noise lora_dropout".split()
 NOT_NEGATIVE = ("train_problems val_problems test_problems gold_problems sft_problems answer_problems round_calls top_k value_lr value_warmup kl_coef kl_target "
                 "target_kl value_clip vf_coef seed requests_per_minute tokens_per_minute budget_usd budget_calls").split()
