@@ -5,24 +5,25 @@
 # %% auto #0
 __all__ = ['DECODER_SIZES', 'MAKERS', 'VLM_SIZES', 'SlicedDecoder', 'places_in_pictures', 'take', 'with_slices', 'turn_end',
            'settle_tokens', 'spoken', 'shortened', 'within', 'caching', 'longer', 'closed_up', 'sample_with_cache',
-           'CausalStudent', 'small_llama', 'new_decoder', 'refuse_features', 'made_student', 'as_student', 'words_only',
-           'seen_text', 'VisionStudent', 'as_seeing', 'new_vlm', 'gguf_file', 'read_source', 'whole_decoder',
-           'fetch_decoder', 'read_processor', 'check_vocabulary', 'check_decoder', 'load_decoder', 'adapter_base',
-           'load_adapter', 'merged']
+           'sft_trainer', 'CausalStudent', 'small_llama', 'new_decoder', 'refuse_features', 'made_student',
+           'as_student', 'words_only', 'seen_text', 'VisionStudent', 'as_seeing', 'new_vlm', 'gguf_file', 'read_source',
+           'whole_decoder', 'fetch_decoder', 'read_processor', 'check_vocabulary', 'check_decoder', 'load_decoder',
+           'adapter_base', 'load_adapter', 'merged', 'four_bits']
 
 # %% ../nbs/07_decoders.ipynb #e2839c24
-import copy, importlib.util, inspect
+import copy, importlib.util, inspect, re
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
 from peft import PeftModel
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, Trainer
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import find_adapter_config_file
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as SEEING
 
 # %% ../nbs/07_decoders.ipynb #b5571075
@@ -189,11 +190,28 @@ def sample_with_cache(
         hidden = model.states(last[:, None], mask, past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
     return tokens[:, :step + 1], logprobs[:, :step + 1]
 
+# %% ../nbs/07_decoders.ipynb #bb3e4cd0
+@lru_cache
+def sft_trainer(): # (class of the trainer, class of its settings)
+    "TRL's trainer for models that compute their loss themselves; fetched when a decoder is trained."
+    from trl import SFTConfig, SFTTrainer
+    class SlicedTrainer(SFTTrainer):
+        "The trainer of TRL, with the loss left to the model."
+        def __init__(self, model, **kwargs):
+            learning = {p: p.data for p in model.parameters() if p.requires_grad}
+            super().__init__(model, **kwargs)
+            for p, weights in learning.items(): p.data = weights  # an adapter beside rounded weights was rounded too
+            del getattr(model, "get_base_model", lambda: model)().forward
+        compute_loss = Trainer.compute_loss
+        def create_model_card(self, *args, **kwargs): pass
+        def _send_telemetry(self): pass
+    return SlicedTrainer, partial(SFTConfig, dataset_kwargs=dict(skip_prepare_dataset=True))
+
 # %% ../nbs/07_decoders.ipynb #9eae7aa8
 class CausalStudent(T5Student):
     "A causal language model with its tokenizer, and the verbs of every student."
-    @property
-    def parts(self): return [self.model.base_model]
+    parts = property(lambda self: [self.model.base_model])
+    trainer = property(lambda self: sft_trainer())
     def shard(self): raise AresError("fsdp: the weights of decoder students are not divided yet; set it to false, and `lora: true` where memory is short.")
     def inputs(self, prompts: list, pictures: list) -> dict:
         "A batch of prompts, padded on the left, on the model's device; pictures are not looked at."
@@ -227,7 +245,7 @@ class CausalStudent(T5Student):
         "Prompts with tokens (rows, length) behind them."
         return inputs | dict(input_ids=torch.cat([inputs["input_ids"], more], 1), attention_mask=longer(inputs["attention_mask"], more.shape[1]))
     def examples_collator(self):
-        "A function from examples (prompt, view, target) to a batch with labels, for the trainer of `transformers`."
+        "A function from examples (prompt, view, target) to a batch with labels, for the trainer."
         def collate(examples):
             inputs = self.inputs([e["prompt"] for e in examples], views(examples))
             said = [torch.tensor(self.tokenizer(e["target"] or "", add_special_tokens=False).input_ids + [self.tokenizer.eos_token_id]) for e in examples]
@@ -378,20 +396,23 @@ def whole_decoder(
     kind, source: str, # a class of `transformers` that finds the model's own; a folder or a name
     **how, # for `from_pretrained`
 ):
-    "A model with all its weights, in float32."
-    model, found = kind.from_pretrained(source, trust_remote_code=False, dtype=torch.float32, output_loading_info=True, **how)
+    "A model with all its weights, in float32 unless `how` says otherwise."
+    model, found = kind.from_pretrained(source, trust_remote_code=False, output_loading_info=True, **dict(dtype=torch.float32) | how)
     lost = sorted(found["missing_keys"])
     if lost: raise AresError(f"student: {source!r} lacks {len(lost)} weights of a {type(model).__name__}, {lost[0]} among them; fetch the checkpoint anew, it is not whole.")
+    for m in model.modules():
+        if hasattr(m, "support_avx512bf16_for_cpu"): m.support_avx512bf16_for_cpu = False  # weights packed for it let no gradient through
     return model
 
 # %% ../nbs/07_decoders.ipynb #b708c52f
 def fetch_decoder(
     source: str, # a folder, a .gguf file or a name
+    **how, # for `from_pretrained`, except of a .gguf file
 ):
     "The weights of a causal language model, as a model that can be trained."
-    folder, how = gguf_file(source)
-    model = whole_decoder(AutoModelForCausalLM, folder, **how)
-    if not how: return model
+    folder, gguf = gguf_file(source)
+    model = whole_decoder(AutoModelForCausalLM, folder, **gguf or how)
+    if not gguf: return model
     plain = type(model.config)(**{k: v for k, v in model.config.to_dict().items() if k not in ("quantization_config", "model_type")})
     fresh = AutoModelForCausalLM.from_config(plain)
     fresh.load_state_dict(model.state_dict())
@@ -428,7 +449,8 @@ def check_decoder(
     "Raise when a model is no decoder that PPO can train."
     def need(right, what):
         if not right: raise AresError(f"student: {source!r} ({type(student.model).__name__}) {what}; choose a causal language model such as Llama, Qwen or SmolLM2, or a T5.")
-    def same(a, b): return torch.allclose(a.float(), b.float(), atol=1e-3 * b.float().std().item())
+    off = 1e-3 if student.model.dtype == torch.float32 else 0.2  # what rounding explains, of the spread
+    def same(a, b): return torch.allclose(a.float(), b.float(), atol=off * b.float().std().item())
     inputs = student.inputs(["Why is the sky blue?"], [None])
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     states = student.model.states(ids, mask).last_hidden_state
@@ -444,6 +466,7 @@ def load_decoder(
     source: str, # a folder, a .gguf file or a name
     config, tokenizer, # already read from there
     image_dim: int | None = None, # must be None
+    **how, # for `from_pretrained`
 ) -> CausalStudent:
     "A decoder as a student, one that sees where the model does; anything else is refused."
     made = (getattr(config, "architectures", None) or [SEEING.get(config.model_type) or CAUSAL.get(config.model_type)])[0]
@@ -452,11 +475,11 @@ def load_decoder(
                         "a causal language model (LlamaForCausalLM, Qwen2ForCausalLM, ...) or one that sees (Idefics3ForConditionalGeneration, ...).")
     refuse_features(source, image_dim)
     rounded = getattr(config, "quantization_config", None)
-    if rounded and not gguf_file(source)[1]: raise AresError(f"student: the weights of {source!r} were rounded ({dict(rounded).get('quant_method')}) to be asked and cannot be trained; name the checkpoint that they were made from.")
+    if rounded and not gguf_file(source)[1] and not (how and dict(rounded).get("load_in_4bit")): raise AresError(f"student: the weights of {source!r} were rounded ({dict(rounded).get('quant_method')}) to be asked and cannot be trained; name the checkpoint that they were made from.")
     check_vocabulary(config.get_text_config(), tokenizer, source)
     try:
         processor = read_processor(source) if made in SEEING.values() else None
-        model = whole_decoder(AutoModelForImageTextToText, source) if processor else fetch_decoder(source)
+        model = whole_decoder(AutoModelForImageTextToText, source, **how) if processor else fetch_decoder(source, **how)
     except (OSError, ValueError, ImportError, RuntimeError) as e: raise AresError(f"student: {source!r} cannot be loaded ({' '.join(str(e).split())[:200]}).") from None
     return check_decoder(as_seeing(model, processor) if processor else as_student(model, tokenizer), source)
 
@@ -465,8 +488,9 @@ def adapter_base(
     source: str | dict, # as for `load_student`
 ) -> str: # a name or a folder; "" where the source is no adapter
     "The student that a saved adapter belongs to."
-    path = Path(source)/"adapter_config.json" if isinstance(source, str) else None
-    if path is None or not path.exists(): return ""
+    there = isinstance(source, str) and (Path(source).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", source))
+    path = find_adapter_config_file(source) if there else None
+    if path is None: return ""
     base = read_json(path).get("base_model_name_or_path")
     if not base: raise AresError(f"{path}: an adapter, but it does not say of which student; write its name or folder as `base_model_name_or_path`.")
     return base
@@ -483,9 +507,19 @@ def load_adapter(
 # %% ../nbs/07_decoders.ipynb #ef110b06
 def merged(
     student, # a `Student`, left as it is
-): # a `Student` without adapter
+): # a `Student`; without adapter, unless its own weights are in 4 bits
     "An independent copy whose weights hold what its adapter had learned."
+    if getattr(student.model, "is_loaded_in_4bit", False): return student.copy()
     other = copy.copy(student)
     other.model = copy.deepcopy(student.model)
     if hasattr(other.model, "merge_and_unload"): other.model = other.model.merge_and_unload().requires_grad_(True)
     return other
+
+# %% ../nbs/07_decoders.ipynb #946756f6
+def four_bits(
+    device, # of the model
+) -> dict: # arguments for `from_pretrained`
+    "How the linear layers of a checkpoint are read into 4 bits."
+    if importlib.util.find_spec("bitsandbytes") is None: raise AresError("dtype: 4bit needs the package bitsandbytes (pip install ares-reason[quantized]).")
+    return dict(dtype=torch.bfloat16, device_map={"": device},
+                quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16))
