@@ -88,20 +88,21 @@ def collection_problems(
 # %% ../nbs/22_alternation.ipynb #cf4c3730
 def save_state(
     folder: Path, # of the stage
-    student, value_head, trainer, # what PPO changes
+    student, value_head, trainer, # what PPO changes; no value head (None) with `advantage: group`
     records: list, # one a collection so far
 ):
     "Keep everything that an RL stage needs to go on; older states are removed. All processes call it."
     part, state = folder/"state.part", folder/f"state-{len(records):06d}"
     def weights():
         shutil.rmtree(part, ignore_errors=True)
-        student.save(part/"student"); value_head.save(part/"value")
+        student.save(part/"student")
+        if value_head: value_head.save(part/"value")
     def finish():
         write_json(part/"position.json", dict(rng=rng_state(), records=records))
         part.rename(state)
         for old in folder.glob("state-*"):
             if old != state: shutil.rmtree(old)
-    with student.whole(), value_head.whole(): from_main(weights)
+    with student.whole(), (value_head or student).whole(): from_main(weights)
     trainer.save(part/"trainer")
     from_main(finish)
 
@@ -134,7 +135,7 @@ def distribution(config: ARESConfig) -> tuple: # (temperature, top_k)
 # %% ../nbs/22_alternation.ipynb #bd4802fe
 def collect(
     config: ARESConfig,
-    student, reference, value_head, # who writes, who it is compared with, who foresees
+    student, reference, value_head, # who writes, who it is compared with, who foresees (or None)
     teacher, # scores each distinct rationale once; None in all but the main process
     problems: list, # of this collection
     sampler=None, # see `make_sampler`
@@ -151,16 +152,16 @@ def rl_parts(
     config: ARESConfig,
     run: Path, # folder of the run
     stage: str, # "rl-1", ...
-): # (student, reference, value head, trainer, records of the collections so far)
+): # (student, reference, value head or None, trainer, records of the collections so far)
     "What an RL stage works with, as it was when it was last kept."
     set_seed(stage_seed(config, stage))
     state, reference = from_main(lambda: last_state(run/stage)), model_before(config, run, stage)
     student = load_trained(config, state/"student") if state else reference.copy()
     if config.mixed_precision == "bf16" and not config.lora: reference.model.bfloat16()  # it is never trained
-    value_head = ValueHead(student, trunk=config.value_model)
-    if state: value_head.load(state/"value")
+    value_head = ValueHead(student, trunk=config.value_model) if config.advantage == "gae" else None
+    if state and value_head: value_head.load(state/"value")
     if config.fsdp:
-        for part in (reference, student, value_head): part.shard()
+        for part in filter(None, (reference, student, value_head)): part.shard()
     trainer = PPOTrainer(student, value_head, ppo_config(config))
     if not state: return student, reference, value_head, trainer, []
     trainer.load(state/"trainer")

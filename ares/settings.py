@@ -116,6 +116,7 @@ class TrainingSettings(TeacherSettings):
     sampled_logprobs: bool = False # PPO on the distribution cut by top_k, rather than on the full one (official code)
     rl_lr: float = 2e-5 # (paper)
     rl_schedule: str = "constant" # of `rl_lr` over a stage: "constant" (paper), "linear" or "cosine"
+    advantage: str = "gae" # a sentence beside what a value head foresaw (paper), or "group": beside the problem's other samples; then there is no value head, and `value_…`, `vf_coef` and `lam` mean nothing
     value_lr: float = 0.0 # of the value head; 0 for `rl_lr`
     value_model: str = "separate" # "separate" copy of the trunk (paper) or "shared"
     value_warmup: int = 0 # first collections that train the value head alone
@@ -132,7 +133,7 @@ class TrainingSettings(TeacherSettings):
     kl_target: float = 0.0 # adapt the weight towards this KL; 0 keeps it fixed
     target_kl: float = 0.0 # end the passes over a collection when the policy has moved this far; 0 never
     neutral: float = 0.5 # score that earns nothing (paper); lower pays for every sentence
-    normalize_advantages: bool = True # (paper, Base)
+    normalize_advantages: bool = True # (paper, Base); over a collection, with "group" over the samples of each problem
     save_every: int = 10 # collections between two kept states
     lora: bool = False # train a LoRA adapter on the student, in RL and SFT alike, and leave its own weights as they are
 
@@ -185,13 +186,15 @@ def typed(
 
 # %% ../nbs/20_settings.ipynb #8cf0c522
 CHOICES = dict(problems=("embedded", "scienceqa", "aokvqa"), aokvqa_division=DIVISIONS, aokvqa_rationale=tuple(RATIONALES), aokvqa_answers=ANSWERS, teacher=tuple(TEACHERS), judge=("", *TEACHERS), teacher_send=("live", "batch", "replay"), teacher_knowledge=("form", "answer", "facts"),
-               method=("ares", "rl", "sft"), similarity=("lexical", "minilm"), value_model=("separate", "shared"), rl_schedule=tuple(SCHEDULES), answer_model=("adapter", "separate", "conclusion"),
+               method=("ares", "rl", "sft"), similarity=("lexical", "minilm"), advantage=("gae", "group"), value_model=("separate", "shared"), rl_schedule=tuple(SCHEDULES), answer_model=("adapter", "separate", "conclusion"),
                dtype=("float32", "bfloat16", "4bit"), mixed_precision=("no", "bf16"), attention=("sdpa", "eager"), sampler=("student", "vllm"), evaluate_on=("test", "val"))
 
 # %% ../nbs/20_settings.ipynb #5669c37c
 AT_LEAST_ONE = ("rounds num_samples collections collect_problems ppo_epochs rl_batch_size rl_grad_accum baseline_epochs baseline_batch_size sft_samples "
                 "sft_epochs sft_batch_size answer_epochs answer_batch_size answer_tokens max_new_tokens max_prompt_tokens lora_r lora_alpha save_every rollout_batch_size rationales_per_request concurrency num_processes").split()
 POSITIVE = "temperature rl_lr baseline_lr sft_lr answer_lr clip max_grad_norm request_timeout batch_wait_minutes batch_poll_seconds".split()
+
+# %% ../nbs/20_settings.ipynb #4eb08850
 SHARES = "sampler_gpu_share top_p gamma lam teacher_noise lora_dropout".split()
 NOT_NEGATIVE = ("train_problems val_problems test_problems gold_problems sft_problems answer_problems round_calls top_k value_lr value_warmup kl_coef kl_target "
                 "target_kl value_clip vf_coef seed requests_per_minute tokens_per_minute budget_usd budget_calls").split()
@@ -249,6 +252,8 @@ def check_config(
     for name in SHARES: need(name, 0 <= getattr(config, name) <= 1, "between 0 and 1")
     for name in NOT_NEGATIVE: need(name, getattr(config, name) >= 0, "0 or more")
     need("neutral", -1 <= config.neutral <= 1, "between -1 and 1")
+    need("value_warmup", config.advantage != "group" or not config.value_warmup, "0 with `advantage: group`, which has no value head to train")
+    need("num_samples", config.advantage != "group" or config.num_samples > 1, "at least 2 with `advantage: group`, which compares the samples of a problem with each other")
     need("fsdp", not config.fsdp or config.num_processes > 1, "false for a single process, which has nobody to divide the weights with")
     need("compile", not (config.compile and config.fsdp), "false where the weights are divided (`fsdp`)")
     need("data", not need_data or config.problems == "embedded" or config.data and Path(config.data).is_dir() or is_hub_name(config.data), f"a folder that exists, or a hub's data set as `owner/name` (`problems: {config.problems}` reads it)")
@@ -412,7 +417,7 @@ def check_keys(
 # %% ../nbs/20_settings.ipynb #b989e043
 def ppo_config(config: ARESConfig) -> PPOConfig:
     "The settings of `PPOTrainer`."
-    same = "ppo_epochs clip vf_coef gamma lam kl_coef neutral normalize_advantages value_warmup max_grad_norm temperature".split()
+    same = "advantage ppo_epochs clip vf_coef gamma lam kl_coef neutral normalize_advantages value_warmup max_grad_norm temperature".split()
     return PPOConfig(**{n: getattr(config, n) for n in same}, lr=config.rl_lr, value_lr=config.value_lr or None, batch_size=config.rl_batch_size,
                      grad_accum=config.rl_grad_accum, kl_target=config.kl_target or None, target_kl=config.target_kl or None, value_clip=config.value_clip or None,
                      top_k=config.top_k if config.sampled_logprobs else 0)

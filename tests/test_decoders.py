@@ -10,14 +10,16 @@ from conftest import ROOT, lines, results_of, start_loop
 SHORT = dict(student=dict(kind="decoder", d_model=32, d_ff=64, num_layers=1, num_heads=2, vocab_size=800), rounds=1, train_problems=32, gold_problems=24, test_problems=8, val_problems=8, answer_model="conclusion")
 
 
-def test_a_killed_loop_ends_in_the_same_numbers(tmp_path):
+@pytest.mark.parametrize("advantage", ["gae", "group"])
+def test_a_killed_loop_ends_in_the_same_numbers(advantage, tmp_path):
     params = tmp_path/"decoder.yaml"
-    params.write_text(yaml.safe_dump(yaml.safe_load((ROOT/"params"/"smoke.yaml").read_text()) | SHORT))
+    params.write_text(yaml.safe_dump(yaml.safe_load((ROOT/"params"/"smoke.yaml").read_text()) | SHORT | dict(advantage=advantage)))
     whole, process = start_loop(tmp_path/"whole", params), start_loop(tmp_path/"killed", params)
     while process.poll() is None and lines(tmp_path/"killed"/"rl-1"/"metrics.jsonl") < 3: time.sleep(0.01)
     assert process.poll() is None, "rl-1 was over before it could be killed"
     process.kill()
     process.wait()
+    assert bool(list((tmp_path/"killed"/"rl-1").glob("state-*/value"))) == (advantage == "gae")
     again = start_loop(tmp_path/"killed", params)
     for process in (whole, again): assert process.wait(600) == 0, process.stderr.read()
     results = results_of(tmp_path/"whole")

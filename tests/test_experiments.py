@@ -8,6 +8,7 @@ from ares.core import data_folder
 SMOKE = str(ROOT/"params"/"smoke.yaml")
 SMALL = {
     "demo": dict(params=SMOKE, seeds=[0], knowledges=["answer", "facts"]),
+    "estimators": dict(params=SMOKE, seeds=[0, 1]),
     "reward_hacking": dict(params=SMOKE, overrides=dict(rounds=1, collections=2, neutral=-0.3, kl_coef=0.0)),
     "asking": dict(params=SMOKE, problems_n=24, collect_n=12, reply_seconds=0.05),
     "planning": dict(folder=str(ROOT/"params"), files=["smoke"], variants={"as in its file": {}, "layers compute their activations again": dict(gradient_checkpointing=True)}, varied="smoke"),
@@ -31,7 +32,7 @@ def test_experiment_runs(name, tmp_path, monkeypatch):
     if name in NEEDS:
         if not (data_folder() and (data_folder()/NEEDS[name]).exists()): pytest.skip(f"needs {NEEDS[name]} (ARES_DATA)")
         monkeypatch.setenv("ARES_DATA", str(data_folder().resolve()))
-    parameters = SMALL[name] | (dict(home=str(tmp_path/"runs"), images=str(tmp_path)) if name == "demo" else dict(home=str(tmp_path/"runs")) if name == "real_images" else dict(run=str(tmp_path/"run"), baseline="") if name == "reward_hacking" else dict(run=str(tmp_path/"run")) if name == "smollm2" else {})
+    parameters = SMALL[name] | (dict(home=str(tmp_path/"runs"), images=str(tmp_path)) if name == "demo" else dict(home=str(tmp_path/"runs")) if name in ("real_images", "estimators") else dict(run=str(tmp_path/"run"), baseline="") if name == "reward_hacking" else dict(run=str(tmp_path/"run")) if name == "smollm2" else {})
     done = papermill.execute_notebook(str(ROOT/"nbs"/"experiments"/f"{name}.ipynb"), str(tmp_path/"out.ipynb"), parameters=parameters, cwd=str(tmp_path), progress_bar=False,
                                       extra_arguments=["--log-level=ERROR"])
     assert not any(o.output_type == "error" for c in done.cells if c.cell_type == "code" for o in c.outputs)
