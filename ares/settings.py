@@ -21,7 +21,7 @@ from .core import *
 from .answers import add_adapter
 from .ppo import PPOConfig, SCHEDULES
 from .datasets import ANSWERS, DIVISIONS, RATIONALES, is_hub_name, load_aokvqa, load_scienceqa, read_captions
-from .problems import make_problems
+from .problems import in_words, make_problems
 from .prompts import answer_prompt, answer_target, rationale_prompt, rationale_target
 from .sft import SFTConfig
 from .students import load_student, set_ways
@@ -39,7 +39,7 @@ class DataSettings:
     aokvqa_division: str = "halves" # of validation, which must serve as test too: "halves", "same" (official code) or "sample" (no train file)
     aokvqa_rationale: str = "join" # the gold rationale of three: "join", "longest" or "first"
     aokvqa_answers: str = "choice" # what is asked for: a "choice" among four, or a "direct" answer in words, without them
-    use_images: bool = True # False: text and captions only
+    use_images: bool = True # False: text and captions only; embedded problems get a caption of their picture
     features: str = "" # folder of what a vision model made of the pictures (nbs/runs/features.ipynb); "" shows their pixels
     captions: str = "" # JSON file, id -> caption (nbs/runs/captions.ipynb), that replaces the captions of the data; "" keeps those
     train_problems: int = 0 # how many to use; 0 takes all there are
@@ -322,7 +322,9 @@ def load_splits(
 ) -> dict: # split -> list of `Problem`
     "Train, validation and test problems."
     sizes = dict(train=config.train_problems, val=config.val_problems, test=config.test_problems)
-    if config.problems == "embedded": return shown_splits(config, {s: make_problems(n, split=s, seed=config.seed) for s, n in sizes.items()})
+    if config.problems == "embedded":
+        splits = {s: make_problems(n, split=s, seed=config.seed) for s, n in sizes.items()}
+        return shown_splits(config, splits if config.use_images else {s: list(map(in_words, found)) for s, found in splits.items()})
     if config.problems == "aokvqa": problems = load_aokvqa(config.data, config.aokvqa_division, config.aokvqa_rationale, config.aokvqa_answers, captions_file=config.captions or None)
     else: problems = load_scienceqa(config.data, splits_file=config.splits_file or None, captions_file=config.captions or None)
     if not config.use_images: problems = [replace(p, image=None, images=[]) for p in problems]
