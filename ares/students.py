@@ -483,7 +483,7 @@ def load_t5(
 
 # %% ../nbs/06_students.ipynb #610c816a
 def load_student(
-    source: str | dict, # a folder, a .gguf file, the name of a checkpoint on a hub, or sizes for a new student, whose `kind` is "t5" or "decoder"
+    source: str | dict, # a folder, a .gguf file, the name of a checkpoint on a hub, or sizes for a new student, whose `kind` is "t5", "decoder" or "vlm"
     texts: list | None = None, # for the vocabulary of a new student
     device: str | torch.device = "cpu", dtype: str = "float32", # or "bfloat16", or "4bit" for a decoder whose adapter alone is trained
     max_prompt_tokens: int = 512, image_dim: int | None = None, # longer prompts are cut; width of the features it will be shown, None without
