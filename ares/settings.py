@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['THE_WAY_ONLY', 'CHOICES', 'AT_LEAST_ONE', 'POSITIVE', 'SHARES', 'NOT_NEGATIVE', 'OFFLINE', 'DataSettings',
            'TeacherSettings', 'TrainingSettings', 'ARESConfig', 'refuse_unknown', 'typed', 'asked_models',
-           'check_teachers', 'check_config', 'load_config', 'notebook_config', 'shown_splits', 'load_splits',
-           'shown_width', 'student_ways', 'make_student', 'load_trained', 'ledger_path', 'llm_settings', 'make_teacher',
-           'make_judge', 'check_keys', 'ppo_config', 'sft_config']
+           'check_teachers', 'check_sampler', 'check_config', 'load_config', 'notebook_config', 'shown_splits',
+           'load_splits', 'shown_width', 'student_ways', 'make_student', 'load_trained', 'ledger_path', 'llm_settings',
+           'make_teacher', 'make_judge', 'check_keys', 'ppo_config', 'sft_config']
 
 # %% ../nbs/20_settings.ipynb #b475beb6
 import difflib, importlib.util, typing
@@ -110,6 +110,9 @@ class TrainingSettings(TeacherSettings):
     temperature: float = 1.0
     top_k: int = 50 # sample from the k likeliest tokens (paper); 0 for all
     top_p: float = 1.0
+    sampler: str = "student" # who writes the rationales of RL: the student itself, or "vllm" with its weights (decoders, on a GPU)
+    sampler_gpu_share: float = 0.4 # of the GPU's memory, for vllm while it writes
+    recompute_logprobs: bool = False # the trainer computes log-probabilities of sampled tokens itself; always with another sampler
     sampled_logprobs: bool = False # PPO on the distribution cut by top_k, rather than on the full one (official code)
     rl_lr: float = 2e-5 # (paper)
     rl_schedule: str = "constant" # of `rl_lr` over a stage: "constant" (paper), "linear" or "cosine"
@@ -184,7 +187,7 @@ def typed(
 # %% ../nbs/20_settings.ipynb #8cf0c522
 CHOICES = dict(problems=("embedded", "scienceqa", "aokvqa"), aokvqa_division=DIVISIONS, aokvqa_rationale=tuple(RATIONALES), aokvqa_answers=ANSWERS, teacher=tuple(TEACHERS), judge=("", *TEACHERS), teacher_send=("live", "batch", "replay"), teacher_knowledge=("form", "answer", "facts"),
                method=("ares", "rl", "sft"), similarity=("lexical", "minilm"), advantage=("gae", "group"), value_model=("separate", "shared"), rl_schedule=tuple(SCHEDULES), answer_model=("adapter", "separate", "conclusion"),
-               dtype=("float32", "bfloat16", "4bit"), mixed_precision=("no", "bf16"), attention=("sdpa", "eager"), evaluate_on=("test", "val"))
+               dtype=("float32", "bfloat16", "4bit"), mixed_precision=("no", "bf16"), attention=("sdpa", "eager"), sampler=("student", "vllm"), evaluate_on=("test", "val"))
 
 # %% ../nbs/20_settings.ipynb #5669c37c
 AT_LEAST_ONE = ("rounds num_samples collections collect_problems ppo_epochs rl_batch_size rl_grad_accum baseline_epochs baseline_batch_size sft_samples "
@@ -192,7 +195,7 @@ AT_LEAST_ONE = ("rounds num_samples collections collect_problems ppo_epochs rl_b
 POSITIVE = "temperature rl_lr baseline_lr sft_lr answer_lr clip max_grad_norm request_timeout batch_wait_minutes batch_poll_seconds".split()
 
 # %% ../nbs/20_settings.ipynb #4eb08850
-SHARES = "top_p gamma lam teacher_noise lora_dropout".split()
+SHARES = "sampler_gpu_share top_p gamma lam teacher_noise lora_dropout".split()
 NOT_NEGATIVE = ("train_problems val_problems test_problems gold_problems sft_problems answer_problems round_calls top_k value_lr value_warmup kl_coef kl_target "
                 "target_kl value_clip vf_coef seed requests_per_minute tokens_per_minute budget_usd budget_calls").split()
 
@@ -224,6 +227,15 @@ def check_teachers(
         need("prices", priced or not config.budget_usd, f"given for {model}, whose price is not in the table, when there is a budget_usd")
     need("teacher_noise", not config.teacher_noise or config.teacher in OFFLINE, "0 for a language model")
 
+# %% ../nbs/20_settings.ipynb #66850d00
+def check_sampler(config: ARESConfig, need): # see `check_teachers`
+    "Raise when another engine cannot sample as the settings say."
+    other = config.sampler != "student"
+    need("sampler", not other or importlib.util.find_spec(config.sampler), "student unless the package vllm is installed (pip install ares-reason[vllm])")
+    need("sampler", not other or config.num_processes == 1, "student for several processes")
+    need("sampler", not other or config.dtype != "4bit", "student for weights in 4 bits, which it would round in another way")
+    need("sampler", not other or config.temperature == 1 or config.sampled_logprobs, "student, or `temperature` 1, or `sampled_logprobs` true: it tells log-probabilities of no other distribution")
+
 # %% ../nbs/20_settings.ipynb #b9579524
 def check_config(
     config: ARESConfig,
@@ -253,6 +265,7 @@ def check_config(
     need("dtype", config.dtype != "4bit" or config.lora, "float32 or bfloat16 where all weights are trained (4bit goes with `lora: true`)")
     need("features", config.use_images or not config.features, "empty where `use_images` is false")
     check_teachers(config, need)
+    check_sampler(config, need)
     need("report_to", not tracker_fault(config.report_to), tracker_fault(config.report_to))
     need("mixed_precision", config.mixed_precision == "no" or config.dtype != "bfloat16", "no for weights in bfloat16: mixed precision keeps the trained weights in float32")
     for name in ("baseline_batch_size", "sft_batch_size", "answer_batch_size"):
