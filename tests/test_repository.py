@@ -132,8 +132,9 @@ def test_no_module_asks_what_kind_of_student_it_holds():
                   "hasattr(student, 'processor')", "student.model.encoder(x)", "read_json(path)['model_type']", "isinstance(value_head.student.model, torch.nn.Module)"):
         assert asks_for_kind(asked, names), asked
     for fine in ("isinstance(config.student, str)", "student.width", "from ares.students import load_student", "student.hidden(inputs, responses)"): assert not asks_for_kind(fine, names), fine
-    adapters = {"answers": "hasattr(student.model, 'peft_config')"}  # whether there is an adapter, of whatever kind
+    fair = {"answers": ("hasattr(student.model, 'peft_config')",),  # whether there is an adapter, of whatever kind
+            "cards": ("isinstance(student, str)", "model_type")}  # the setting; and a card tells its readers what the model is
     for path in sorted((ROOT/"ares").glob("[a-z]*.py")):
         if path.stem in makers: continue
-        found = [f for f in asks_for_kind(path.read_text(), names) if not f.endswith(adapters.get(path.stem, "(none)"))]
+        found = [f for f in asks_for_kind(path.read_text(), names) if not f.endswith(fair.get(path.stem, ("(none)",)))]
         assert not found, f"{path.name} asks what kind of student it holds: {'; '.join(found)}"
