@@ -10,7 +10,7 @@ from conftest import ROOT, lines, results_of, start_loop
 SHORT = dict(student=dict(kind="decoder", d_model=32, d_ff=64, num_layers=1, num_heads=2, vocab_size=800), rounds=1, train_problems=32, gold_problems=24, test_problems=8, val_problems=8, answer_model="conclusion")
 
 
-@pytest.mark.parametrize("kind, advantage", [("decoder", "group"), ("vlm", "gae")])
+@pytest.mark.parametrize("kind, advantage", [("decoder", "gae"), ("decoder", "group"), ("vlm", "gae")])
 def test_a_killed_loop_ends_in_the_same_numbers(kind, advantage, tmp_path):
     params = tmp_path/f"{kind}.yaml"
     params.write_text(yaml.safe_dump(yaml.safe_load((ROOT/"params"/"smoke.yaml").read_text()) | SHORT | dict(student=SHORT["student"] | dict(kind=kind), advantage=advantage)))

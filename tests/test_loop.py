@@ -103,11 +103,12 @@ def test_nonsense_gets_one_sentence(words, message, tmp_path):
     assert message in done.stderr and len(done.stderr.strip().split("\n")) == 1
 
 
-def test_every_parameter_file_is_valid(tmp_path):
+def test_every_parameter_file_is_valid(tmp_path, monkeypatch):
     from ares.settings import load_config
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: True)  # a file may need a package that is an extra
     for path in sorted(set((ROOT/"params").glob("*.yaml")) - {ROOT/"params"/"fsdp.yaml"}):  # that one is for `accelerate launch`
         if "data:" not in path.read_text(): load_config(path)
-        else: load_config(path, data=str(tmp_path), similarity="lexical")  # whether minilm is installed or not
+        else: load_config(path, data=str(tmp_path))
 
 
 def test_the_run_notebooks_travel_in_the_wheel(tmp_path):
