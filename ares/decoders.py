@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['DECODER_SIZES', 'MAKERS', 'VLM_SIZES', 'SlicedDecoder', 'places_in_pictures', 'take', 'with_slices', 'turn_end',
            'settle_tokens', 'spoken', 'shortened', 'within', 'caching', 'longer', 'closed_up', 'sample_with_cache',
-           'sft_trainer', 'CausalStudent', 'small_llama', 'new_decoder', 'refuse_features', 'made_student',
-           'as_student', 'words_only', 'seen_text', 'VisionStudent', 'as_seeing', 'new_vlm', 'gguf_file', 'read_source',
-           'whole_decoder', 'fetch_decoder', 'read_processor', 'check_vocabulary', 'check_decoder', 'load_decoder',
-           'adapter_base', 'load_adapter', 'merged', 'four_bits']
+           'sft_trainer', 'CausalStudent', 'small_llama', 'fresh_start', 'new_decoder', 'refuse_features',
+           'made_student', 'as_student', 'words_only', 'seen_text', 'VisionStudent', 'as_seeing', 'new_vlm',
+           'gguf_file', 'read_source', 'whole_decoder', 'fetch_decoder', 'read_processor', 'check_vocabulary',
+           'check_decoder', 'load_decoder', 'adapter_base', 'load_adapter', 'merged', 'four_bits']
 
 # %% ../nbs/07_decoders.ipynb #e2839c24
 import copy, importlib.util, inspect, re
@@ -266,14 +266,21 @@ def small_llama(sizes: dict, tokenizer) -> LlamaConfig: # `sizes` has all of `DE
                        tie_word_embeddings=True, initializer_range=sizes["d_model"] ** -0.5, bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
 
 # %% ../nbs/07_decoders.ipynb #d021e001
+def fresh_start(
+    kind: str, sizes: dict, known: dict, # of a student made on the spot; the defaults of its sizes
+    texts: list, image_dim: int | None, # see `new_decoder`
+): # (all sizes, a tokenizer of its own)
+    "What every decoder made on the spot begins with."
+    sizes = full_sizes(sizes, known)
+    refuse_features(kind, image_dim)
+    return sizes, train_tokenizer(texts, sizes["vocab_size"])
+
 def new_decoder(
     sizes: dict, # some of `DECODER_SIZES`, which are the defaults
     texts: list, image_dim: int | None = None, # what the tokenizer is trained on; must be None
 ) -> CausalStudent:
     "A small decoder with fresh weights and a vocabulary of its own."
-    sizes = full_sizes(sizes, DECODER_SIZES)
-    refuse_features("decoder", image_dim)
-    tokenizer = train_tokenizer(texts, sizes["vocab_size"])
+    sizes, tokenizer = fresh_start("decoder", sizes, DECODER_SIZES, texts, image_dim)
     return as_student(LlamaForCausalLM(small_llama(sizes, tokenizer)), tokenizer)
 
 # %% ../nbs/07_decoders.ipynb #e7f02fae
@@ -360,9 +367,7 @@ def new_vlm(
     texts: list, image_dim: int | None = None, # what the tokenizer is trained on; must be None
 ) -> VisionStudent:
     "A small LLaVA with fresh weights, a vocabulary and a processor of its own."
-    sizes = full_sizes(sizes, VLM_SIZES)
-    refuse_features("vlm", image_dim)
-    tokenizer = train_tokenizer(texts, sizes["vocab_size"])
+    sizes, tokenizer = fresh_start("vlm", sizes, VLM_SIZES, texts, image_dim)
     tokenizer.add_special_tokens(dict(additional_special_tokens=["<image>"]))
     text, side = small_llama(sizes, tokenizer), sizes["image_size"]
     eyes = CLIPVisionConfig(hidden_size=sizes["d_model"], intermediate_size=sizes["d_ff"], num_hidden_layers=sizes["vision_layers"], num_attention_heads=sizes["num_heads"], image_size=side, patch_size=sizes["patch"], initializer_range=text.initializer_range)
