@@ -396,7 +396,7 @@ def read_source(
     folder, how = gguf_file(source)
     try: return AutoConfig.from_pretrained(folder, **how), AutoTokenizer.from_pretrained(folder, **how)
     except (OSError, ValueError, KeyError) as e:
-        raise AresError(f"student: {source!r} is neither a folder with a saved student nor a checkpoint that can be fetched ({(str(e).splitlines() or [type(e).__name__])[0]})") from None
+        raise AresError(f"student: {source!r} is neither a folder with a saved student, nor an installed package that brings one, nor a checkpoint that can be fetched ({(str(e).splitlines() or [type(e).__name__])[0]})") from None
 
 # %% ../nbs/07_decoders.ipynb #2da94940
 def whole_decoder(

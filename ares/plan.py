@@ -90,7 +90,8 @@ def planned_config(
 ): # (configuration, where it comes from)
     "The configuration of a student that need not be there."
     if isinstance(student, dict):
-        sizes = SIZES | student
+        if student.get("kind", "t5") != "t5": raise AresError(f"student: a plan counts the parts of a T5, and not yet those of `kind: {student['kind']}`.")
+        sizes = SIZES | {k: v for k, v in student.items() if k != "kind"}
         return MultimodalT5Config(**sizes | dict(d_kv=sizes["d_model"] // sizes["num_heads"], image_dim=3 * sizes["patch"] ** 2 + 2 * (sizes["image_size"] // sizes["patch"]))), "the settings"
     for where, local in (("its folder or the hub's cache", True), ("a table of known students, since neither a folder nor the hub's cache has it", None), ("the hub", False)):
         if local is None:
