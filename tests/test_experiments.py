@@ -19,6 +19,7 @@ SMALL = {
     "published": dict(problems_n=40),
     "real_images": dict(params=str(ROOT/"params"), num_processes=1, shorter=dict(train_problems=24, val_problems=8, test_problems=12, baseline_epochs=1, collections=1, collect_problems=8, value_warmup=0,
                         sft_problems=12, sft_epochs=1, answer_problems=12, answer_epochs=1, max_new_tokens=24, student=dict(d_model=32, d_ff=64, num_layers=1, num_decoder_layers=1, num_heads=2, vocab_size=800))),
+    "grpo": dict(model=dict(kind="decoder", d_model=32, d_ff=64, num_layers=2, num_heads=2, vocab_size=600), dtypes=["float32"], repeats=1, steps=2, gold_n=8, val_n=6, problems_n=2, samples=2, rows=2, new_tokens=8, budget=40, seeds=[0]),
     "smollm2": dict(params=str(ROOT/"params"/"smollm2_scienceqa.yaml"), overrides=dict(student=dict(kind="decoder", d_model=32, d_ff=64, num_layers=1, num_heads=2, vocab_size=800), lora=False, dtype="float32",
                     similarity="lexical", train_problems=24, val_problems=8, test_problems=12, gold_problems=0, baseline_epochs=1, collections=2, collect_problems=8, sft_problems=12, max_new_tokens=24)),
 }
@@ -34,7 +35,7 @@ def test_experiment_runs(name, tmp_path, monkeypatch):
     if name in NEEDS:
         if not (data_folder() and (data_folder()/NEEDS[name]).exists()): pytest.skip(f"needs {NEEDS[name]} (ARES_DATA)")
         monkeypatch.setenv("ARES_DATA", str(data_folder().resolve()))
-    parameters = SMALL[name] | (dict(home=str(tmp_path/"runs"), images=str(tmp_path)) if name == "demo" else dict(home=str(tmp_path/"runs")) if name in ("real_images", "estimators", "students") else dict(run=str(tmp_path/"run"), baseline="") if name == "reward_hacking" else dict(run=str(tmp_path/"run")) if name == "smollm2" else {})
+    parameters = SMALL[name] | (dict(home=str(tmp_path/"runs"), images=str(tmp_path)) if name == "demo" else dict(home=str(tmp_path/"runs")) if name in ("real_images", "estimators", "students") else dict(run=str(tmp_path/"run"), baseline="") if name == "reward_hacking" else dict(run=str(tmp_path/"run")) if name in ("smollm2", "grpo") else {})
     done = papermill.execute_notebook(str(ROOT/"nbs"/"experiments"/f"{name}.ipynb"), str(tmp_path/"out.ipynb"), parameters=parameters, cwd=str(tmp_path), progress_bar=False,
                                       extra_arguments=["--log-level=ERROR"])
     assert not any(o.output_type == "error" for c in done.cells if c.cell_type == "code" for o in c.outputs)
