@@ -20,6 +20,7 @@ import yaml
 from .core import *
 from .answers import add_adapter
 from .ppo import PPOConfig, SCHEDULES
+from .rewards import FEEDBACKS
 from .datasets import ANSWERS, DIVISIONS, RATIONALES, is_hub_name, load_aokvqa, load_scienceqa, read_captions
 from .problems import in_words, make_problems
 from .prompts import answer_prompt, answer_target, rationale_prompt, rationale_target
@@ -133,6 +134,7 @@ class TrainingSettings(TeacherSettings):
     kl_target: float = 0.0 # adapt the weight towards this KL; 0 keeps it fixed
     target_kl: float = 0.0 # end the passes over a collection when the policy has moved this far; 0 never
     neutral: float = 0.5 # score that earns nothing (paper); lower pays for every sentence
+    feedback: str = "sentence" # what PPO is told of the scores: each "sentence" its own (paper); or, to compare, the sum for the whole "rationale", only its "rank", or "random" ones
     normalize_advantages: bool = True # (paper, Base); over a collection, with "group" over the samples of each problem
     save_every: int = 10 # collections between two kept states
     lora: bool = False # train a LoRA adapter on the student, in RL and SFT alike, and leave its own weights as they are
@@ -186,7 +188,7 @@ def typed(
 
 # %% ../nbs/20_settings.ipynb #8cf0c522
 CHOICES = dict(problems=("embedded", "scienceqa", "aokvqa"), aokvqa_division=DIVISIONS, aokvqa_rationale=tuple(RATIONALES), aokvqa_answers=ANSWERS, teacher=tuple(TEACHERS), judge=("", *TEACHERS), teacher_send=("live", "batch", "replay"), teacher_knowledge=("form", "answer", "facts"),
-               method=("ares", "rl", "sft"), similarity=("lexical", "minilm"), advantage=("gae", "group"), value_model=("separate", "shared"), rl_schedule=tuple(SCHEDULES), answer_model=("adapter", "separate", "conclusion"),
+               method=("ares", "rl", "sft"), similarity=("lexical", "minilm"), advantage=("gae", "group"), feedback=FEEDBACKS, value_model=("separate", "shared"), rl_schedule=tuple(SCHEDULES), answer_model=("adapter", "separate", "conclusion"),
                dtype=("float32", "bfloat16", "4bit"), mixed_precision=("no", "bf16"), attention=("sdpa", "eager"), sampler=("student", "vllm"), evaluate_on=("test", "val"))
 
 # %% ../nbs/20_settings.ipynb #5669c37c
@@ -419,7 +421,7 @@ def check_keys(
 # %% ../nbs/20_settings.ipynb #b989e043
 def ppo_config(config: ARESConfig) -> PPOConfig:
     "The settings of `PPOTrainer`."
-    same = "advantage ppo_epochs clip vf_coef gamma lam kl_coef neutral normalize_advantages value_warmup max_grad_norm temperature".split()
+    same = "advantage ppo_epochs clip vf_coef gamma lam kl_coef neutral feedback normalize_advantages value_warmup max_grad_norm temperature".split()
     return PPOConfig(**{n: getattr(config, n) for n in same}, lr=config.rl_lr, value_lr=config.value_lr or None, batch_size=config.rl_batch_size,
                      grad_accum=config.rl_grad_accum, kl_target=config.kl_target or None, target_kl=config.target_kl or None, value_clip=config.value_clip or None,
                      top_k=config.top_k if config.sampled_logprobs else 0)
