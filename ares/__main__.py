@@ -107,6 +107,7 @@ def parser() -> argparse.ArgumentParser:
     card.add_argument("--stage", default="", help="default: the last one that is done")
     card.add_argument("--to", default="", metavar="OWNER/NAME", help="a repository of the Hugging Face Hub (token: HF_TOKEN); without it only the folder is written")
     card.add_argument("--public", action="store_true", help="for everyone to see; private by default")
+    card.add_argument("--merge", action="store_true", help="make the adapter of a run with `lora` part of the weights")
     card.add_argument("--license", default="", help="identifier of the Hub, e.g. apache-2.0; on the card")
     card.add_argument("--language", default="en", help="of the rationales; on the card")
     add_sweep(commands); add_views(commands)
@@ -174,10 +175,10 @@ def refuse_rehearsed(config: ARESConfig, run: Path):
 # %% ../nbs/27_cli.ipynb #4150f83c
 def show_published(
     run: Path, # folder of the run
-    args: argparse.Namespace, # stage, to, public, license, language
+    args: argparse.Namespace, # stage, to, public, merge, license, language
 ) -> int: # 0
     "Publish a stage and print where it is."
-    where = publish(run, args.stage, args.to, private=not args.public, license=args.license, language=args.language)
+    where = publish(run, args.stage, args.to, private=not args.public, license=args.license, language=args.language, merge=args.merge)
     print(where if args.to else f"{where}: read README.md there; --to owner/name sends it to the Hub")
     return 0
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['stage_names', 'stage_seed', 'model_before', 'keep_model', 'train_baseline', 'collection_problems', 'save_state',
-           'last_state', 'collect', 'rl_parts', 'train_rl', 'corrected', 'train_sft', 'train_stage', 'run_stage',
-           'keep_settings', 'gained', 'run_ares']
+           'last_state', 'sample_collection', 'distribution', 'collect', 'rl_parts', 'train_rl', 'corrected',
+           'train_sft', 'train_stage', 'run_stage', 'keep_settings', 'gained', 'run_ares']
 
 # %% ../nbs/22_alternation.ipynb #a6db8452
 import shutil, time
@@ -20,7 +20,8 @@ from .evaluation import evaluate_stage
 from .ppo import PPOTrainer, SCHEDULES
 from .processes import from_main, is_main, join_processes, launch, process_count
 from .prompts import rationale_prompt
-from .rollouts import add_logprobs, generate_rollouts, score_rollouts, to_score
+from .rollouts import add_logprobs, generate_rollouts, recompute_logprobs, score_rollouts, to_score
+from .samplers import make_sampler
 from .settings import *
 from .sft import correct_rollouts, correction_examples, to_correct, fit_sft, gold_examples
 from .students import ValueHead
@@ -87,20 +88,21 @@ def collection_problems(
 # %% ../nbs/22_alternation.ipynb #cf4c3730
 def save_state(
     folder: Path, # of the stage
-    student, value_head, trainer, # what PPO changes
+    student, value_head, trainer, # what PPO changes; no value head (None) with `advantage: group`
     records: list, # one a collection so far
 ):
     "Keep everything that an RL stage needs to go on; older states are removed. All processes call it."
     part, state = folder/"state.part", folder/f"state-{len(records):06d}"
     def weights():
         shutil.rmtree(part, ignore_errors=True)
-        student.save(part/"student"); value_head.save(part/"value")
+        student.save(part/"student")
+        if value_head: value_head.save(part/"value")
     def finish():
         write_json(part/"position.json", dict(rng=rng_state(), records=records))
         part.rename(state)
         for old in folder.glob("state-*"):
             if old != state: shutil.rmtree(old)
-    with student.whole(), value_head.whole(): from_main(weights)
+    with student.whole(), (value_head or student).whole(): from_main(weights)
     trainer.save(part/"trainer")
     from_main(finish)
 
@@ -112,36 +114,54 @@ def last_state(
     return max(folder.glob("state-*"), default=None)
 
 # %% ../nbs/22_alternation.ipynb #29554a05
+def sample_collection(
+    config: ARESConfig,
+    student, # writes, or lends its weights to the sampler
+    teacher, # told of each batch at once; None in all but the main process
+    problems: list, # of this collection
+    sampler=None, # see `make_sampler`
+): # (rollouts, the sampler's gap where the trainer computes log-probabilities itself)
+    "Sample rationales."
+    rollouts = generate_rollouts(student, problems, [rationale_prompt(p) for p in problems], num_samples=config.num_samples, max_new_tokens=config.max_new_tokens, batch_size=config.rollout_batch_size,
+                                 temperature=config.temperature, top_k=config.top_k, top_p=config.top_p, of_sampled=config.sampled_logprobs, sampler=sampler,
+                                 written=lambda some: teacher and teacher.ask("score", list(to_score(some).values())))
+    return rollouts, recompute_logprobs(rollouts, student, *distribution(config)) if sampler or config.recompute_logprobs else {}
+
+# %% ../nbs/22_alternation.ipynb #45804c67
+def distribution(config: ARESConfig) -> tuple: # (temperature, top_k)
+    "Of which distribution PPO computes log-probabilities."
+    return config.temperature, config.top_k if config.sampled_logprobs else 0
+
+# %% ../nbs/22_alternation.ipynb #bd4802fe
 def collect(
     config: ARESConfig,
-    student, reference, value_head, # who writes, who it is compared with, who foresees
+    student, reference, value_head, # who writes, who it is compared with, who foresees (or None)
     teacher, # scores each distinct rationale once; None in all but the main process
     problems: list, # of this collection
-): # (rollouts with everything PPO needs, number of teacher calls)
+    sampler=None, # see `make_sampler`
+): # (rollouts with everything PPO needs, dict(teacher_calls, and the sampler's gap))
     "Sample rationales, compare them with the reference, and have their sentences scored."
-    rollouts = generate_rollouts(student, problems, [rationale_prompt(p) for p in problems], num_samples=config.num_samples, max_new_tokens=config.max_new_tokens, batch_size=config.rollout_batch_size,
-                                 temperature=config.temperature, top_k=config.top_k, top_p=config.top_p, of_sampled=config.sampled_logprobs,
-                                 written=lambda some: teacher and teacher.ask("score", list(to_score(some).values())))
-    add_logprobs(rollouts, reference, value_head, config.temperature, config.top_k if config.sampled_logprobs else 0)
+    rollouts, gap = sample_collection(config, student, teacher, problems, sampler)
+    add_logprobs(rollouts, reference, value_head, *distribution(config))
     calls, scores = from_main(lambda: (score_rollouts(teacher, rollouts), [r.scores for r in rollouts]))
     for r, s in zip(rollouts, scores): r.scores = s
-    return rollouts, calls
+    return rollouts, dict(teacher_calls=calls) | gap
 
 # %% ../nbs/22_alternation.ipynb #542b133f
 def rl_parts(
     config: ARESConfig,
     run: Path, # folder of the run
     stage: str, # "rl-1", ...
-): # (student, reference, value head, trainer, records of the collections so far)
+): # (student, reference, value head or None, trainer, records of the collections so far)
     "What an RL stage works with, as it was when it was last kept."
     set_seed(stage_seed(config, stage))
     state, reference = from_main(lambda: last_state(run/stage)), model_before(config, run, stage)
     student = load_trained(config, state/"student") if state else reference.copy()
     if config.mixed_precision == "bf16" and not config.lora: reference.model.bfloat16()  # it is never trained
-    value_head = ValueHead(student, trunk=config.value_model)
-    if state: value_head.load(state/"value")
+    value_head = ValueHead(student, trunk=config.value_model) if config.advantage == "gae" else None
+    if state and value_head: value_head.load(state/"value")
     if config.fsdp:
-        for part in (reference, student, value_head): part.shard()
+        for part in filter(None, (reference, student, value_head)): part.shard()
     trainer = PPOTrainer(student, value_head, ppo_config(config))
     if not state: return student, reference, value_head, trainer, []
     trainer.load(state/"trainer")
@@ -158,16 +178,17 @@ def train_rl(
     "One stage of PPO on sentence scores; it goes on from its last state."
     folder, problems, teacher = run/stage, load_splits(config)["train"], make_teacher(config, run, stage) if is_main() else None
     student, reference, value_head, trainer, records = rl_parts(config, run, stage)
+    sampler = make_sampler(config, student)
     def spent(): return sum(r["teacher_calls"] for r in records) if config.round_calls else len(records)
     total, schedule = config.round_calls or config.collections, SCHEDULES[config.rl_schedule]
     bar, tracker = progress(total=total, desc=stage, bill=teacher and teacher.bill), Tracker(config.report_to, run, stage)
     bar.update(spent()); tracker.open(len(records) + 1)
     while spent() < total:
         started, before = time.time(), spent()
-        rollouts, calls = collect(config, student, reference, value_head, teacher,
-                                  collection_problems(problems, len(records), config.collect_problems, stage_seed(config, stage)))
+        chosen = collection_problems(problems, len(records), config.collect_problems, stage_seed(config, stage))
+        rollouts, measured = collect(config, student, reference, value_head, teacher, chosen, sampler)
         metrics = trainer.update(rollouts, schedule(before / total))
-        records.append(metrics | dict(collection=len(records) + 1, teacher_calls=calls, seconds=round(time.time() - started, 3)))
+        records.append(metrics | dict(collection=len(records) + 1) | measured | dict(seconds=round(time.time() - started, 3)))
         if is_main(): write_jsonl(folder/"metrics.jsonl", records)
         tracker.log(records[-1], len(records))
         if len(records) % config.save_every == 0: save_state(folder, student, value_head, trainer, records)

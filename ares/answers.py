@@ -46,7 +46,8 @@ def add_adapter(
     dropout: float = 0.05, # on the adapter's input while training (paper)
     base: str | None = None, # where its own weights can be found again; saved with the adapter
 ):
-    "Put a LoRA adapter on every linear layer of the student's model."
+    "Put a LoRA adapter on every linear layer of the student's model; one that is there is trained on."
+    if hasattr(student.model, "peft_config"): return
     config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear")
     student.model = get_peft_model(student.model, config).eval()
     student.model.peft_config["default"].base_model_name_or_path = base

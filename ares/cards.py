@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PRIVATE', 'LAST_LEARNED', 'CONTROLS', 'DATA', 'SCORES', 'FAILURES', 'READ_BY', 'HOW_TO', 'MODEL_FILES',
-           'without_path', 'card_settings', 'base_model', 'count_weights', 'what_it_is', 'what_it_read', 'score_table',
-           'markdown_table', 'limits', 'card_header', 'model_card', 'published_files', 'write_published',
-           'check_destination', 'send_folder', 'publish']
+           'without_path', 'card_settings', 'base_model', 'count_weights', 'model_kind', 'what_it_is', 'what_it_read',
+           'score_table', 'markdown_table', 'limits', 'card_header', 'model_card', 'published_files', 'check_adapter',
+           'write_published', 'check_destination', 'send_folder', 'publish']
 
 # %% ../nbs/26_cards.ipynb #07f3ab9e
 import os, re, shutil
@@ -21,8 +21,10 @@ from safetensors import safe_open
 # %% ../nbs/26_cards.ipynb #9735f8a1
 from .core import *
 from .costs import who_taught
+from .decoders import merged, gguf_file
 from .report import done_stages, read_results, settings_table, shown, stage_order, with_interval
 from .settings import ARESConfig, THE_WAY_ONLY, load_config, load_splits
+from .students import load_student
 
 # %% ../nbs/26_cards.ipynb #bfda030e
 def without_path(
@@ -50,7 +52,7 @@ def base_model(
     student: str | dict, # the setting
 ) -> str | None: # a name on the Hub
     "The checkpoint that a student began as."
-    return student if isinstance(student, str) and without_path(student) == student and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", student) and not Path(student).exists() else None
+    return student if isinstance(student, str) and without_path(student) == student and not gguf_file(student)[1] and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", student) and not Path(student).exists() else None
 
 # %% ../nbs/26_cards.ipynb #d47b6107
 def count_weights(
@@ -66,6 +68,17 @@ def count_weights(
                 total += size
     return total
 
+# %% ../nbs/26_cards.ipynb #f78be9fe
+def model_kind(
+    model: Path, # folder of a saved student
+) -> tuple: # (a phrase with the number of weights, whether it is a T5, whether it can see)
+    "What a saved student is."
+    t5 = (model/"config.json").exists() and "t5" in read_json(model/"config.json")["model_type"]
+    sees, size = any(model.glob("*processor_config.json")), f"{count_weights(model) / 1e6:,.1f} million weights"
+    if t5: return f"A T5 with {size} whose encoder can look at a picture", True, True
+    what = "A LoRA adapter" if (model/"adapter_config.json").exists() else "A decoder"
+    return f"{what} with {size}{' for a decoder' if what != 'A decoder' else ''}{' that looks at pictures' if sees else ''}", False, sees
+
 # %% ../nbs/26_cards.ipynb #22aea284
 LAST_LEARNED = dict(baseline="it has imitated gold rationales, and no teacher has scored it yet",
                     rl="its last stage was reinforcement learning (PPO) on the teacher's scores of single sentences",
@@ -76,13 +89,14 @@ CONTROLS = dict(rl=" This run is a control that leaves the corrections out.", sf
 def what_it_is(
     config: ARESConfig, run: Path, # folder of the run
     stage: str,
+    model: Path | None = None, # folder of its weights; the stage's own by default
 ) -> str: # Markdown
     "What kind of model this is, and what it went through."
-    weights, begun = count_weights(run/stage/"model"), base_model(config.student)
+    (kind, _, sees), begun = model_kind(model or run/stage/"model"), base_model(config.student)
     origin = f"begun as [{begun}](https://huggingface.co/{begun})" if begun else "made for this run with fresh weights" if isinstance(config.student, dict) else "begun as a student from a folder of its maker"
     stages = [s for s in done_stages(run) if stage_order(s) <= stage_order(stage)]
     place = f"round {stage_order(stage)[0]} of {config.rounds}" if stage != "baseline" else "before the first round"
-    return (f"A T5 with {weights / 1e6:,.1f} million weights whose encoder can look at a picture, {origin}. It reads a question with its choices{' and picture' if config.use_images else ', not its picture'}, and writes a rationale: "
+    return (f"{kind}, {origin}. It reads a question with its choices{' and picture' if sees and config.use_images else ', not its picture'}, and writes a rationale: "
             f"why which answer is right.\n\nIt comes from a run of [ARES](https://arxiv.org/abs/2407.00087), which alternates reinforcement learning on a teacher's sentence scores with supervised "
             f"learning on the teacher's corrections.{CONTROLS.get(config.method, '')} Stages: {', '.join(f'`{s}`' for s in stages)} ({place}). This is `{stage}`: {LAST_LEARNED[stage.split('-')[0]]}.")
 
@@ -165,9 +179,10 @@ def card_header(
     config: ARESConfig,
     license: str = "", # an identifier of the Hub, e.g. "apache-2.0"; left out when empty
     language: str = "en", # of the rationales
+    t5: bool = True, sees: bool = True, # see `model_kind`
 ) -> str: # YAML between lines of dashes
     "What the Hub reads of a card."
-    tags = ["ares", "t5", "reasoning", "rationales", "reinforcement-learning", "ppo", "arxiv:2407.00087"] + ["multimodal"] * config.use_images
+    tags = ["ares", *["t5"] * t5, "reasoning", "rationales", "reinforcement-learning", "ppo", "arxiv:2407.00087"] + ["multimodal"] * (sees and config.use_images)
     data = ModelCardData(library_name="ares-reason", base_model=base_model(config.student), language=language, license=license or None, tags=tags)
     return f"---\n{data.to_yaml()}\n---"
 
@@ -177,21 +192,22 @@ def model_card(
     stage: str, # one that is done
     name: str = "", # of the repository, owner/name
     license: str = "", language: str = "en", # see `card_header`
+    model: Path | None = None, # see `what_it_is`
 ) -> str: # Markdown with a YAML header
     "What a stage's student is, where it comes from, and how good it is."
     run = Path(run)
     config = load_config(read_json(run/"config.json"))
     results = {s: r for s, r in read_results(run).items() if stage_order(s) <= stage_order(stage)}
     taught = who_taught(replace(config, teacher_model=without_path(config.teacher_model), judge_model=without_path(config.judge_model)))
-    parts = {f"# {name.split('/')[-1] or f'{run.resolve().name}, {stage}'}": what_it_is(config, run, stage), "## Data": what_it_read(config, {s: len(p) for s, p in load_splits(config).items()}), "## Teacher and judge": taught,
+    parts = {f"# {name.split('/')[-1] or f'{run.resolve().name}, {stage}'}": what_it_is(config, run, stage, model), "## Data": what_it_read(config, {s: len(p) for s, p in load_splits(config).items()}), "## Teacher and judge": taught,
              "## Scores": markdown_table(score_table(results, SCORES), "stage") + "\n\nIn brackets 95 % intervals; wins are shares of decided pairs, sentences are counted a rationale.\n\n" + markdown_table(score_table(results, FAILURES), "stage"),
              "## How to load it": f"`pip install ares-reason`, then\n\n{HOW_TO.format(name=name or 'owner/name', config=config)}", "## Limits": limits(config, stage),
              "## Settings": f"What differs from the defaults, as a parameter file of ARES (the last part of paths only):\n\n```yaml\n{yaml.safe_dump(card_settings(run), sort_keys=False, width=1000)}```",
              "## Licence": f"`{license}`" if license else "None is given: ask the owner before using it."}
-    return "\n\n".join([card_header(config, license, language), *(f"{head}\n\n{text}" for head, text in parts.items())]) + "\n"
+    return "\n\n".join([card_header(config, license, language, *model_kind(model or run/stage/"model")[1:]), *(f"{head}\n\n{text}" for head, text in parts.items())]) + "\n"
 
 # %% ../nbs/26_cards.ipynb #e0d9f0b4
-MODEL_FILES = ("*.safetensors", "*.json", "*.model") # weights and their index, configurations, tokenizer
+MODEL_FILES = ("*.safetensors", "*.json", "*.model", "*.jinja") # weights and their index, configurations, tokenizer and its template
 
 def published_files(
     run: str | Path, # folder of a run
@@ -205,19 +221,34 @@ def published_files(
     curves = {f"metrics/{s}.jsonl": path for s in done_stages(run) for path in (run/s/"metrics.jsonl", run/s/"fit"/"metrics.jsonl") if path.exists()}
     return dict(sorted(model.items())) | curves
 
+# %% ../nbs/26_cards.ipynb #8400dd65
+def check_adapter(
+    model: Path, # folder of a saved student
+    merge: bool, # is it to become part of the weights?
+):
+    "Raise when an adapter cannot go out alone, or there is none to merge."
+    path = model/"adapter_config.json"
+    if merge and not path.exists(): raise AresError(f"--merge: {model} is no adapter but a whole model; leave it out.")
+    base = read_json(path)["base_model_name_or_path"] if path.exists() else ""
+    if base and not merge and not base_model(base): raise AresError(f"{model}: an adapter of {base!r}, which is on this machine alone; --merge publishes it as part of a whole model.")
+
 # %% ../nbs/26_cards.ipynb #68181150
 def write_published(
     run: str | Path, stage: str, # see `model_card`
+    merge: bool = False, # make the adapter part of the weights
     **how, # for `model_card`: name, license, language
 ) -> Path: # `published` in the run's folder
     "Put a stage's model, card, results and curves into a folder, to be looked at."
-    files, folder = published_files(run, stage), Path(run)/"published"
+    files, folder, model = published_files(run, stage), Path(run)/"published", Path(run)/stage/"model"
+    check_adapter(model, merge)
     shutil.rmtree(folder, ignore_errors=True)
     for name, path in files.items():
+        if merge and path.parent == model: continue
         (folder/name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, folder/name)
+    if merge: merged(load_student(str(model))).save(folder)
     write_json(folder/"results.json", read_results(run))
-    (folder/"README.md").write_text(model_card(run, stage, **how), encoding="utf-8")
+    (folder/"README.md").write_text(model_card(run, stage, model=folder, **how), encoding="utf-8")
     return folder
 
 # %% ../nbs/26_cards.ipynb #a30cab2c
@@ -254,9 +285,10 @@ def publish(
     to: str = "", # "owner/name" on the Hub; "" only writes the folder
     private: bool = True,
     license: str = "", language: str = "en", # see `card_header`
+    merge: bool = False, # see `write_published`
     endpoint: str | None = None, # another server than the Hub
 ) -> str: # the folder, or the address
     "Write a stage's model with its card, and send it to a repository."
     token, stage = check_destination(to) if to else "", stage or done_stages(run)[-1]
-    folder = write_published(run, stage, license=license, language=language, name=to)
+    folder = write_published(run, stage, merge, license=license, language=language, name=to)
     return send_folder(folder, to, private, token, f"{Path(run).resolve().name}, {stage}", endpoint) if to else str(folder)

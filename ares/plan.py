@@ -207,7 +207,7 @@ def writing_steps(
 # %% ../nbs/25_plan.ipynb #4c987a0b
 @torch.no_grad()
 def reading_pass(
-    config: ARESConfig, student, value_head, # who reads
+    config: ARESConfig, student, value_head, # who reads (no value head with `advantage: group`)
     rows: int, length: int,
 ):
     "The passes over written rationales that PPO needs before its update."
@@ -215,7 +215,7 @@ def reading_pass(
     inputs, responses = student.inputs([""] * problems, [None] * problems), torch.full((rows, length), 5, device=student.device)
     owners = torch.zeros(rows, dtype=torch.long, device=student.device)
     student.token_logprobs(student.hidden(inputs, responses, owners), responses, config.temperature)
-    value_head.values(inputs, responses, owners)
+    if value_head: value_head.values(inputs, responses, owners)
 
 # %% ../nbs/25_plan.ipynb #d53fb0f3
 STAGES = ("baseline", "collection", "PPO update", "SFT on corrections", "answers")
@@ -225,9 +225,9 @@ def stage_models(
 ) -> tuple: # (who is trained or writes, value head or None, kind -> modules on the device)
     "The models that a stage holds."
     if stage in ("collection", "PPO update"):
-        with torch.device("meta"): head, reference = ValueHead(student, config.value_model), student.copy().model.requires_grad_(False)
+        with torch.device("meta"): head, reference = ValueHead(student, config.value_model) if config.advantage == "gae" else None, student.copy().model.requires_grad_(False)
         if config.mixed_precision == "bf16": reference = reference.to(torch.bfloat16)
-        return student, head, {"weights": [student.model], "value network": [head], "reference": [reference]}
+        return student, head, {"weights": [student.model]} | ({"value network": [head]} if head else {}) | {"reference": [reference]}
     if stage != "answers": return student, None, {"weights": [student.model]}
     answerer = student.copy()
     student.model.requires_grad_(False)
@@ -336,7 +336,7 @@ def run_for_real(
         return PPOTrainer(student, head, replace(ppo_config(config), ppo_epochs=1)).update(rollouts)
     if writes_with(config, stage):
         problems, samples = writes_with(config, stage)
-        kept = [torch.ones_like(p) for m in (student.model, head) for p in m.parameters() for _ in range(2)] if head else []  # the optimizer's
+        kept = [torch.ones_like(p) for m in (student.model, head) if m for p in m.parameters() for _ in range(2)] if stage == "collection" else []  # the optimizer's
         student.generate(student.inputs([""] * problems, [None] * problems), samples, config.max_new_tokens, config.temperature, config.top_k, config.top_p)
         if stage == "collection": return reading_pass(config, student, head, min(64, problems * samples), config.max_new_tokens)
     optimizer = torch.optim.AdamW([p for p in student.model.parameters() if p.requires_grad])

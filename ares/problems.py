@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['SKILLS', 'COLOURS', 'INK', 'PAPER', 'GLASS', 'CONCLUSION', 'NAMES', 'TINTS', 'PLACES', 'LEVELS', 'HEAT', 'MATTER',
-           'SIDES', 'WHO', 'VERBS', 'THINGS', 'KINDS', 'SIGNS', 'ORDER', 'OPENINGS', 'MAX_PIXELS', 'Problem',
-           'image_tag', 'problem_html', 'Skill', 'say', 'topic_of', 'Pen', 'draw_scene', 'concentration',
-           'draw_concentration', 'magnets', 'draw_magnets', 'force', 'draw_force', 'thermometer', 'draw_thermometer',
-           'motion', 'draw_motion', 'matter', 'compass', 'draw_compass', 'chart', 'draw_chart', 'sentences', 'tense',
-           'alphabet', 'split_of_cores', 'split_keys', 'build_problem', 'shuffled_keys', 'make_problems',
-           'true_sentences', 'patterns', 'read_statement', 'is_well_formed', 'sentence_slot', 'open_image']
+           'SIDES', 'WHO', 'VERBS', 'THINGS', 'KINDS', 'SIGNS', 'ORDER', 'OPENINGS', 'HEIGHTS', 'PARTS', 'POLES',
+           'CAPTIONS', 'MAX_PIXELS', 'Problem', 'image_tag', 'problem_html', 'Skill', 'say', 'topic_of', 'Pen',
+           'draw_scene', 'concentration', 'draw_concentration', 'magnets', 'draw_magnets', 'force', 'draw_force',
+           'thermometer', 'draw_thermometer', 'motion', 'draw_motion', 'matter', 'compass', 'draw_compass', 'chart',
+           'draw_chart', 'sentences', 'tense', 'alphabet', 'split_of_cores', 'split_keys', 'build_problem',
+           'shuffled_keys', 'make_problems', 'true_sentences', 'patterns', 'read_statement', 'is_well_formed',
+           'sentence_slot', 'in_words', 'open_image']
 
 # %% ../nbs/02_problems.ipynb #2fecded9
 import base64, hashlib, html, io, itertools, random, re, warnings
@@ -486,6 +487,26 @@ def sentence_slot(
     skill = problem.facts["skill"]
     for name, kind, values in read_statement(sentence):
         if name == skill: return topic_of(SKILLS[skill], kind, values)
+
+# %% ../nbs/02_problems.ipynb #19eb46f3
+HEIGHTS, PARTS, POLES = {1: "low", 2: "middle", 3: "high"}, ("on the left", "in the middle", "on the right"), dict(north=("S", "N"), south=("N", "S")) # POLES: letters of a magnet, outer and inner
+
+CAPTIONS = dict(
+    concentration=lambda s: f"Two glasses with {s['colour']} dots, at {' '.join(str(n + 1) for n in s['cells']['A'])} in the left one and at {' '.join(str(n + 1) for n in s['cells']['B'])} in the right one.",
+    magnets=lambda s: f"Two magnets in line {s['row'] + 1}, on the left {' '.join(POLES[s['p']])} and on the right {' '.join(reversed(POLES[s['q']]))}, {s['gap'] + 1} apart.",
+    force=lambda s: f"{s['colour'].capitalize()} blocks, above {s['gaps'][0]} apart and below {s['gaps'][1]} apart.",
+    thermometer=lambda s: f"A {s['colour']} thermometer {PARTS[s['x']]}, filled up to {s['mark']}.",
+    motion=lambda s: f"Two boxes with a red line, on the left a {HEIGHTS[HEAT[s['heat'][0]]]} one and on the right a {HEIGHTS[HEAT[s['heat'][1]]]} one.",
+    compass=lambda s: f"A {s['colour']} dot, {s['row']} from above and {s['column']} from the left.",
+    chart=lambda s: "Blocks: " + " and ".join(f"{colour} up to {n}" for colour, n in s["heights"].items()) + ".")
+
+# %% ../nbs/02_problems.ipynb #21a208ba
+def in_words(
+    problem: Problem, # an embedded one
+) -> Problem: # without picture, with a caption of it
+    "The same problem for those who see nothing: what is in its picture is said instead."
+    scene = problem.facts.get("scene")
+    return replace(problem, caption=CAPTIONS[problem.facts["skill"]](scene), facts={k: v for k, v in problem.facts.items() if k != "scene"}, cached=None) if scene else problem
 
 # %% ../nbs/02_problems.ipynb #74fe42bd
 MAX_PIXELS = 50_000_000

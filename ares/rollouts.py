@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ABBREVIATIONS', 'STARTERS', 'LABELS', 'END', 'ends_here', 'sentence_chars', 'split_sentences', 'is_finished',
            'sentence_key', 'drop_repeated', 'token_ends', 'sentence_spans', 'Rollout', 'tint', 'tinted_html',
-           'rollout_html', 'by_length', 'make_rollout', 'generate_rollouts', 'batch_of', 'add_logprobs', 'to_score',
-           'score_rollouts']
+           'rollout_html', 'by_length', 'make_rollout', 'generate_rollouts', 'batch_of', 'add_logprobs',
+           'recompute_logprobs', 'to_score', 'score_rollouts']
 
 # %% ../nbs/08_rollouts.ipynb #6210404d
 import html, re
@@ -200,15 +200,16 @@ def generate_rollouts(
     max_new_tokens: int = 512,
     batch_size: int = 64, # problems in one batch
     written=None, # called with the rollouts of each batch, longest prompts first, while the next is still to be written
+    sampler=None, # who writes in the student's place, such as `VLLMSampler`: a context with the verb `generate`
     **how, # temperature, top_k, top_p, sample, of_sampled: see `generate` of the student
 ) -> list: # of `Rollout`, K for each problem, in the order of the problems
     "Sample K rationales of each problem; several processes share the problems."
     mine, found = my_share(range(len(problems))), {}
-    with own_dice(student.device), student.whole():
+    with own_dice(student.device), student.whole(), sampler or nullcontext():
         for places in by_length(mine, lambda i: len(prompts[i]), batch_size):
             batch = [mine[j] for j in places]
             inputs = student.inputs([prompts[i] for i in batch], [problems[i].view() for i in batch])
-            tokens, logprobs = (t.tolist() for t in student.generate(inputs, num_samples=num_samples, max_new_tokens=max_new_tokens, **how))
+            tokens, logprobs = (t.tolist() for t in (sampler or student).generate(inputs, num_samples=num_samples, max_new_tokens=max_new_tokens, **how))
             for n, i in enumerate(batch):
                 found[i] = [make_rollout(student, problems[i], prompts[i], tokens[j], logprobs[j]) for j in range(n * num_samples, (n + 1) * num_samples)]
             if written: written([r for i in batch for r in found[i]])
@@ -251,6 +252,19 @@ def add_logprobs(
             length = len(rollouts[i].tokens)
             rollouts[i].ref_logprobs = logprobs[n][:length]
             if values: rollouts[i].values = values[n][:length]
+
+# %% ../nbs/08_rollouts.ipynb #c9f4eab0
+def recompute_logprobs(
+    rollouts: list, # their `logprobs` are replaced
+    student, # with the weights that sampled them
+    temperature: float = 1.0, top_k: int = 0, # as PPO will compute them
+) -> dict: # sampler_gap, sampler_gap_max: absolute differences to the sampler's, mean and largest, in nats
+    "Let the trainer say how likely the sampled tokens were."
+    said = [r.logprobs for r in rollouts]
+    add_logprobs(rollouts, student, temperature=temperature, top_k=top_k)
+    for r in rollouts: r.logprobs, r.ref_logprobs = r.ref_logprobs, None
+    off = [abs(a - b) for row, r in zip(said, rollouts) for a, b in zip(row, r.logprobs)]
+    return dict(sampler_gap=sum(off) / max(1, len(off)), sampler_gap_max=max(off, default=0.0))
 
 # %% ../nbs/08_rollouts.ipynb #a1b2c3d4
 def to_score(

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['THE_WAY_ONLY', 'CHOICES', 'AT_LEAST_ONE', 'POSITIVE', 'SHARES', 'NOT_NEGATIVE', 'OFFLINE', 'DataSettings',
            'TeacherSettings', 'TrainingSettings', 'ARESConfig', 'refuse_unknown', 'typed', 'asked_models',
-           'check_teachers', 'check_config', 'load_config', 'notebook_config', 'shown_splits', 'load_splits',
-           'shown_width', 'student_ways', 'make_student', 'load_trained', 'ledger_path', 'llm_settings', 'make_teacher',
-           'make_judge', 'check_keys', 'ppo_config', 'sft_config']
+           'check_teachers', 'check_sampler', 'check_config', 'load_config', 'notebook_config', 'shown_splits',
+           'load_splits', 'shown_width', 'student_ways', 'make_student', 'load_trained', 'ledger_path', 'llm_settings',
+           'make_teacher', 'make_judge', 'check_keys', 'ppo_config', 'sft_config']
 
 # %% ../nbs/20_settings.ipynb #b475beb6
 import difflib, importlib.util, typing
@@ -21,7 +21,7 @@ from .core import *
 from .answers import add_adapter
 from .ppo import PPOConfig, SCHEDULES
 from .datasets import ANSWERS, DIVISIONS, RATIONALES, is_hub_name, load_aokvqa, load_scienceqa, read_captions
-from .problems import make_problems
+from .problems import in_words, make_problems
 from .prompts import answer_prompt, answer_target, rationale_prompt, rationale_target
 from .sft import SFTConfig
 from .students import load_student, set_ways
@@ -39,7 +39,7 @@ class DataSettings:
     aokvqa_division: str = "halves" # of validation, which must serve as test too: "halves", "same" (official code) or "sample" (no train file)
     aokvqa_rationale: str = "join" # the gold rationale of three: "join", "longest" or "first"
     aokvqa_answers: str = "choice" # what is asked for: a "choice" among four, or a "direct" answer in words, without them
-    use_images: bool = True # False: text and captions only
+    use_images: bool = True # False: text and captions only; embedded problems get a caption of their picture
     features: str = "" # folder of what a vision model made of the pictures (nbs/runs/features.ipynb); "" shows their pixels
     captions: str = "" # JSON file, id -> caption (nbs/runs/captions.ipynb), that replaces the captions of the data; "" keeps those
     train_problems: int = 0 # how many to use; 0 takes all there are
@@ -56,7 +56,7 @@ class DataSettings:
     similarity: str = "lexical" # how the reference teacher compares; "minilm" compares embeddings, and reports them among the metrics
     seed: int = 42 # of everything random (paper)
     device: str = "auto" # "auto", "cpu", "cuda", ...
-    dtype: str = "float32" # of the weights; or "bfloat16"
+    dtype: str = "float32" # of the weights; or "bfloat16"; "4bit" (with `lora`) for those of a frozen decoder
     mixed_precision: str = "no" # "bf16": the mathematics in bfloat16, the trained weights in `dtype`
     gradient_checkpointing: bool = False # forget activations and compute them again: less memory, a third more time
     attention: str = "sdpa" # kernel of attention; or "eager"
@@ -110,9 +110,13 @@ class TrainingSettings(TeacherSettings):
     temperature: float = 1.0
     top_k: int = 50 # sample from the k likeliest tokens (paper); 0 for all
     top_p: float = 1.0
+    sampler: str = "student" # who writes the rationales of RL: the student itself, or "vllm" with its weights (decoders, on a GPU)
+    sampler_gpu_share: float = 0.4 # of the GPU's memory, for vllm while it writes
+    recompute_logprobs: bool = False # the trainer computes log-probabilities of sampled tokens itself; always with another sampler
     sampled_logprobs: bool = False # PPO on the distribution cut by top_k, rather than on the full one (official code)
     rl_lr: float = 2e-5 # (paper)
     rl_schedule: str = "constant" # of `rl_lr` over a stage: "constant" (paper), "linear" or "cosine"
+    advantage: str = "gae" # a sentence beside what a value head foresaw (paper), or "group": beside the problem's other samples; then there is no value head, and `value_…`, `vf_coef` and `lam` mean nothing
     value_lr: float = 0.0 # of the value head; 0 for `rl_lr`
     value_model: str = "separate" # "separate" copy of the trunk (paper) or "shared"
     value_warmup: int = 0 # first collections that train the value head alone
@@ -129,7 +133,7 @@ class TrainingSettings(TeacherSettings):
     kl_target: float = 0.0 # adapt the weight towards this KL; 0 keeps it fixed
     target_kl: float = 0.0 # end the passes over a collection when the policy has moved this far; 0 never
     neutral: float = 0.5 # score that earns nothing (paper); lower pays for every sentence
-    normalize_advantages: bool = True # (paper, Base)
+    normalize_advantages: bool = True # (paper, Base); over a collection, with "group" over the samples of each problem
     save_every: int = 10 # collections between two kept states
     lora: bool = False # train a LoRA adapter on the student, in RL and SFT alike, and leave its own weights as they are
 
@@ -182,14 +186,16 @@ def typed(
 
 # %% ../nbs/20_settings.ipynb #8cf0c522
 CHOICES = dict(problems=("embedded", "scienceqa", "aokvqa"), aokvqa_division=DIVISIONS, aokvqa_rationale=tuple(RATIONALES), aokvqa_answers=ANSWERS, teacher=tuple(TEACHERS), judge=("", *TEACHERS), teacher_send=("live", "batch", "replay"), teacher_knowledge=("form", "answer", "facts"),
-               method=("ares", "rl", "sft"), similarity=("lexical", "minilm"), value_model=("separate", "shared"), rl_schedule=tuple(SCHEDULES), answer_model=("adapter", "separate", "conclusion"),
-               dtype=("float32", "bfloat16"), mixed_precision=("no", "bf16"), attention=("sdpa", "eager"), evaluate_on=("test", "val"))
+               method=("ares", "rl", "sft"), similarity=("lexical", "minilm"), advantage=("gae", "group"), value_model=("separate", "shared"), rl_schedule=tuple(SCHEDULES), answer_model=("adapter", "separate", "conclusion"),
+               dtype=("float32", "bfloat16", "4bit"), mixed_precision=("no", "bf16"), attention=("sdpa", "eager"), sampler=("student", "vllm"), evaluate_on=("test", "val"))
 
 # %% ../nbs/20_settings.ipynb #5669c37c
 AT_LEAST_ONE = ("rounds num_samples collections collect_problems ppo_epochs rl_batch_size rl_grad_accum baseline_epochs baseline_batch_size sft_samples "
                 "sft_epochs sft_batch_size answer_epochs answer_batch_size answer_tokens max_new_tokens max_prompt_tokens lora_r lora_alpha save_every rollout_batch_size rationales_per_request concurrency num_processes").split()
 POSITIVE = "temperature rl_lr baseline_lr sft_lr answer_lr clip max_grad_norm request_timeout batch_wait_minutes batch_poll_seconds".split()
-SHARES = "top_p gamma lam teacher_noise lora_dropout".split()
+
+# %% ../nbs/20_settings.ipynb #4eb08850
+SHARES = "sampler_gpu_share top_p gamma lam teacher_noise lora_dropout".split()
 NOT_NEGATIVE = ("train_problems val_problems test_problems gold_problems sft_problems answer_problems round_calls top_k value_lr value_warmup kl_coef kl_target "
                 "target_kl value_clip vf_coef seed requests_per_minute tokens_per_minute budget_usd budget_calls").split()
 
@@ -221,6 +227,15 @@ def check_teachers(
         need("prices", priced or not config.budget_usd, f"given for {model}, whose price is not in the table, when there is a budget_usd")
     need("teacher_noise", not config.teacher_noise or config.teacher in OFFLINE, "0 for a language model")
 
+# %% ../nbs/20_settings.ipynb #66850d00
+def check_sampler(config: ARESConfig, need): # see `check_teachers`
+    "Raise when another engine cannot sample as the settings say."
+    other = config.sampler != "student"
+    need("sampler", not other or importlib.util.find_spec(config.sampler), "student unless the package vllm is installed (pip install ares-reason[vllm])")
+    need("sampler", not other or config.num_processes == 1, "student for several processes")
+    need("sampler", not other or config.dtype != "4bit", "student for weights in 4 bits, which it would round in another way")
+    need("sampler", not other or config.temperature == 1 or config.sampled_logprobs, "student, or `temperature` 1, or `sampled_logprobs` true: it tells log-probabilities of no other distribution")
+
 # %% ../nbs/20_settings.ipynb #b9579524
 def check_config(
     config: ARESConfig,
@@ -237,6 +252,8 @@ def check_config(
     for name in SHARES: need(name, 0 <= getattr(config, name) <= 1, "between 0 and 1")
     for name in NOT_NEGATIVE: need(name, getattr(config, name) >= 0, "0 or more")
     need("neutral", -1 <= config.neutral <= 1, "between -1 and 1")
+    need("value_warmup", config.advantage != "group" or not config.value_warmup, "0 with `advantage: group`, which has no value head to train")
+    need("num_samples", config.advantage != "group" or config.num_samples > 1, "at least 2 with `advantage: group`, which compares the samples of a problem with each other")
     need("fsdp", not config.fsdp or config.num_processes > 1, "false for a single process, which has nobody to divide the weights with")
     need("compile", not (config.compile and config.fsdp), "false where the weights are divided (`fsdp`)")
     need("data", not need_data or config.problems == "embedded" or config.data and Path(config.data).is_dir() or is_hub_name(config.data), f"a folder that exists, or a hub's data set as `owner/name` (`problems: {config.problems}` reads it)")
@@ -245,10 +262,12 @@ def check_config(
     need("teacher", config.teacher != "facts" or config.problems == "embedded", "another one for real problems, whose facts no program knows (reference, claude, local)")
     need("judge", config.judge != "facts" or config.problems == "embedded", "another one for real problems, whose facts no program knows")
     need("lora", not config.lora or isinstance(config.student, str), "false for a student made on the spot, whose own weights have yet to be learned")
+    need("dtype", config.dtype != "4bit" or config.lora, "float32 or bfloat16 where all weights are trained (4bit goes with `lora: true`)")
     need("features", config.use_images or not config.features, "empty where `use_images` is false")
     check_teachers(config, need)
+    check_sampler(config, need)
     need("report_to", not tracker_fault(config.report_to), tracker_fault(config.report_to))
-    need("mixed_precision", config.mixed_precision == "no" or config.dtype == "float32", "no for weights in bfloat16: mixed precision keeps the trained weights in float32")
+    need("mixed_precision", config.mixed_precision == "no" or config.dtype != "bfloat16", "no for weights in bfloat16: mixed precision keeps the trained weights in float32")
     for name in ("baseline_batch_size", "sft_batch_size", "answer_batch_size"):
         need(name, getattr(config, name) % config.num_processes == 0, f"divisible by num_processes ({config.num_processes}), which share a batch")
     need("train_problems", config.problems != "embedded" or min(config.train_problems, config.val_problems, config.test_problems) > 0,
@@ -303,7 +322,9 @@ def load_splits(
 ) -> dict: # split -> list of `Problem`
     "Train, validation and test problems."
     sizes = dict(train=config.train_problems, val=config.val_problems, test=config.test_problems)
-    if config.problems == "embedded": return shown_splits(config, {s: make_problems(n, split=s, seed=config.seed) for s, n in sizes.items()})
+    if config.problems == "embedded":
+        splits = {s: make_problems(n, split=s, seed=config.seed) for s, n in sizes.items()}
+        return shown_splits(config, splits if config.use_images else {s: list(map(in_words, found)) for s, found in splits.items()})
     if config.problems == "aokvqa": problems = load_aokvqa(config.data, config.aokvqa_division, config.aokvqa_rationale, config.aokvqa_answers, captions_file=config.captions or None)
     else: problems = load_scienceqa(config.data, splits_file=config.splits_file or None, captions_file=config.captions or None)
     if not config.use_images: problems = [replace(p, image=None, images=[]) for p in problems]
@@ -398,7 +419,7 @@ def check_keys(
 # %% ../nbs/20_settings.ipynb #b989e043
 def ppo_config(config: ARESConfig) -> PPOConfig:
     "The settings of `PPOTrainer`."
-    same = "ppo_epochs clip vf_coef gamma lam kl_coef neutral normalize_advantages value_warmup max_grad_norm temperature".split()
+    same = "advantage ppo_epochs clip vf_coef gamma lam kl_coef neutral normalize_advantages value_warmup max_grad_norm temperature".split()
     return PPOConfig(**{n: getattr(config, n) for n in same}, lr=config.rl_lr, value_lr=config.value_lr or None, batch_size=config.rl_batch_size,
                      grad_accum=config.rl_grad_accum, kl_target=config.kl_target or None, target_kl=config.target_kl or None, value_clip=config.value_clip or None,
                      top_k=config.top_k if config.sampled_logprobs else 0)

@@ -5,17 +5,19 @@
 # %% auto #0
 __all__ = ['WARMUP', 'NOTHING', 'gold_examples', 'without_repeats', 'to_correct', 'correct_rollouts', 'correction_examples',
            'SFTConfig', 'last_checkpoint', 'ShowProgress', 'sft_arguments', 'EvenOrder', 'fitting_state',
-           'SharingTrainer', 'fit_sft']
+           'SharingTrainer', 'sharing', 'make_trainer', 'fit_sft']
 
 # %% ../nbs/16_sft.ipynb #c62bd83a
 import json, shutil
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 from accelerate.data_loader import SeedableRandomSampler
+from datasets import Dataset
 from torch.utils.data import Sampler
-from transformers import PrinterCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.utils import logging as hf_logging
 
 from .core import *
@@ -113,18 +115,18 @@ WARMUP = 50 # steps in which the learning rate rises to its value
 def sft_arguments(
     folder: Path, # for checkpoints
     config: SFTConfig,
-    device, # of the student's model
-) -> Seq2SeqTrainingArguments:
-    "What the trainer of `transformers` should do: one checkpoint an epoch, the best one kept."
-    n = process_count()
-    return Seq2SeqTrainingArguments(
+    student, # a `Student`
+) -> TrainingArguments: # of the class that its trainer wants
+    "What the trainer should do: one checkpoint an epoch, the best one kept."
+    n, (_, kind) = process_count(), student.trainer
+    return kind(
         output_dir=str(folder), learning_rate=config.lr, num_train_epochs=config.epochs, weight_decay=0.01, adam_beta2=0.98, warmup_steps=WARMUP,
         per_device_train_batch_size=config.batch_size//n, per_device_eval_batch_size=4*config.batch_size//n, ddp_find_unused_parameters=n > 1 or None,
-        gradient_accumulation_steps=config.grad_accum, seed=config.seed, data_seed=config.seed, bf16=config.bf16,
+        gradient_accumulation_steps=config.grad_accum, gradient_checkpointing=False, seed=config.seed, data_seed=config.seed, bf16=config.bf16,
         eval_strategy="epoch", save_strategy="epoch", logging_strategy="epoch", save_total_limit=1,
         load_best_model_at_end=True, metric_for_best_model="eval_loss", greater_is_better=False,
         remove_unused_columns=False, dataloader_pin_memory=False, label_names=["labels"], prediction_loss_only=True,
-        disable_tqdm=True, report_to="none", log_level="error", use_cpu=device.type == "cpu")
+        disable_tqdm=True, report_to="none", log_level="error", use_cpu=student.device.type == "cpu")
 
 # %% ../nbs/16_sft.ipynb #819a7219
 NOTHING = dict(prompt="", view=None, target=None) # the last of the train examples
@@ -147,8 +149,8 @@ def fitting_state(
     return divided_state(optimizer, state)
 
 # %% ../nbs/16_sft.ipynb #addafbec
-class SharingTrainer(Seq2SeqTrainer):
-    "The trainer of `transformers`, with `NOTHING` at the end of its train examples; the weights may be divided."
+class SharingTrainer:
+    "What ARES adds to a trainer: `NOTHING` at the end of its train examples; the weights may be divided."
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.divided = self.is_distributed_loading_by_transformers = is_sharded(self.model)  # then it leaves weights and gradients alone
@@ -175,6 +177,29 @@ class SharingTrainer(Seq2SeqTrainer):
             torch.save(state, Path(output_dir)/"optimizer.pt")
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir)/"scheduler.pt")
 
+# %% ../nbs/16_sft.ipynb #ecef409b
+@lru_cache
+def sharing(kind: type) -> type:
+    "A trainer's class with the methods of `SharingTrainer`."
+    return type(f"Sharing{kind.__name__}", (SharingTrainer, kind), {})
+
+# %% ../nbs/16_sft.ipynb #c5002695
+def make_trainer(
+    student, # a `Student`
+    train: list, val: list, # examples
+    folder: Path, # for checkpoints
+    config: SFTConfig,
+    callback: TrainerCallback,
+): # the trainer that serves the student, with `SharingTrainer`
+    "A trainer, ready to start."
+    examples, collate = [*val, *train, NOTHING], student.examples_collator()
+    numbers = Dataset.from_dict(dict(number=range(len(examples))))
+    trainer = sharing(student.trainer[0])(
+        model=student.model, processing_class=student.tokenizer, args=sft_arguments(folder, config, student), callbacks=[callback], data_collator=lambda rows: collate([examples[r["number"]] for r in rows]),
+        train_dataset=numbers.skip(len(val)), eval_dataset=numbers.take(len(val)))
+    trainer.pop_callback(PrinterCallback)
+    return trainer
+
 # %% ../nbs/16_sft.ipynb #85d4aa64
 def fit_sft(
     student, # a `Student`; its model is trained in place
@@ -190,9 +215,7 @@ def fit_sft(
     folder = Path(folder)
     hf_logging.disable_progress_bar()
     if config.fsdp: student.shard()
-    trainer = SharingTrainer(model=student.model, args=sft_arguments(folder, config, student.device), train_dataset=[*train, NOTHING], eval_dataset=val,
-                             data_collator=student.examples_collator(), callbacks=[ShowProgress(folder/"metrics.jsonl", desc, tracker)])
-    trainer.pop_callback(PrinterCallback)
+    trainer = make_trainer(student, train, val, folder, config, ShowProgress(folder/"metrics.jsonl", desc, tracker))
     trainer.train(resume_from_checkpoint=from_main(lambda: last_checkpoint(folder)))
     student.model.eval()
     return trainer.state.log_history

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+from transformers import AutoConfig, PreTrainedTokenizerFast, Seq2SeqTrainer, Seq2SeqTrainingArguments, T5Config, T5ForConditionalGeneration
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.models.t5.modeling_t5 import T5Stack
@@ -349,6 +349,7 @@ class T5Student:
     device = property(lambda self: self.model.device)
     width = property(lambda self: self.model.config.get_text_config().hidden_size)
     parts = property(lambda self: [self.model.encoder, self.model.decoder])
+    trainer = property(lambda self: (Seq2SeqTrainer, Seq2SeqTrainingArguments)) # of supervised stages, and the class of its settings
     def copy(self):
         "An independent copy, e.g. the frozen reference."
         other = copy.copy(self)
@@ -366,8 +367,7 @@ class T5Student:
     def inputs(self, prompts: list, pictures: list) -> dict:
         "A padded batch of prompts and pictures (None where there is none) on the model's device."
         text = self.tokenizer(prompts, padding=True, truncation=True, max_length=self.max_prompt_tokens, return_tensors="pt")
-        batch = dict(input_ids=text["input_ids"], attention_mask=text["attention_mask"]) | patch_batch(pictures, self.model.config)
-        return {k: v.to(self.device) for k, v in batch.items()}
+        return {k: v.to(self.device) for k, v in ({k: text[k] for k in ("input_ids", "attention_mask")} | patch_batch(pictures, self.model.config)).items()}
     def generate(self, inputs: dict, num_samples: int = 1, max_new_tokens: int = 64, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
                  sample: bool = True, of_sampled: bool = False):
         "Sample responses: (tokens, logprobs), each (problems * num_samples, length); the samples of a problem are neighbours."
@@ -382,7 +382,7 @@ class T5Student:
         "Log-probabilities (rows, length) of the tokens of responses; zero at padding."
         with self.precision(): return sliced_logprobs(self.model, hidden, responses, temperature, top_k)
     def examples_collator(self):
-        "A function from examples (prompt, view, target) to a batch with labels, for the trainer of `transformers`."
+        "A function from examples (prompt, view, target) to a batch with labels, for the trainer."
         def collate(examples):
             batch = self.inputs([e["prompt"] for e in examples], views(examples))
             labels = self.tokenizer([e["target"] or "" for e in examples], padding=True, return_tensors="pt")
@@ -483,23 +483,25 @@ def load_t5(
 
 # %% ../nbs/06_students.ipynb #610c816a
 def load_student(
-    source: str | dict, # a folder, a .gguf file, the name of a checkpoint on a hub, or sizes for a new student, whose `kind` is "t5" or "decoder"
+    source: str | dict, # a folder, a .gguf file, the name of a checkpoint on a hub, or sizes for a new student, whose `kind` is "t5", "decoder" or "vlm"
     texts: list | None = None, # for the vocabulary of a new student
-    device: str | torch.device = "cpu", dtype: str = "float32", # or "bfloat16"
+    device: str | torch.device = "cpu", dtype: str = "float32", # or "bfloat16", or "4bit" for a decoder whose adapter alone is trained
     max_prompt_tokens: int = 512, image_dim: int | None = None, # longer prompts are cut; width of the features it will be shown, None without
 ) -> T5Student:
     "A student, ready to use."
-    if dtype not in ("float32", "bfloat16"): raise AresError(f"dtype: a student is trained in float32 or bfloat16, not in {dtype!r}.")
+    if dtype not in ("float32", "bfloat16", "4bit"): raise AresError(f"dtype: a student is trained in float32 or bfloat16, or has an adapter in front of 4bit; not in {dtype!r}.")
     hf_logging.disable_progress_bar()  # loading takes a moment here; its bars would only fill the notebooks
-    from ares.decoders import adapter_base, load_adapter, load_decoder, made_student, read_source  # they build on what is here
+    from ares.decoders import adapter_base, four_bits, load_adapter, load_decoder, made_student, read_source  # they build on what is here
     if base := adapter_base(source): return load_adapter(load_student(base, texts, device, dtype, max_prompt_tokens, image_dim), source)
     if isinstance(source, dict): student = made_student(source, texts or [], image_dim)
     else:
         config, tokenizer = read_source(source)
         if config.model_type == "t5": config.image_dim = image_dim or image_patches(Image.new("RGB", (1, 1))).shape[1]  # where it brings no fusion of its own
-        student = T5Student(load_t5(source, config)[0], tokenizer) if config.model_type in ("t5", "multimodal_t5") else load_decoder(source, config, tokenizer, image_dim)
+        student = T5Student(load_t5(source, config)[0], tokenizer) if config.model_type in ("t5", "multimodal_t5") else load_decoder(source, config, tokenizer, image_dim, **four_bits(device) if dtype == "4bit" else {})
         if image_dim not in (None, getattr(student.model.config, "image_dim", None)): raise AresError(f"student: {source!r} was trained on patches of width {student.model.config.image_dim}, not {image_dim} as those of the features; name the features it was trained on, or another student.")
-    student.model.to(device=device, dtype=getattr(torch, dtype)); student.max_prompt_tokens = max_prompt_tokens
+    student.max_prompt_tokens = max_prompt_tokens
+    if dtype != "4bit": student.model.to(device=device, dtype=getattr(torch, dtype))
+    elif not getattr(student.model, "is_loaded_in_4bit", False): raise AresError(f"dtype: 4bit is for a decoder from a checkpoint in safetensors, which {source!r} is not; take bfloat16.")
     return student
 
 # %% ../nbs/06_students.ipynb #ddd61911

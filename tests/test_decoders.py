@@ -10,14 +10,16 @@ from conftest import ROOT, lines, results_of, start_loop
 SHORT = dict(student=dict(kind="decoder", d_model=32, d_ff=64, num_layers=1, num_heads=2, vocab_size=800), rounds=1, train_problems=32, gold_problems=24, test_problems=8, val_problems=8, answer_model="conclusion")
 
 
-def test_a_killed_loop_ends_in_the_same_numbers(tmp_path):
+@pytest.mark.parametrize("advantage", ["gae", "group"])
+def test_a_killed_loop_ends_in_the_same_numbers(advantage, tmp_path):
     params = tmp_path/"decoder.yaml"
-    params.write_text(yaml.safe_dump(yaml.safe_load((ROOT/"params"/"smoke.yaml").read_text()) | SHORT))
+    params.write_text(yaml.safe_dump(yaml.safe_load((ROOT/"params"/"smoke.yaml").read_text()) | SHORT | dict(advantage=advantage)))
     whole, process = start_loop(tmp_path/"whole", params), start_loop(tmp_path/"killed", params)
     while process.poll() is None and lines(tmp_path/"killed"/"rl-1"/"metrics.jsonl") < 3: time.sleep(0.01)
     assert process.poll() is None, "rl-1 was over before it could be killed"
     process.kill()
     process.wait()
+    assert bool(list((tmp_path/"killed"/"rl-1").glob("state-*/value"))) == (advantage == "gae")
     again = start_loop(tmp_path/"killed", params)
     for process in (whole, again): assert process.wait(600) == 0, process.stderr.read()
     results = results_of(tmp_path/"whole")
@@ -27,7 +29,8 @@ def test_a_killed_loop_ends_in_the_same_numbers(tmp_path):
     assert weights[0] == weights[1]
 
 
-def test_adapters_go_through_the_loop_and_leave_their_student_alone(tmp_path):
+@pytest.mark.parametrize("how", [dict(), pytest.param(dict(dtype="4bit", answer_model="adapter", answer_epochs=1), marks=pytest.mark.skipif(not importlib.util.find_spec("bitsandbytes"), reason="the package bitsandbytes is not installed"))])
+def test_adapters_go_through_the_loop_and_leave_their_student_alone(tmp_path, how):
     from ares.core import set_seed
     from ares.problems import make_problems
     from ares.prompts import rationale_prompt
@@ -36,7 +39,7 @@ def test_adapters_go_through_the_loop_and_leave_their_student_alone(tmp_path):
     load_student(SHORT["student"], texts=[rationale_prompt(p) + p.solution for p in make_problems(20, seed=1)]).save(tmp_path/"base")
     before = (tmp_path/"base"/"model.safetensors").read_bytes()
     params = tmp_path/"lora.yaml"
-    params.write_text(yaml.safe_dump(yaml.safe_load((ROOT/"params"/"smoke.yaml").read_text()) | SHORT | dict(student=str(tmp_path/"base"), lora=True, collections=2)))
+    params.write_text(yaml.safe_dump(yaml.safe_load((ROOT/"params"/"smoke.yaml").read_text()) | SHORT | dict(student=str(tmp_path/"base"), lora=True, collections=2) | how))
     process = start_loop(tmp_path/"run", params)
     assert process.wait(600) == 0, process.stderr.read()
     assert (tmp_path/"base"/"model.safetensors").read_bytes() == before

@@ -4,7 +4,7 @@ import json
 from conftest import ROOT
 
 RIGHT = {"my_count": 3, "my_scores": [0.5, 1.0, 0.0, 0.0], "my_rewards": [0, 0, 0, 0, 0, .5, 0, 0, -.5, 0, 0, -.5], "my_fee": 0.07, "my_advantages_lambda_1": [0.3, 0.3, 0.3],
-         "my_advantages_lambda_0": [0, 0, 0.3], "my_loss": -1.2, "my_gradient": "no", "my_survivors": [1, 2]}
+         "my_advantages_lambda_0": [0, 0, 0.3], "my_group_advantages": [-0.25, -0.25], "my_loss": -1.2, "my_gradient": "no", "my_survivors": [1, 2]}
 
 
 def verdicts(answers, capsys):

@@ -8,6 +8,7 @@ from ares.core import data_folder
 SMOKE = str(ROOT/"params"/"smoke.yaml")
 SMALL = {
     "demo": dict(params=SMOKE, seeds=[0], knowledges=["answer", "facts"]),
+    "estimators": dict(params=SMOKE, seeds=[0, 1]),
     "reward_hacking": dict(params=SMOKE, overrides=dict(rounds=1, collections=2, neutral=-0.3, kl_coef=0.0)),
     "asking": dict(params=SMOKE, problems_n=24, collect_n=12, reply_seconds=0.05),
     "planning": dict(folder=str(ROOT/"params"), files=["smoke"], variants={"as in its file": {}, "layers compute their activations again": dict(gradient_checkpointing=True)}, varied="smoke"),
@@ -16,8 +17,10 @@ SMALL = {
     "published": dict(problems_n=40),
     "real_images": dict(params=str(ROOT/"params"), num_processes=1, shorter=dict(train_problems=24, val_problems=8, test_problems=12, baseline_epochs=1, collections=1, collect_problems=8, value_warmup=0,
                         sft_problems=12, sft_epochs=1, answer_problems=12, answer_epochs=1, max_new_tokens=24, student=dict(d_model=32, d_ff=64, num_layers=1, num_decoder_layers=1, num_heads=2, vocab_size=800))),
+    "smollm2": dict(params=str(ROOT/"params"/"smollm2_scienceqa.yaml"), overrides=dict(student=dict(kind="decoder", d_model=32, d_ff=64, num_layers=1, num_heads=2, vocab_size=800), lora=False, dtype="float32",
+                    similarity="lexical", train_problems=24, val_problems=8, test_problems=12, gold_problems=0, baseline_epochs=1, collections=2, collect_problems=8, sft_problems=12, max_new_tokens=24)),
 }
-NEEDS = {"published": "scienceqa/rationales", "real_images": "aokvqa"}  # of the real samples
+NEEDS = {"published": "scienceqa/rationales", "real_images": "aokvqa", "smollm2": "scienceqa"}  # of the real samples
 
 
 def test_every_experiment_is_tried():
@@ -29,7 +32,7 @@ def test_experiment_runs(name, tmp_path, monkeypatch):
     if name in NEEDS:
         if not (data_folder() and (data_folder()/NEEDS[name]).exists()): pytest.skip(f"needs {NEEDS[name]} (ARES_DATA)")
         monkeypatch.setenv("ARES_DATA", str(data_folder().resolve()))
-    parameters = SMALL[name] | (dict(home=str(tmp_path/"runs"), images=str(tmp_path)) if name == "demo" else dict(home=str(tmp_path/"runs")) if name == "real_images" else dict(run=str(tmp_path/"run"), baseline="") if name == "reward_hacking" else {})
+    parameters = SMALL[name] | (dict(home=str(tmp_path/"runs"), images=str(tmp_path)) if name == "demo" else dict(home=str(tmp_path/"runs")) if name in ("real_images", "estimators") else dict(run=str(tmp_path/"run"), baseline="") if name == "reward_hacking" else dict(run=str(tmp_path/"run")) if name == "smollm2" else {})
     done = papermill.execute_notebook(str(ROOT/"nbs"/"experiments"/f"{name}.ipynb"), str(tmp_path/"out.ipynb"), parameters=parameters, cwd=str(tmp_path), progress_bar=False,
                                       extra_arguments=["--log-level=ERROR"])
     assert not any(o.output_type == "error" for c in done.cells if c.cell_type == "code" for o in c.outputs)

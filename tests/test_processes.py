@@ -54,6 +54,10 @@ if fsdp:  # cut off in the second epoch, and gone on with
 fit()
 keep("sft", learner)
 if not fsdp:
+    decoder = load_student(dict(kind="decoder", d_model=32, d_ff=64, num_layers=2, num_heads=2, vocab_size=600), texts=[rationale_prompt(p) + p.solution for p in problems])
+    keep("decoder-start", decoder)
+    fit_sft(decoder, examples, examples[:9], f"{out}/decoder-{n}", SFTConfig(lr=3e-3, epochs=2, batch_size=8))
+    keep("decoder", decoder)
     adapted = student.copy()
     set_seed(1)
     add_adapter(adapted, r=4, alpha=8, dropout=0.0)
@@ -79,6 +83,7 @@ def read_state(folder):
     divide()
     trainer = new_trainer()
     trainer.load(folder/"trainer")
+grouped = student.copy()  # learns without a value head
 divide()
 add_logprobs(rollouts, student, ValueHead(student, "shared"))
 add_logprobs(rollouts, student, head)
@@ -101,6 +106,9 @@ if n == 1:  # goes on with what the two processes with divided weights have left
     torch.set_rng_state(dice)
     trainer.update(rollouts)
     keep("taken-over", student)
+if fsdp: grouped.shard()
+PPOTrainer(grouped, None, PPOConfig(advantage="group", lr=3e-4, ppo_epochs=3, batch_size=4, grad_accum=2)).update(rollouts)
+keep("group", grouped)
 from_main(lambda: print({k: round(v, 5) for k, v in metrics[-1].items() if k in ("policy_loss", "value_loss", "approx_kl", "ratio", "clip_fraction", "grad_norm", "steps")}))
 '''
 
@@ -118,10 +126,10 @@ def updates(tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("name, other", [("sft", "sft-2"), ("adapter", "adapter-2"), ("ppo", "ppo-2"), ("sft", "sft-2-fsdp"), ("ppo", "ppo-2-fsdp"), ("ppo", "taken-over-1")])
+@pytest.mark.parametrize("name, other", [("sft", "sft-2"), ("decoder", "decoder-2"), ("adapter", "adapter-2"), ("ppo", "ppo-2"), ("group", "group-2"), ("sft", "sft-2-fsdp"), ("ppo", "ppo-2-fsdp"), ("group", "group-2-fsdp"), ("ppo", "taken-over-1")])
 def test_two_processes_take_the_steps_of_one(updates, name, other):
     from safetensors.torch import load_file
-    start, one, two = (load_file(updates/f"{n}.safetensors") for n in ("start-1", f"{name}-1", other))
+    start, one, two = (load_file(updates/f"{n}.safetensors") for n in ("decoder-start-1" if name == "decoder" else "start-1", f"{name}-1", other))
     assert one.keys() == two.keys()
     moved = max((one[k] - start[k]).abs().max() for k in one if k in start) if name != "adapter" else max(p.abs().max() for k, p in one.items() if "lora_B" in k)
     assert moved > 1e-3  # there was something to agree on
