@@ -40,7 +40,7 @@ def named_runs(
     short = len({run.name for run in runs}) == len(runs)
     return {run.name if short else str(run): run for run in runs}
 
-# %% ../nbs/34_compare.ipynb #53caee37
+# %% ../nbs/34_compare.ipynb #ac977ee3
 MEASURES = dict(accuracy="answers right (share)", score="sentence score (mean, 0 to 1)", wrong="wrong sentences (a rationale)", sentences="sentences (a rationale)",
                 repeated="repeated (share)", unfinished="unfinished (share)")
 
@@ -55,8 +55,8 @@ def problem_values(
     for p, r, a in zip(problems, rollouts, answers):
         fails, scores = failure_signatures([r.text], [r.finished]), r.scores
         rows.append(dict(accuracy=p.credit(a), score=sum(scores) / len(scores) if scores else None, wrong=None if scores is None else sum(s < 0.25 for s in scores),
-                         sentences=len(r.sentences), repeated=fails["repeated"], unfinished=fails["unfinished"], problem=p, rollout=r, answer=a))
-    return pd.DataFrame(rows, index=[p.id for p in problems])
+                         sentences=len(r.sentences), repeated=fails["repeated"], unfinished=fails["unfinished"]))
+    return pd.DataFrame(rows).assign(problem=problems, rollout=rollouts, answer=pd.Series(answers, dtype=object)).set_axis([p.id for p in problems])
 
 # %% ../nbs/34_compare.ipynb #58d723d2
 def common_values(

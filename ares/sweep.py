@@ -72,8 +72,9 @@ def sweep_configs(
     if len(named) < len(runs): raise AresError("--set: a value stands there twice.")
     return named
 
-# %% ../nbs/33_sweep.ipynb #a40c4099
-AFTER_BASELINE = ("method rounds stop_without_gain round_calls collections rollout_batch_size num_samples temperature top_k top_p sampled_logprobs rl_lr rl_schedule value_lr "
+# %% ../nbs/33_sweep.ipynb #8ab00113
+AFTER_BASELINE = ("method rounds stop_without_gain round_calls collections sampler sampler_gpu_share rollout_batch_size num_samples temperature top_k top_p "
+                  "sampled_logprobs recompute_logprobs advantage rl_lr rl_schedule value_lr "
                   "value_model value_warmup ppo_epochs rl_batch_size rl_grad_accum clip value_clip max_grad_norm vf_coef gamma lam kl_coef kl_target target_kl neutral "
                   "normalize_advantages save_every sft_problems sft_samples sft_lr sft_epochs sft_batch_size teacher_noise").split()
 
@@ -164,7 +165,7 @@ def local_slots(
     groups = [",".join(gpus[i:i + per_run]) for i in range(0, len(gpus) - per_run + 1, per_run)] or [""]
     return [groups[i % len(groups)] for i in range(parallel or len(groups))]
 
-# %% ../nbs/33_sweep.ipynb #eb7d73e3
+# %% ../nbs/33_sweep.ipynb #51ac663b
 def keep_failure(
     config: ARESConfig, run: Path, # folder of the run
     reason: str,
@@ -174,7 +175,7 @@ def keep_failure(
     notebook, number = run/"notebooks"/f"{stage}.ipynb", len(read_jsonl(run/"failures.jsonl")) + 1
     kept = notebook.with_name(f"{stage}-failed-{number}.ipynb") if notebook.exists() else None
     if kept: notebook.rename(kept)
-    append_jsonl(run/"failures.jsonl", dict(stage=stage, reason=reason, notebook=kept and str(kept.relative_to(run))))
+    append_jsonl(run/"failures.jsonl", dict(stage=stage, reason=reason.replace(notebook.name, kept.name) if kept else reason, notebook=kept and str(kept.relative_to(run))))
 
 # %% ../nbs/33_sweep.ipynb #62280a78
 def run_sweep(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['current_bar', 'seconds_of', 'stage_seconds', 'time_left', 'sparkline', 'curve_lines', 'dollars', 'clock', 'last_sign',
-           'watch_line', 'watch_text', 'run_config', 'watch']
+           'watch_line', 'run_config', 'watch_text', 'watch']
 
 # %% ../nbs/35_watch.ipynb #2a8620fe
 import re, statistics, sys, time
@@ -27,11 +27,12 @@ def current_bar(
     found = re.findall(r"([^\r\n]+?): +\d+%\|[^|]*\| (\d+)/(\d+) \[[^,]*, ([^,\]]+) left", text[-4000:])
     return dict(zip(("desc", "done", "total", "left"), (found[-1][0].strip(), int(found[-1][1]), int(found[-1][2]), found[-1][3]))) if found else {}
 
-# %% ../nbs/35_watch.ipynb #5d237ebf
+# %% ../nbs/35_watch.ipynb #8a26b1b1
 def seconds_of(text: str) -> float | None: # "1:02:03" or "02:03"; None for "?"
     "The seconds in a clock's words."
     return sum(60**i * int(x) for i, x in enumerate(reversed(text.split(":")))) if re.fullmatch(r"[\d:]+", text) else None
 
+# %% ../nbs/35_watch.ipynb #895e7587
 def stage_seconds(
     run: Path, # folder of the run
 ) -> dict: # kind ("baseline", "rl", "sft") -> seconds of its last stage that is done
@@ -39,7 +40,7 @@ def stage_seconds(
     done = [(p.parent.name, read_json(p)) for p in sorted(run.glob("*/result.json"), key=lambda p: p.stat().st_mtime)]
     return {stage.split("-")[0]: r.get("seconds", 0) + r.get("evaluation_seconds", 0) for stage, r in done}
 
-# %% ../nbs/35_watch.ipynb #c90ec772
+# %% ../nbs/35_watch.ipynb #76f625c2
 def time_left(
     config, # `ARESConfig`
     run: Path, # folder of the run
@@ -49,7 +50,8 @@ def time_left(
     if not stages: return 0, 0, True
     records = read_jsonl(run/stages[0]/"metrics.jsonl")
     spent = sum(r["teacher_calls"] for r in records) if config.round_calls else len(records)
-    here = seconds_of(current_bar(run).get("left", "?"))
+    bar = current_bar(run)
+    here = seconds_of(bar["left"]) if bar and bar["desc"].startswith(stages[0]) else None
     if records: here = ((config.round_calls or config.collections) / spent - 1) * sum(r["seconds"] for r in records)
     later = [took.get(s.split("-")[0]) for s in stages[1:]]
     return here, (here or 0) + sum(filter(None, later)), None not in [here, *later]
@@ -76,13 +78,14 @@ def curve_lines(
     titles = {n: t for n, (t, _) in RL_PANELS.items()} | dict(loss="Loss", eval_loss="Loss, kept aside")
     return [f"{titles[n]:20} {values[0]:8.3f} → {values[-1]:8.3f}  {sparkline(values)}" for n, ((_, values),) in curves.items()]
 
-# %% ../nbs/35_watch.ipynb #93cc56da
+# %% ../nbs/35_watch.ipynb #12ba6777
 def dollars(config, run: Path) -> str: # "" where nothing is paid
     "What a run has paid, and what it may."
     path = ledger_path(config, run)
     if not asked_models(config) or not path.exists(): return ""
     return f"${Ledger(path).spent()['dollars']:.2f}" + (f" of ${config.budget_usd:.2f}" if config.budget_usd else "")
 
+# %% ../nbs/35_watch.ipynb #a8d09dff
 def clock(seconds: float | None) -> str:
     "Seconds as hours, minutes and seconds."
     return "?" if seconds is None else str(timedelta(seconds=round(seconds)))
@@ -91,7 +94,7 @@ def last_sign(run: Path) -> float: # seconds
     "How long ago a run wrote something."
     return time.time() - max((p.stat().st_mtime for p in run.rglob("*") if p.is_file()), default=run.stat().st_mtime)
 
-# %% ../nbs/35_watch.ipynb #83b51c79
+# %% ../nbs/35_watch.ipynb #cf8c8334
 def watch_line(
     config, run: Path, # folder of the run
 ) -> str:
@@ -101,7 +104,13 @@ def watch_line(
     here, whole, known = time_left(config, run)
     at = f"{bar['desc']} {bar['done']}/{bar['total']}" if bar else "starting"
     failed = "failed; " if (run/"failures.jsonl").exists() and last_sign(run) > 60 else ""
-    return " | ".join(filter(None, [f"{failed}{todo[0] if todo else 'report'}", at, f"{clock(here)} left", f"the run {'' if known else 'at least '}{clock(whole)}", dollars(config, run), f"written {clock(last_sign(run))} ago"]))
+    return " | ".join(filter(None, [f"{failed}{todo[0] if todo else 'report'}", at, f"{clock(here)} left", f"the run {'' if known or not whole else 'at least '}{clock(whole or None)}", dollars(config, run), f"written {clock(last_sign(run))} ago"]))
+
+# %% ../nbs/35_watch.ipynb #63de6292
+def run_config(run: Path):
+    "The settings of a run, as far as watching needs them."
+    if not (run/"config.json").exists(): raise AresError(f"{run}: no run in this folder; `ares run` starts one.")
+    return load_config(read_json(run/"config.json"), need_data=False)
 
 def watch_text(
     run: str | Path, # folder of a run, or of a sweep
@@ -115,11 +124,6 @@ def watch_text(
     todo = [s for s in stage_names(config) if s not in done]
     results = [f"{s:10} accuracy {r.get('accuracy', 0):5.1f} %   score {r.get('sentence_score', 0):.2f}" + (f"   wins {100 * r['win_rate']:.0f} %" if r.get("win_rate") is not None else "") for s, r in done.items()]
     return "\n".join([f"{run.name}: {'  '.join(f'{s} ✓' if s in done else s for s in stage_names(config))}", watch_line(config, run), "", *results, "", *(curve_lines(run, todo[0]) if todo else [])]).strip()
-
-def run_config(run: Path):
-    "The settings of a run, as far as watching needs them."
-    if not (run/"config.json").exists(): raise AresError(f"{run}: no run in this folder; `ares run` starts one.")
-    return load_config(read_json(run/"config.json"), need_data=False)
 
 # %% ../nbs/35_watch.ipynb #af2efaa3
 def watch(

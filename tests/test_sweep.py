@@ -1,5 +1,5 @@
 "Six runs on two processes: baselines are shared, one run fails, one is killed, the same command ends the work; then they are compared."
-import os, subprocess, sys, time
+import subprocess, sys, time
 from pathlib import Path
 
 import pandas as pd
@@ -71,9 +71,13 @@ def test_a_sweep_goes_on_after_failures_and_kills(tmp_path):
     assert "rl_lr" in page and f"{KILLED} − {SHARES}" in page and "<img" in page and f"{SHARES}" in done.stdout
 
 
-def test_nothing_starts_before_everything_is_checked(tmp_path):
+def test_nothing_starts_before_everything_is_checked(tmp_path, monkeypatch, capsys):
+    from ares.__main__ import main
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "")  # no srun here
     for words, message in ((["--set", "rl_Ir=1e-4"], "did you mean `rl_lr`"), (["--set", "seed=0,x"], "`seed` must be int"), ([], "nothing varies"),
                            (["--set", "seed=0", "--job", "timeout=5"], "--job:"), (["--set", "seed=0", "--executor", "slurm"], "no such cluster here")):
-        done = subprocess.run([str(Path(sys.executable).parent/"ares"), "sweep", str(ROOT/"params"/"smoke.yaml"), "--home", "rates", *words], cwd=tmp_path, capture_output=True, text=True, env=os.environ | dict(PATH=""))
-        assert done.returncode == 1 and message in done.stderr and len(done.stderr.strip().split("\n")) == 1, done.stderr
+        assert main(["sweep", str(ROOT/"params"/"smoke.yaml"), "--home", "rates", *words]) == 1
+        said = capsys.readouterr().err
+        assert message in said and len(said.strip().split("\n")) == 1, said
         assert not list(tmp_path.glob("rates/*/config.json"))
