@@ -210,6 +210,7 @@ def sft_trainer(): # (class of the trainer, class of its settings)
 # %% ../nbs/07_decoders.ipynb #9eae7aa8
 class CausalStudent(T5Student):
     "A causal language model with its tokenizer, and the verbs of every student."
+    follows_tokens = True
     parts = property(lambda self: [self.model.base_model])
     trainer = property(lambda self: sft_trainer())
     def shard(self): raise AresError("fsdp: the weights of decoder students are not divided yet; set it to false, and `lora: true` where memory is short.")
@@ -319,6 +320,7 @@ def seen_text(
 # %% ../nbs/07_decoders.ipynb #efecb053
 class VisionStudent(CausalStudent):
     "A model that reads pictures and text, with its processor, and the verbs of every student."
+    follows_tokens = False
     def __init__(self, model, processor, max_prompt_tokens: int = 512, mixed: bool = False):
         super().__init__(model, processor.tokenizer, max_prompt_tokens, mixed)
         self.processor = processor

@@ -14,14 +14,14 @@ from torch.nn.utils.rnn import pad_sequence
 
 # %% ../nbs/31_samplers.ipynb #5899babf
 from .core import *
-from .decoders import CausalStudent, adapter_base, gguf_file, read_source
+from .decoders import adapter_base, gguf_file, read_source
 from .settings import ARESConfig
 
 # %% ../nbs/31_samplers.ipynb #27aa5037
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512) # for which vLLM reserves room
 
 def engine_arguments(
-    student: CausalStudent, folder: Path, # where it was saved
+    student, folder: Path, # a `Student`, and where it was saved
     gpu_share: float, max_new_tokens: int, of_sampled: bool, # see `VLLMSampler.generate`
 ) -> dict: # for `vllm.LLM`
     "What vLLM needs to know of a student."
@@ -55,8 +55,8 @@ def padded_rows(
 # %% ../nbs/31_samplers.ipynb #5deae3de
 class VLLMSampler:
     "vLLM in the place of a student's `generate`."
-    def __init__(self, student: CausalStudent, gpu_share: float = 0.4): # of the GPU's memory
-        if type(student) is not CausalStudent: raise AresError("sampler: vllm writes for decoders that only read; set it to student for a T5 or a model that sees.")
+    def __init__(self, student, gpu_share: float = 0.4): # of the GPU's memory
+        if not student.follows_tokens: raise AresError("sampler: vllm writes for decoders that only read; set it to student for a T5 or a model that sees.")
         self.student, self.gpu_share, self.kept, self.engine, self.adapters = student, gpu_share, TemporaryDirectory(), None, 0
     def __enter__(self):
         "Take over the student's weights."

@@ -346,7 +346,7 @@ class T5Student:
     def precision(self):
         "The context in which all mathematics is done: bfloat16 where that is mixed in."
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed)
-    device = property(lambda self: self.model.device)
+    device, follows_tokens = property(lambda self: self.model.device), False # is what it reads a row of tokens, behind which it goes on?
     width = property(lambda self: self.model.config.get_text_config().hidden_size)
     parts = property(lambda self: [self.model.encoder, self.model.decoder])
     trainer = property(lambda self: (Seq2SeqTrainer, Seq2SeqTrainingArguments)) # of supervised stages, and the class of its settings

@@ -9,6 +9,8 @@ SMOKE = str(ROOT/"params"/"smoke.yaml")
 SMALL = {
     "demo": dict(params=SMOKE, seeds=[0], knowledges=["answer", "facts"]),
     "estimators": dict(params=SMOKE, seeds=[0, 1]),
+    "students": dict(params=str(ROOT/"params"), seeds=[0], overrides=dict(train_problems=44, val_problems=11, test_problems=44, gold_problems=33, baseline_epochs=1, collections=2, collect_problems=11,
+                     value_warmup=1, rl_batch_size=22, num_samples=2, max_new_tokens=24, rounds=1, sft_epochs=1)),
     "reward_hacking": dict(params=SMOKE, overrides=dict(rounds=1, collections=2, neutral=-0.3, kl_coef=0.0)),
     "asking": dict(params=SMOKE, problems_n=24, collect_n=12, reply_seconds=0.05),
     "planning": dict(folder=str(ROOT/"params"), files=["smoke"], variants={"as in its file": {}, "layers compute their activations again": dict(gradient_checkpointing=True)}, varied="smoke"),
@@ -32,7 +34,7 @@ def test_experiment_runs(name, tmp_path, monkeypatch):
     if name in NEEDS:
         if not (data_folder() and (data_folder()/NEEDS[name]).exists()): pytest.skip(f"needs {NEEDS[name]} (ARES_DATA)")
         monkeypatch.setenv("ARES_DATA", str(data_folder().resolve()))
-    parameters = SMALL[name] | (dict(home=str(tmp_path/"runs"), images=str(tmp_path)) if name == "demo" else dict(home=str(tmp_path/"runs")) if name in ("real_images", "estimators") else dict(run=str(tmp_path/"run"), baseline="") if name == "reward_hacking" else dict(run=str(tmp_path/"run")) if name == "smollm2" else {})
+    parameters = SMALL[name] | (dict(home=str(tmp_path/"runs"), images=str(tmp_path)) if name == "demo" else dict(home=str(tmp_path/"runs")) if name in ("real_images", "estimators", "students") else dict(run=str(tmp_path/"run"), baseline="") if name == "reward_hacking" else dict(run=str(tmp_path/"run")) if name == "smollm2" else {})
     done = papermill.execute_notebook(str(ROOT/"nbs"/"experiments"/f"{name}.ipynb"), str(tmp_path/"out.ipynb"), parameters=parameters, cwd=str(tmp_path), progress_bar=False,
                                       extra_arguments=["--log-level=ERROR"])
     assert not any(o.output_type == "error" for c in done.cells if c.cell_type == "code" for o in c.outputs)

@@ -102,3 +102,39 @@ def test_the_readme_is_the_front_page(tmp_path):
     done = subprocess.run(["make", "-s", "readme", f"README={tmp_path}/README.md", "-o", ".venv/.dev", f"BIN={BIN}"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path/"README.md").read_text() == (ROOT/"README.md").read_text(), "run make readme"
+
+
+ASKS = {"is_encoder_decoder", "model_type", "architectures", "__class__"}  # attributes and keys that tell models apart
+PARTS = {"encoder", "decoder", "shared", "vision_tower", "processor", "image_dense"}  # of some models only
+
+
+def asks_for_kind(code, names):
+    "Where a module asks what kind of student it holds; `names` are those of students' and models' classes."
+    import ast
+    found = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom): said = [a.name for a in node.names if a.name in names]
+        elif isinstance(node, ast.Attribute): said = [node.attr] if node.attr in ASKS or node.attr in PARTS and re.search(r"(student|reference|model)$", ast.unparse(node.value)) else []
+        elif isinstance(node, ast.Constant): said = [node.value] if node.value in ASKS or node.value in names else []
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass", "hasattr", "getattr", "type") and node.args:
+            said = [ast.unparse(node)] if re.search(r"(?<!config\.)\b(student|reference|policy|answerer|trunk)\b", ast.unparse(node.args[0])) else []
+        else: said = []
+        found += [f"line {node.lineno}: {s}" for s in said]
+    return found
+
+
+def test_no_module_asks_what_kind_of_student_it_holds():
+    import ast
+    makers = ("students", "decoders")
+    names = {node.name for m in makers for node in ast.parse((ROOT/"ares"/f"{m}.py").read_text()).body if isinstance(node, ast.ClassDef)} - {"ValueHead"}
+    assert {"T5Student", "CausalStudent", "VisionStudent", "MultimodalT5", "DecoderCache"} <= names
+    for asked in ("isinstance(student, str)", "from ares.students import T5Student", "student.model.config.is_encoder_decoder", "type(student).__name__ == 'CausalStudent'",
+                  "hasattr(student, 'processor')", "student.model.encoder(x)", "read_json(path)['model_type']", "isinstance(value_head.student.model, torch.nn.Module)"):
+        assert asks_for_kind(asked, names), asked
+    for fine in ("isinstance(config.student, str)", "student.width", "from ares.students import load_student", "student.hidden(inputs, responses)"): assert not asks_for_kind(fine, names), fine
+    fair = {"answers": ("hasattr(student.model, 'peft_config')",),  # whether there is an adapter, of whatever kind
+            "cards": ("isinstance(student, str)", "model_type")}  # the setting; and a card tells its readers what the model is
+    for path in sorted((ROOT/"ares").glob("[a-z]*.py")):
+        if path.stem in (*makers, "plan"): continue  # the plan counts a T5's parts so far, and refuses other students
+        found = [f for f in asks_for_kind(path.read_text(), names) if not f.endswith(fair.get(path.stem, ("(none)",)))]
+        assert not found, f"{path.name} asks what kind of student it holds: {'; '.join(found)}"
