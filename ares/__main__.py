@@ -27,8 +27,8 @@ from .plan import LAUNCH, measured_machine, plan_run, plan_text
 from .processes import from_main, is_main, launcher_settings
 from .stand_in import StandIn
 from .report import read_results, results_table
-from .settings import ARESConfig, THE_WAY_ONLY, asked_models, check_keys, ledger_path, load_config, load_splits
-from .sweep import local_slots, make_executor, read_values, report_sweep, run_sweep, summary_table, sweep_configs, sweep_table
+from .settings import ARESConfig, THE_WAY_ONLY, asked_models, ledger_path, load_config, load_splits
+from .sweep import read_values, report_sweep, run_sweep, summary_table, sweep_configs
 from .watch import watch
 
 # %% ../nbs/27_cli.ipynb #82afc697
@@ -197,14 +197,8 @@ def show_sweep(
 ) -> int: # 0 when all runs are complete
     "Make the runs of a sweep and print what they are worth."
     configs = sweep_configs(args.target, read_values(args.set), **{k: yaml.safe_load(v) for k, v in args.p})
-    for config in configs.values(): check_keys(config)
-    here = args.executor == "local"
-    slots = local_slots(args.parallel, max(c.num_processes for c in configs.values())) if here else [None] * (args.parallel or len(configs))
-    executor = make_executor(args.executor, args.home/"jobs", **job_options(args.job))
-    if here: os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // len(slots))))
-    run_sweep(configs, args.home, executor, slots)
-    page = report_sweep(args.home)
-    return show_table(sweep_table(args.home), page)
+    table = run_sweep(configs, args.home, args.executor, args.parallel, options=job_options(args.job))
+    return show_table(table, report_sweep(args.home))
 
 # %% ../nbs/27_cli.ipynb #37f6fb1d
 def show_table(

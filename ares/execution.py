@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['run_notebook', 'differing', 'execute_notebook', 'draw_stage', 'notebook_stage', 'shared_stage', 'make_page',
-           'make_report', 'complete_run']
+           'make_report', 'run_notebooks', 'complete_run']
 
 # %% ../nbs/32_execution.ipynb #a792b065
 import logging, warnings
@@ -27,7 +27,9 @@ def run_notebook(
     name: str, # "baseline", "rl", "sft", "report", ...
 ) -> Path:
     "The notebook of `nbs/runs/` that comes with the package."
-    return next(path for folder in ares_runs.__path__ if (path := Path(folder)/f"{name}.ipynb").exists())
+    for folder in ares_runs.__path__:
+        if (path := Path(folder)/f"{name}.ipynb").exists(): return path
+    raise AresError(f"{name}.ipynb: this notebook of nbs/runs/ is missing; install the package again.")
 
 # %% ../nbs/32_execution.ipynb #ea07a728
 def differing(
@@ -104,12 +106,19 @@ def make_report(
     return make_page("report", run/"notebooks"/"report.ipynb", run/"report.html", run=str(run))
 
 # %% ../nbs/32_execution.ipynb #c03556e9
+def run_notebooks(
+    config: ARESConfig,
+    run: Path, # folder of the run
+) -> dict: # stage -> record
+    "Do all stages of a run, each in its notebook."
+    results = run_ares(config, run, execute=notebook_stage if process_count() == 1 else shared_stage)
+    from_main(lambda: write_json(run/"complete.json", dict(stages=list(results))))
+    return results
+
 def complete_run(
     config: ARESConfig,
     run: Path, # folder of the run
 ) -> Path: # report.html
-    "Do all stages of a run, each in its notebook, and write its report."
-    results = run_ares(config, run, execute=notebook_stage if process_count() == 1 else shared_stage)
-    report = from_main(lambda: make_report(run))
-    from_main(lambda: write_json(run/"complete.json", dict(stages=list(results))))
-    return report
+    "Do all stages of a run and write its report."
+    run_notebooks(config, run)
+    return from_main(lambda: make_report(run))

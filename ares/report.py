@@ -15,11 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import nbformat
 import pandas as pd
 from IPython.display import HTML
 from matplotlib.ticker import LogLocator
-from nbconvert import HTMLExporter
 
 # %% ../nbs/23_report.ipynb #4d17075f
 from .core import *
@@ -362,6 +360,8 @@ def export_html(
     page: str | Path, # the file to write
 ):
     "Turn an executed notebook into one file of HTML that needs no other: no code cells, no scripts."
+    import nbformat
+    from nbconvert import HTMLExporter  # both are slow to load, and only pages need them
     nb = nbformat.read(notebook, as_version=4)
     for cell in nb.cells: cell.outputs = [o for o in cell.get("outputs", []) if o.get("name") != "stderr"] if cell.cell_type == "code" else []
     exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['AFTER_BASELINE', 'SWEEP_PANELS', 'read_values', 'run_name', 'sweep_configs', 'baseline_key', 'link', 'share_baseline',
-           'may_start', 'RunJob', 'fate', 'make_executor', 'local_slots', 'keep_failure', 'run_sweep',
-           'differing_settings', 'flat_record', 'run_rows', 'sweep_table', 'by_setting', 'plot_sweep', 'summary_table',
+           'baseline_donor', 'RunJob', 'fate', 'make_executor', 'local_slots', 'keep_failure', 'differing_settings',
+           'flat_record', 'run_rows', 'sweep_table', 'run_sweep', 'by_setting', 'plot_sweep', 'summary_table',
            'report_sweep']
 
 # %% ../nbs/33_sweep.ipynb #ea35b58f
@@ -24,11 +24,11 @@ from submitit.helpers import Checkpointable
 # %% ../nbs/33_sweep.ipynb #21cf4199
 from .alternation import keep_settings, stage_names
 from .core import *
-from .execution import complete_run, make_page
+from .execution import make_page, run_notebooks
 from .figures import COLOURS, PAGE, draw_seeds, figure_style, panels
 from .intervals import over_seeds
 from .report import read_results, stage_order
-from .settings import ARESConfig, THE_WAY_ONLY, load_config, refuse_unknown
+from .settings import ARESConfig, THE_WAY_ONLY, check_keys, load_config, refuse_unknown
 
 # %% ../nbs/33_sweep.ipynb #495ebb34
 def read_values(
@@ -102,18 +102,13 @@ def share_baseline(
     part.rename(run/"baseline")
 
 # %% ../nbs/33_sweep.ipynb #b3934bc6
-def may_start(
+def baseline_donor(
     name: str, # of a run
-    configs: dict, # name -> `ARESConfig`
+    keys: dict, # name of a run -> `baseline_key`
     home: Path, # folder of the sweep
-    under_way, # names of the runs that are going on
-) -> bool: # its baseline, if another run has it, has been taken over
-    "Whether a run can be started without doing somebody else's work again."
-    def has(other): return (home/other/"baseline"/"result.json").exists()
-    alike = [other for other in configs if baseline_key(configs[other]) == baseline_key(configs[name])]
-    donor = next(filter(has, [name, *alike]), None)
-    if donor and donor != name: share_baseline(home/donor, home/name)
-    return bool(donor) or not any(other in under_way for other in alike)
+) -> str | None: # name of a run, the same one where nothing need be taken over; None where the baseline is still to be trained
+    "Who has the finished baseline that a run needs."
+    return next((n for n in (name, *keys) if keys[n] == keys[name] and (home/n/"baseline"/"result.json").exists()), None)
 
 # %% ../nbs/33_sweep.ipynb #f133ff6c
 class RunJob(Checkpointable):
@@ -122,11 +117,11 @@ class RunJob(Checkpointable):
         self,
         settings: dict, # of `ARESConfig`
         run: Path, # folder of the run
-        gpus: str | None = None, # those it may use, as in CUDA_VISIBLE_DEVICES; None leaves it to the cluster
+        environment: dict, # variables that its notebooks see
     ) -> str: # why it failed; "" when all went well
-        if gpus is not None: os.environ["CUDA_VISIBLE_DEVICES"] = gpus
+        os.environ.update(environment)
         with FileLock(run/"lock"):
-            try: complete_run(load_config(settings), run)
+            try: run_notebooks(load_config(settings), run)
             except AresError as e: return str(e)
         return ""
 
@@ -144,7 +139,7 @@ def fate(
 def make_executor(
     kind: str, # "local" or "slurm"
     folder: Path, # of the jobs' logs
-    **options, # of submitit's AutoExecutor: timeout_min, mem_gb, cpus_per_task, gpus_per_node, slurm_partition, ...
+    options: dict = {}, # of submitit's AutoExecutor: timeout_min, mem_gb, cpus_per_task, gpus_per_node, slurm_partition, ...
 ) -> submitit.AutoExecutor:
     "Where jobs are sent to."
     try:
@@ -156,14 +151,16 @@ def make_executor(
 
 # %% ../nbs/33_sweep.ipynb #10d7be98
 def local_slots(
-    parallel: int, # runs at a time; 0 for one on every GPU
+    parallel: int = 0, # runs at a time; 0 for one on every GPU
     per_run: int = 1, # GPUs for each run
-) -> list: # for each run at a time: its GPUs, as in CUDA_VISIBLE_DEVICES
+) -> list: # for each run at a time, the environment variables that say where it works
     "Who works where on this machine."
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
     groups = [",".join(gpus[i:i + per_run]) for i in range(0, len(gpus) - per_run + 1, per_run)] or [""]
-    return [groups[i % len(groups)] for i in range(parallel or len(groups))]
+    parallel = parallel or len(groups)
+    threads = str(max(1, torch.get_num_threads() // parallel))
+    return [dict(CUDA_VISIBLE_DEVICES=groups[i % len(groups)], OMP_NUM_THREADS=threads) for i in range(parallel)]
 
 # %% ../nbs/33_sweep.ipynb #51ac663b
 def keep_failure(
@@ -176,35 +173,6 @@ def keep_failure(
     kept = notebook.with_name(f"{stage}-failed-{number}.ipynb") if notebook.exists() else None
     if kept: notebook.rename(kept)
     append_jsonl(run/"failures.jsonl", dict(stage=stage, reason=reason.replace(notebook.name, kept.name) if kept else reason, notebook=kept and str(kept.relative_to(run))))
-
-# %% ../nbs/33_sweep.ipynb #62280a78
-def run_sweep(
-    configs: dict, # name of a run -> `ARESConfig`
-    home: Path, # folder of the sweep
-    executor: submitit.AutoExecutor,
-    slots: list, # as many as runs go on at a time: the GPUs of each, or None
-    job=RunJob(), # what is done for each run
-    seconds: float = 2.0, # between two looks
-):
-    "Make all runs that are not complete, some at a time."
-    for name, config in configs.items(): keep_settings(config, home/name)
-    waiting, under_way, free = [n for n in configs if not (home/n/"complete.json").exists()], {}, list(slots)
-    bar = progress(total=len(configs), desc=home.name)
-    bar.update(len(configs) - len(waiting))
-    while waiting or under_way:
-        for name in [n for n, (going, _) in under_way.items() if going.done()]:
-            going, slot = under_way.pop(name)
-            free.append(slot)
-            if reason := fate(going): keep_failure(configs[name], home/name, reason)
-            bar.update()
-        for name in list(waiting):
-            if not free or not may_start(name, configs, home, under_way): continue
-            slot = free.pop(0)
-            waiting.remove(name)
-            under_way[name] = executor.submit(job, asdict(configs[name]), home/name, slot), slot
-        bar.set_postfix_str(f"{len(under_way)} going on", refresh=False)
-        time.sleep(seconds)
-    bar.close()
 
 # %% ../nbs/33_sweep.ipynb #9b109428
 def differing_settings(
@@ -245,6 +213,42 @@ def sweep_table(
     def plain(value): return value if isinstance(value, (int, float, bool, str)) else str(value)
     table = pd.DataFrame([dict(run=name) | {s: plain(differ.loc[s, name]) for s in differ.index} | row for name in runs for row in run_rows(Path(home)/name)])
     return table.assign(**{s: table[s].astype(str) for s in differ.index if table[s].map(type).nunique() > 1})
+
+# %% ../nbs/33_sweep.ipynb #62280a78
+def run_sweep(
+    configs: dict, # name of a run -> `ARESConfig`
+    home: str | Path, # folder of the sweep
+    executor: str = "local", # or "slurm"
+    parallel: int = 0, # runs at a time; 0: here one, or one on every GPU; on a cluster all
+    job=RunJob(), # what is done for each run
+    seconds: float = 2.0, # between two looks
+    options: dict = {}, # of each job, see `make_executor`
+) -> pd.DataFrame: # `sweep_table`
+    "Make all runs that are not complete, some at a time."
+    home, keys, sender = Path(home), {n: baseline_key(c) for n, c in configs.items()}, make_executor(executor, Path(home)/"jobs", options)
+    free = local_slots(parallel, max(c.num_processes for c in configs.values())) if executor == "local" else [{}] * (parallel or len(configs))
+    for config in configs.values(): check_keys(config)
+    for name, config in configs.items(): keep_settings(config, home/name)
+    waiting, under_way = [n for n in configs if not (home/n/"complete.json").exists()], {}
+    bar = progress(total=len(configs), desc=home.name)
+    bar.update(len(configs) - len(waiting))
+    while waiting or under_way:
+        for name in [n for n, (going, _) in under_way.items() if going.done()]:
+            going, slot = under_way.pop(name)
+            free.append(slot)
+            if reason := fate(going): keep_failure(configs[name], home/name, reason)
+            bar.update()
+        for name in list(waiting):
+            donor = baseline_donor(name, keys, home)
+            if not free or not donor and any(keys[n] == keys[name] for n in under_way): continue
+            if donor and donor != name: share_baseline(home/donor, home/name)
+            slot = free.pop(0)
+            waiting.remove(name)
+            under_way[name] = sender.submit(job, asdict(configs[name]), home/name, slot), slot
+        bar.set_postfix_str(f"{len(under_way)} going on", refresh=False)
+        time.sleep(seconds)
+    bar.close()
+    return sweep_table(home)
 
 # %% ../nbs/33_sweep.ipynb #2f225401
 def by_setting(
