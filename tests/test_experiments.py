@@ -14,7 +14,7 @@ SMALL = {
     "corrections": dict(params=SMOKE, seeds=[0], overrides=dict(rounds=1, collections=2)),
     "learning_rate": dict(params=SMOKE, seeds=[0], rates=[1e-3], fees=[0.02], samples=[4], overrides=dict(method="rl", rounds=1, collections=2, evaluate_on="val")),
     "travel": dict(params=SMOKE, seeds=[0], overrides=dict(train_problems=32, collections=2), vqa_n=12, science=SMOKE, science_overrides=dict(collections=1, problems="scienceqa", use_images=False, teacher="reference", gold_problems=0, max_new_tokens=24, rounds=1)),
-    "parts": dict(params=SMOKE, seeds=[0], overrides=dict(collections=2, collect_problems=4)),
+    "parts": dict(params=SMOKE, seeds=[0], knowledges=dict(facts="nearly gold", answer="the answer"), overrides=dict(collections=2, collect_problems=4)),
     "reward_hacking": dict(params=SMOKE, baseline="", overrides=dict(rounds=1, collections=2, neutral=-0.3, kl_coef=0.0)),
     "asking": dict(params=SMOKE, problems_n=24, collect_n=12, reply_seconds=0.05),
     "planning": dict(folder=str(ROOT/"params"), files=["smoke"], variants={"as in its file": {}, "layers compute their activations again": dict(gradient_checkpointing=True)}, varied="smoke"),
