@@ -181,7 +181,7 @@ def train_rl(
     sampler = make_sampler(config, student)
     def spent(): return sum(r["teacher_calls"] for r in records) if config.round_calls else len(records)
     total, schedule = config.round_calls or config.collections, SCHEDULES[config.rl_schedule]
-    bar, tracker = progress(total=total, desc=stage), Tracker(config.report_to, run, stage)
+    bar, tracker = progress(total=total, desc=stage, bill=teacher and teacher.bill), Tracker(config.report_to, run, stage)
     bar.update(spent()); tracker.open(len(records) + 1)
     while spent() < total:
         started, before = time.time(), spent()
@@ -192,7 +192,6 @@ def train_rl(
         if is_main(): write_jsonl(folder/"metrics.jsonl", records)
         tracker.log(records[-1], len(records))
         if len(records) % config.save_every == 0: save_state(folder, student, value_head, trainer, records)
-        if is_main(): bar.set_postfix_str(teacher.bill(), refresh=False)
         bar.update(spent() - before)
     bar.close(); tracker.close()
     keep_model(student, folder/"model")

@@ -34,7 +34,7 @@ def win_rate(
     "How often new rationales win against the baseline's."
     rows = list(zip(problems, texts, baseline_texts, strict=True))
     judge.ask("compare", [(p, pair) for p, new, old in rows if new != old for pair in ([new, old], [old, new])])
-    verdicts = [verdict(judge, *row) for row in (progress(rows, desc=desc) if desc else rows)]
+    verdicts = [verdict(judge, *row) for row in (progress(rows, desc=desc, bill=judge.bill) if desc else rows)]
     wins, losses, unjudged = verdicts.count("win"), verdicts.count("loss"), verdicts.count(None)
     decided, judged = wins + losses, len(verdicts) - unjudged
     return dict(win_rate=wins / decided if decided else None, win_rate_ci=list(wilson_interval(wins, decided)), ties=(judged - decided) / max(1, judged), wins=wins, losses=losses, unjudged=unjudged)

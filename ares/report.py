@@ -6,7 +6,8 @@
 __all__ = ['TABLE', 'LOOKS', 'STAGE_PANELS', 'RL_PANELS', 'CSS', 'stage_order', 'done_stages', 'read_results', 'shown',
            'results_table', 'category_table', 'stage_look', 'with_interval', 'plot_stages', 'read_curves', 'draw_curve',
            'draw_losses', 'plot_curves', 'position_scores', 'plot_positions', 'run_problems', 'read_rollouts', 'pooled',
-           'skill_table', 'pick_examples', 'stage_row', 'before_after', 'settings_table', 'export_html']
+           'skill_table', 'pick_examples', 'stage_row', 'examples_html', 'before_after', 'settings_table',
+           'export_html']
 
 # %% ../nbs/23_report.ipynb #8b97956f
 import html, statistics
@@ -14,11 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import nbformat
 import pandas as pd
 from IPython.display import HTML
 from matplotlib.ticker import LogLocator
-from nbconvert import HTMLExporter
 
 # %% ../nbs/23_report.ipynb #4d17075f
 from .core import *
@@ -311,22 +310,30 @@ def stage_row(
             f"<td style='{cell};width:11em'>{said}</td></tr>")
 
 # %% ../nbs/23_report.ipynb #a0800ef6
+def examples_html(
+    said: dict, # name of a stage or run -> (list of `Rollout`, list of answers), all for the same problems
+    n: int, # problems from the start of the set
+) -> HTML: # shows itself in a notebook
+    "The same problems with the rationale of every stage or run."
+    (first, _), *_, (last, _) = [*said.values()] * 2
+    before, after = ([statistics.mean(r.scores or [0.0]) for r in rollouts] for rollouts in (first, last))
+    key = tinted_html(["wrong or repeated", "neutral", "right"], [0.0, 0.5, 1.0])
+    parts = [f"<div style='margin-bottom:10px'>Sentences by score: {key}</div>"]
+    for i, why in pick_examples(before, after, n):
+        p, rows = first[i].problem, "".join(stage_row(name, rollouts[i], answers[i]) for name, (rollouts, answers) in said.items())
+        gold = f"<tr style='background:none'><td></td><td colspan=2 style='text-align:left;opacity:.75'><small>gold: {html.escape(p.solution)}</small></td></tr>" * bool(p.solution)
+        parts.append(f"<div style='border-top:1px solid #8886;padding:8px 0'><small style='opacity:.75'>{html.escape(why)}</small>{problem_html(p)}<table style='border:0;width:100%'>{rows}{gold}</table></div>")
+    return HTML("<div style='text-align:left;max-width:62em'>" + "".join(parts) + "</div>")
+
+# %% ../nbs/23_report.ipynb #5b684707
 def before_after(
     run: str | Path, # folder of a run
     stages: list | None = None, # all that are done by default
     n: int = 4, # problems from the start of the set
 ) -> HTML: # shows itself in a notebook
     "The same problems with the rationale of every stage."
-    problems, stages = run_problems(run)[0], stages or done_stages(run)
-    said = {s: list(zip(*read_rollouts(run, s, problems))) for s in stages}
-    before, after = ([statistics.mean(r.scores or [0.0]) for r, _ in said[s]] for s in (stages[0], stages[-1]))
-    key = tinted_html(["wrong or repeated", "neutral", "right"], [0.0, 0.5, 1.0])
-    parts = [f"<div style='margin-bottom:10px'>Sentences by score: {key}</div>"]
-    for i, why in pick_examples(before, after, n):
-        rows = "".join(stage_row(s, *said[s][i]) for s in stages)
-        gold = f"<tr style='background:none'><td></td><td colspan=2 style='text-align:left;opacity:.75'><small>gold: {html.escape(problems[i].solution)}</small></td></tr>" * bool(problems[i].solution)
-        parts.append(f"<div style='border-top:1px solid #8886;padding:8px 0'><small style='opacity:.75'>{html.escape(why)}</small>{problem_html(problems[i])}<table style='border:0;width:100%'>{rows}{gold}</table></div>")
-    return HTML("<div style='text-align:left;max-width:62em'>" + "".join(parts) + "</div>")
+    problems = run_problems(run)[0]
+    return examples_html({s: read_rollouts(run, s, problems) for s in stages or done_stages(run)}, n)
 
 # %% ../nbs/23_report.ipynb #0e0a9d8d
 def settings_table(
@@ -353,6 +360,8 @@ def export_html(
     page: str | Path, # the file to write
 ):
     "Turn an executed notebook into one file of HTML that needs no other: no code cells, no scripts."
+    import nbformat
+    from nbconvert import HTMLExporter  # both are slow to load, and only pages need them
     nb = nbformat.read(notebook, as_version=4)
     for cell in nb.cells: cell.outputs = [o for o in cell.get("outputs", []) if o.get("name") != "stderr"] if cell.cell_type == "code" else []
     exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True)

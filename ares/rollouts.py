@@ -282,6 +282,6 @@ def score_rollouts(
     "Have each distinct rationale scored once."
     distinct = to_score(rollouts)
     teacher.ask("score", list(distinct.values()))
-    known = {key: teacher.score(*asked) for key, asked in (progress(distinct.items(), desc=desc) if desc else distinct.items())}
+    known = {key: teacher.score(*asked) for key, asked in (progress(distinct.items(), desc=desc, bill=teacher.bill) if desc else distinct.items())}
     for r in rollouts: r.scores = known.get((r.problem.id, r.text), [])
     return len(known)

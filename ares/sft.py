@@ -60,7 +60,7 @@ def correct_rollouts(
     "Let the teacher correct each distinct rationale once; `corrected` is None where it gave no usable answer."
     distinct = dict(list(to_correct(rollouts).items())[:limit or None])
     teacher.ask("correct", list(distinct.values()))
-    return [dict(id=problem_id, rationale=text, corrected=teacher.correct(*asked)) for (problem_id, text), asked in progress(distinct.items(), desc=desc)]
+    return [dict(id=problem_id, rationale=text, corrected=teacher.correct(*asked)) for (problem_id, text), asked in progress(distinct.items(), desc=desc, bill=teacher.bill)]
 
 # %% ../nbs/16_sft.ipynb #f9f95277
 def correction_examples(
