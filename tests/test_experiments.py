@@ -17,7 +17,7 @@ SMALL = {
     "parts": dict(params=SMOKE, seeds=[0], knowledges=dict(facts="nearly gold", answer="the answer"), overrides=dict(collections=2, collect_problems=4)),
     "reward_hacking": dict(params=SMOKE, baseline="", overrides=dict(rounds=1, collections=2, neutral=-0.3, kl_coef=0.0)),
     "asking": dict(params=SMOKE, problems_n=24, collect_n=12, reply_seconds=0.05),
-    "planning": dict(folder=str(ROOT/"params"), files=["smoke"], variants={"as in its file": {}, "layers compute their activations again": dict(gradient_checkpointing=True)}, varied="smoke"),
+    "planning": dict(folder=str(ROOT/"params"), files=["smoke"], variants={"as in its file": {}, "layers compute their activations again": dict(gradient_checkpointing=True)}, varied="smoke", pretrained="demo_decoder", ways={"as in its file": {}}),
     "speed": dict(prompts_n=4, samples=2, new_tokens=8, vocabulary=2000, size=dict(d_model=32, d_ff=64, num_layers=1, num_decoder_layers=1, num_heads=2), repeats=1),
     "loading": dict(problems_n=60, images_ns=[20]),
     "published": dict(problems_n=40),
