@@ -82,7 +82,7 @@ class LiveMemory(TorchDispatchMode):
         made, given = ([t for t in tree_leaves(x) if torch.is_tensor(t)] for x in (out, (args, kwargs)))
         longer = func is torch.ops.aten.cat.default and any(self.kind_of(t) == "cache" for t in given)
         self.mark([t for t in made if self.kind_of(t) is None], "cache" if longer else self.kind)
-        if not func.is_view:
+        if not func.is_view and func is not torch.ops.prim.device.default:  # asking where a tensor lies is no work
             count = FLOPS.get(func._overloadpacket)
             self.work.append((count(*args, **(kwargs or {}), out_val=out) if count else 0, moved_bytes(given + made)))
         return out
