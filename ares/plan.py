@@ -6,22 +6,25 @@
 __all__ = ['ATTENTION', 'FLOPS', 'T5_SIZES', 'KNOWN', 'STAGES', 'FEW', 'CASES', 'PUBLISHED', 'GPUS', 'ARITHMETIC', 'BANDWIDTH',
            'LAUNCH', 'SPARE', 'KIND_COLOURS', 'moved_bytes', 'LiveMemory', 'planned_config', 'PlannedStudent',
            'planned_student', 'become', 'made_rollouts', 'ppo_pass', 'sft_pass', 'writing_steps', 'reading_pass',
-           'stage_models', 'size_of', 'booked', 'share', 'writes_with', 'batch_setting', 'follow_stage', 'RealStudent',
-           'real_models', 'run_for_real', 'resident_growth', 'measured_peaks', 'check_peaks', 'planned_splits',
-           'planned_lengths', 'planned_work', 'machines', 'limits', 'stage_seconds', 'clocked', 'measured_machine',
-           'plan_costs', 'plan_run', 'plan_text', 'plot_plan']
+           'stage_models', 'size_of', 'spared_by_rounding', 'booked', 'share', 'writes_with', 'batch_setting',
+           'follow_stage', 'real_models', 'run_for_real', 'resident_growth', 'measured_peaks', 'check_peaks',
+           'planned_splits', 'planned_lengths', 'planned_work', 'machines', 'limits', 'stage_seconds', 'clocked',
+           'measured_machine', 'plan_costs', 'plan_run', 'plan_text', 'plot_plan']
 
 # %% ../nbs/25_plan.ipynb #e83d2146
-import ctypes, math, multiprocessing, resource, textwrap, time, warnings, weakref
+import ctypes, math, multiprocessing, os, resource, textwrap, time, warnings, weakref
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
+from peft import PeftConfig, get_peft_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -34,12 +37,13 @@ from .alternation import stage_names
 from .answers import add_adapter
 from .core import *
 from .costs import estimate_costs
+from .decoders import adapter_base, blank_student, gguf_file, merged
 from .figures import COLOURS, PAGE, PALE, figure_style
 from .ppo import PPOTrainer, batch_losses
 from .problems import make_problems
 from .prompts import answer_target, rationale_prompt
 from .settings import ARESConfig, load_config, load_splits, ppo_config
-from .students import DecoderCache, MultimodalT5, MultimodalT5Config, SIZES, SLICE, T5Student, ValueHead, checkpoint_layers, chosen_logprobs, decode_step, next_tokens, train_tokenizer, vocabulary_logits
+from .students import SIZES, SLICE, ValueHead, checkpoint_layers, chosen_logprobs, next_tokens, set_ways, train_tokenizer, vocabulary_logits
 
 # %% ../nbs/25_plan.ipynb #aef870be
 ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -67,16 +71,20 @@ class LiveMemory(TorchDispatchMode):
             self.kinds[key] = kind, size
             self.now[kind] += size
         if self.now.total() > self.peak.total(): self.peak = self.now.copy()
+    def kind_of(self, t) -> str | None:
+        "What a tensor is booked under."
+        return self.kinds.get(t.untyped_storage()._cdata, (None,))[0]
     def gone(self, key):
         kind, size = self.kinds.pop(key)
         self.now[kind] -= size
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        made = [t for t in tree_leaves(out) if torch.is_tensor(t)]
-        self.mark([t for t in made if t.untyped_storage()._cdata not in self.kinds], self.kind)
+        made, given = ([t for t in tree_leaves(x) if torch.is_tensor(t)] for x in (out, (args, kwargs)))
+        longer = func is torch.ops.aten.cat.default and any(self.kind_of(t) == "cache" for t in given)
+        self.mark([t for t in made if self.kind_of(t) is None], "cache" if longer else self.kind)
         if not func.is_view:
             count = FLOPS.get(func._overloadpacket)
-            self.work.append((count(*args, **(kwargs or {}), out_val=out) if count else 0, moved_bytes([t for t in tree_leaves((args, kwargs)) if torch.is_tensor(t)] + made)))
+            self.work.append((count(*args, **(kwargs or {}), out_val=out) if count else 0, moved_bytes(given + made)))
         return out
 
 # %% ../nbs/25_plan.ipynb #a239003b
@@ -85,39 +93,29 @@ KNOWN = {f"{owner}-{size}": T5_SIZES[size] | dict(d_kv=64, vocab_size=32128, fee
          for owner in ("declare-lab/flan-alpaca", "google/flan-t5") for size in T5_SIZES}
 
 # %% ../nbs/25_plan.ipynb #3d60c983
+@lru_cache
 def planned_config(
-    student: str | dict, # the setting
+    source: str, # a folder, a .gguf file, a package or a name
 ): # (configuration, where it comes from)
     "The configuration of a student that need not be there."
-    if isinstance(student, dict):
-        if student.get("kind", "t5") != "t5": raise AresError(f"student: a plan counts the parts of a T5, and not yet those of `kind: {student['kind']}`.")
-        sizes = SIZES | {k: v for k, v in student.items() if k != "kind"}
-        return MultimodalT5Config(**sizes | dict(d_kv=sizes["d_model"] // sizes["num_heads"], image_dim=3 * sizes["patch"] ** 2 + 2 * (sizes["image_size"] // sizes["patch"]))), "the settings"
+    folder, how = gguf_file(source)
     for where, local in (("its folder or the hub's cache", True), ("a table of known students, since neither a folder nor the hub's cache has it", None), ("the hub", False)):
         if local is None:
-            if student in KNOWN: return MultimodalT5Config(**KNOWN[student]), where
+            if source in KNOWN: return AutoConfig.for_model("multimodal_t5", **KNOWN[source]), where
             continue
-        try: found = AutoConfig.from_pretrained(student, local_files_only=local)
+        try: return AutoConfig.from_pretrained(folder, local_files_only=local, **how), where
         except (OSError, ValueError): continue
-        if found.model_type not in ("t5", "multimodal_t5"): raise AresError(f"student: {student!r} is a {found.model_type}; a T5 (an encoder-decoder) is needed.")
-        return MultimodalT5Config(**{k: v for k, v in found.to_dict().items() if k not in ("model_type", "tie_word_embeddings")} | dict(tie_word_embeddings=found.scale_decoder_outputs)), where
-    raise AresError(f"student: {student!r} is neither a folder, nor known here ({', '.join(KNOWN)}), nor a checkpoint that can be fetched.")
+    raise AresError(f"student: {source!r} is neither a folder, nor known here ({', '.join(KNOWN)}), nor a checkpoint that can be fetched.")
 
 # %% ../nbs/25_plan.ipynb #c4865b9c
-class PlannedStudent(T5Student):
-    "A student whose prompts and pictures have given sizes."
-    def __init__(self, model, prompt_tokens: int, patches: int, mixed: bool, slice: int = SLICE):
-        super().__init__(model, SimpleNamespace(pad_token_id=0), prompt_tokens, mixed)
-        self.patches, self.slice = patches, slice
-    def copy(self): return type(self)(super().copy().model, self.max_prompt_tokens, self.patches, self.mixed, self.slice)
-    def inputs(self, prompts, pictures):
-        n, device, width = len(prompts), self.device, self.max_prompt_tokens
-        batch = dict(input_ids=torch.full((n, width), 5, device=device), attention_mask=torch.ones(n, width, dtype=torch.long, device=device))
-        if not self.patches: return batch
-        return batch | dict(patches=torch.zeros(n, self.patches, self.model.config.image_dim, device=device), patch_mask=torch.ones(n, self.patches, dtype=torch.bool, device=device))
+class PlannedStudent:
+    "What a student does otherwise in a plan; stands before its own class."
+    numbers = False # whether tensors have any
+    def inputs(self, prompts, pictures): return self.blank_inputs(len(prompts), self.max_prompt_tokens, self.patches)
     def token_logprobs(self, hidden, responses, temperature=1.0, top_k=0):
+        if self.numbers: return super().token_logprobs(hidden, responses, temperature, top_k)
         states, chosen = hidden.flatten(0, 1).clone(), responses.flatten()
-        size = max(1, self.slice // self.model.config.vocab_size)
+        size = max(1, self.slice // self.model.config.get_text_config().vocab_size)
         again = torch.is_grad_enabled() and len(chosen) > size
         with self.precision():
             parts = [checkpoint(chosen_logprobs, self.model, h, c, temperature, top_k, use_reentrant=False) if again else chosen_logprobs(self.model, h, c, temperature, top_k)
@@ -128,28 +126,32 @@ class PlannedStudent(T5Student):
 def planned_student(
     config: ARESConfig,
     prompt_tokens: int = 0, # length of the prompts; 0 for the longest allowed
-) -> PlannedStudent: # on the meta device
+): # a `Student` on the meta device
     "The student of a run, without weights."
-    sizes, _ = planned_config(config.student)
-    with torch.device("meta"): model = MultimodalT5(sizes).to(getattr(torch, config.dtype))
-    if not sizes.scale_decoder_outputs: model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.shared.weight))  # a vocabulary head of its own
-    model.set_attn_implementation(config.attention)
-    patches = (sizes.image_size // sizes.patch) ** 2 if isinstance(config.student, dict) else 145
-    return PlannedStudent(model, prompt_tokens or config.max_prompt_tokens, patches if config.use_images else 0, config.mixed_precision == "bf16", SLICE * (1 if config.device == "cpu" else 16))
+    source, rounded = adapter_base(config.student, here=True) or config.student, config.dtype == "4bit"
+    student = set_ways(blank_student(source, PlannedStudent, None if isinstance(source, dict) else planned_config(source)[0]), config.mixed_precision, attention=config.attention)
+    student.model.to(torch.bfloat16 if rounded else getattr(torch, config.dtype))
+    with torch.device("meta"):
+        if source != config.student: student.model = get_peft_model(student.model, PeftConfig.from_pretrained(config.student)).eval()
+        elif config.lora: add_adapter(student, config.lora_r, config.lora_alpha, config.lora_dropout)
+    if rounded: student.model.is_loaded_in_4bit = True
+    student.max_prompt_tokens, student.slice = prompt_tokens or config.max_prompt_tokens, SLICE * (1 if config.device == "cpu" else 16)
+    student.patches = (None if isinstance(config.student, dict) else 145) if config.use_images else 0
+    return student
 
 # %% ../nbs/25_plan.ipynb #e0929491
 def become(
-    module, # its parameters and buffers are replaced
+    modules: list, # their parameters and buffers are replaced
     device: str,
 ):
     "Give each parameter a new, empty tensor; fake inside FakeTensorMode, real outside."
     new = {}
-    for part in module.modules():
+    for part in (part for module in modules for part in module.modules()):
         for name, p in part._parameters.items():
             if p is not None and p not in new: new[p] = torch.nn.Parameter(torch.empty(p.shape, dtype=p.dtype, device=device), requires_grad=p.requires_grad)
             if p is not None: part._parameters[name] = new[p]
         for name, b in part._buffers.items():
-            if b is not None: part._buffers[name] = torch.empty(b.shape, dtype=b.dtype, device=device)
+            if b is not None: part._buffers[name] = torch.zeros(b.shape, dtype=b.dtype, device=device)
 
 # %% ../nbs/25_plan.ipynb #4639a039
 def made_rollouts(
@@ -190,20 +192,22 @@ def writing_steps(
     live: LiveMemory, # is told which tensors are the cache
     shrinks: bool = True, # some problems end before the others
 ) -> tuple: # (operations until the first token, operations of a step in the middle)
-    "The encoder's pass and two steps of sampling; the work of both."
+    "The pass over the prompts and three steps of sampling; the work of the first and of one."
     inputs = student.inputs([""] * problems, [None] * problems)
     with student.precision():
-        encoded, live.kind = student.model.encoder(**inputs).last_hidden_state, "cache"
-        cache, live.kind = DecoderCache(student.model, encoded, inputs["attention_mask"], samples, length), "activations"
+        read, live.kind = student.read(inputs), "cache"
+        cache, live.kind = student.begin(read, inputs, samples, length), "activations"
         kept, last = [torch.zeros(problems * samples, length, dtype=t, device=student.device) for t in (torch.long, torch.float32)], torch.zeros(problems * samples, dtype=torch.long, device=student.device)
         first = len(live.work)
-        for step in (length - 1, length // 2):
-            middle = len(live.work)
-            next_tokens(vocabulary_logits(student.model, decode_step(student.model, last, cache, step), config.temperature), config.top_k, config.top_p, True, config.sampled_logprobs)
-        live.kind, end = "cache", len(live.work)
-        if shrinks and problems > 4: cache.keep(torch.zeros(math.ceil(0.8 * problems) - 1, dtype=torch.long, device=student.device))
+        for step in (max(0, length // 2 - 1), length // 2, length - 1):  # at the first, mixed precision makes and keeps copies of the weights
+            cache.skip(step)
+            begun = len(live.work)
+            next_tokens(vocabulary_logits(student.model, student.advance(cache, last, step), config.temperature), config.top_k, config.top_p, True, config.sampled_logprobs)
+            if step == length // 2: middle = live.work[begun:]
+        live.kind = "cache"
+        if shrinks and problems > 4: cache.keep(torch.zeros(math.ceil(0.8 * len(cache.mask)) - 1, dtype=torch.long, device=student.device))
         live.kind = "activations"
-    return live.work[:first], live.work[middle:end]
+    return live.work[:first], middle
 
 # %% ../nbs/25_plan.ipynb #4c987a0b
 @torch.no_grad()
@@ -221,16 +225,17 @@ def reading_pass(
 # %% ../nbs/25_plan.ipynb #d53fb0f3
 STAGES = ("baseline", "collection", "PPO update", "SFT on corrections", "answers")
 
+# %% ../nbs/25_plan.ipynb #58d2a7f1
 def stage_models(
-    config: ARESConfig, student: PlannedStudent, stage: str,
+    config: ARESConfig, student, stage: str, # one of `planned_student`
 ) -> tuple: # (who is trained or writes, value head or None, kind -> modules on the device)
     "The models that a stage holds."
     if stage in ("collection", "PPO update"):
         with torch.device("meta"): head, reference = ValueHead(student, config.value_model) if config.advantage == "gae" else None, student.copy().model.requires_grad_(False)
-        if config.mixed_precision == "bf16": reference = reference.to(torch.bfloat16)
+        if config.mixed_precision == "bf16" and not config.lora: reference = reference.to(torch.bfloat16)
         return student, head, {"weights": [student.model]} | ({"value network": [head]} if head else {}) | {"reference": [reference]}
     if stage != "answers": return student, None, {"weights": [student.model]}
-    answerer = student.copy()
+    answerer = merged(student)
     student.model.requires_grad_(False)
     if config.answer_model == "conclusion": return student, None, {"weights": [student.model]}
     with torch.device("meta"):
@@ -242,6 +247,13 @@ def size_of(tensors) -> int:
     "Bytes of tensors."
     return sum(t.numel() * t.element_size() for t in tensors)
 
+# %% ../nbs/25_plan.ipynb #7b1f40dd
+def spared_by_rounding(
+    model, # with an adapter, in bfloat16
+) -> int: # bytes
+    "What the layers beside an adapter take less in 4 bits (4.13 with their scales)."
+    return round((2 - 4.13 / 8) * sum(layer.weight.numel() for name, layer in model.named_modules() if name.endswith("base_layer")))
+
 # %% ../nbs/25_plan.ipynb #fa807982
 def booked(
     live: LiveMemory, models: dict, # kind -> modules on the device
@@ -249,7 +261,7 @@ def booked(
     buckets: bool = False, # and held a second time, for other processes
 ) -> list: # trained weights
     "Mark what is on the device before a step."
-    for kind, modules in models.items(): live.mark([p for m in modules for p in m.parameters()], kind)
+    for kind, modules in models.items(): live.mark([p for m in modules for p in m.parameters() if live.kind_of(p) is None], kind)  # what is frozen may be shared
     trained = [p for kind, modules in models.items() if kind != "reference" for m in modules for p in m.parameters() if p.requires_grad]
     for p in trained:
         if collected: p.grad = torch.empty_like(p); live.mark([p.grad], "gradients")
@@ -288,13 +300,13 @@ def follow_stage(
     device = "cuda" if on_gpu and torch.cuda.is_available() else "cpu"
     length = (answer or config.answer_tokens) if stage == "answers" else (response or config.max_new_tokens)
     student, head, models = stage_models(config, planned_student(config, prompt), stage)
-    peaks, parts = [], {}
+    parts = {}
     with FakeTensorMode(allow_non_fake_inputs=True):
-        for modules in models.values():
-            for m in modules: become(m, device)
+        become([m for modules in models.values() for m in modules], device)
         live = LiveMemory()
         trained = booked(live, models, stage == "PPO update" and config.rl_grad_accum > 1, config.num_processes > 1 and stage not in ("collection", "PPO update"))
-        with live:
+        if config.dtype == "4bit": live.now["weights"] -= spared_by_rounding(student.model)
+        with live, patch.dict(os.environ, TRANSFORMERS_DISABLE_TORCH_CHECK="1"):  # it counts the tokens of a picture, and there are no numbers
             if writes_with(config, stage):
                 parts["start"], parts["token"] = writing_steps(config, student, *writes_with(config, stage), response or config.max_new_tokens, live, shrinks)
             begun = len(live.work)
@@ -304,24 +316,20 @@ def follow_stage(
                 if stage == "PPO update": ppo_pass(config, student, head, made_rollouts(config.rl_batch_size, length, config.num_samples))
                 else: sft_pass(config, student, share(batch_setting(config, stage), config), length)
             parts["read" if stage == "collection" else "step"] = live.work[begun:]
-            if on_gpu and stage != "collection": torch.empty(size_of(trained if stage != "PPO update" else student.model.parameters()), dtype=torch.uint8)
+            if on_gpu and stage != "collection": torch.empty(size_of(trained if stage != "PPO update" else (p for p in student.model.parameters() if p.requires_grad)), dtype=torch.uint8)
     return live.peak, parts
-
-# %% ../nbs/25_plan.ipynb #5c37048f
-class RealStudent(PlannedStudent):
-    "A planned student with weights; which tokens are real is looked up, as in a run."
-    token_logprobs = T5Student.token_logprobs
 
 # %% ../nbs/25_plan.ipynb #0d0d6921
 def real_models(
     config: ARESConfig, stage: str, device="cpu",
 ) -> tuple: # as `stage_models`
     "The models of a stage with fresh weights."
-    planned = planned_student(config)
-    student, head, models = stage_models(config, RealStudent(planned.model, planned.max_prompt_tokens, planned.patches, planned.mixed), stage)
-    for modules in models.values():
-        for m in modules: become(m, device); [torch.nn.init.normal_(p, std=0.02) for p in m.parameters()]
-    student.model.config.eos_token_id = -1  # nobody stops early
+    student, head, models = stage_models(config, planned_student(config), stage)
+    modules = [m for some in models.values() for m in some]
+    become(modules, device)
+    for p in {p for m in modules for p in m.parameters()}: torch.nn.init.normal_(p, std=0.02)
+    student.numbers, student.model.config.eos_token_id, student.tokenizer.eos_token = True, -1, student.tokenizer.pad_token  # which is never said: nobody stops early
+    if head: head.student.numbers = True
     return student, head, models
 
 # %% ../nbs/25_plan.ipynb #73f38154
@@ -337,7 +345,7 @@ def run_for_real(
         return PPOTrainer(student, head, replace(ppo_config(config), ppo_epochs=1)).update(rollouts)
     if writes_with(config, stage):
         problems, samples = writes_with(config, stage)
-        kept = [torch.ones_like(p) for m in (student.model, head) if m for p in m.parameters() for _ in range(2)] if stage == "collection" else []  # the optimizer's
+        kept = [torch.ones_like(p) for m in (student.model, head) if m for p in m.parameters() if p.requires_grad for _ in range(2)] if stage == "collection" else []  # the optimizer's
         student.generate(student.inputs([""] * problems, [None] * problems), samples, config.max_new_tokens, config.temperature, config.top_k, config.top_p)
         if stage == "collection": return reading_pass(config, student, head, min(64, problems * samples), config.max_new_tokens)
     optimizer = torch.optim.AdamW([p for p in student.model.parameters() if p.requires_grad])
@@ -351,7 +359,7 @@ def resident_growth(
     "By how much this process grows at most while a stage runs for real; call it in a fresh process."
     config, libc = load_config(settings), ctypes.CDLL(None)
     for option, value in ((-3, 2**16), (-1, 2**16)): libc.mallopt(option, value)  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of glibc
-    run_for_real(replace(config, student=dict(d_model=32, vocab_size=300), max_prompt_tokens=8, max_new_tokens=8), stage, 1)  # loads what is loaded at first use
+    run_for_real(replace(config, max_prompt_tokens=8, max_new_tokens=8), stage, 1)  # loads what is loaded at first use
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     Path("/proc/self/clear_refs").write_text("5")  # forget the highest mark so far
     run_for_real(config, stage)
@@ -374,17 +382,22 @@ CASES = { # what is measured -> (settings, stage)
     "PPO, value network of its own": (FEW | dict(student=dict(d_model=256, d_ff=512, num_layers=3, num_decoder_layers=3, vocab_size=8000), rl_grad_accum=2), "PPO update"),
     "fine-tuning, layers checkpointed": (FEW | dict(student=dict(d_model=384, d_ff=1024, num_layers=4, num_decoder_layers=4, vocab_size=16000), baseline_batch_size=4, gradient_checkpointing=True), "baseline"),
     "collection, with its cache": (FEW | dict(student=dict(d_model=256, d_ff=512, num_layers=3, num_decoder_layers=3, vocab_size=4000), collect_problems=48), "collection"),
+    "PPO of a decoder": (FEW | dict(student=dict(kind="decoder", d_model=256, d_ff=768, num_layers=4, vocab_size=8000), use_images=False, rl_grad_accum=1), "PPO update"),
+    "fine-tuning of a decoder": (FEW | dict(student=dict(kind="decoder", d_model=384, d_ff=1024, num_layers=4, vocab_size=12000), use_images=False, baseline_batch_size=8), "baseline"),
 }
 
 # %% ../nbs/25_plan.ipynb #107024e9
-def check_peaks() -> pd.DataFrame: # planned and measured, MB, of each of `CASES`
+def check_peaks(
+    cases: dict = CASES,
+) -> pd.DataFrame: # planned and measured, MB, of each case
     "The plan beside what this CPU takes."
-    planned = [sum(follow_stage(load_config(settings), stage, shrinks=False)[0].values()) for settings, stage in CASES.values()]
-    return pd.DataFrame({"planned": planned, "measured": measured_peaks(list(CASES.values()))}, index=list(CASES)) / 1e6
+    planned = [sum(follow_stage(load_config(settings), stage, shrinks=False)[0].values()) for settings, stage in cases.values()]
+    return pd.DataFrame({"planned": planned, "measured": measured_peaks(list(cases.values()))}, index=list(cases)) / 1e6
 
 # %% ../nbs/25_plan.ipynb #6da80532
 PUBLISHED = dict(scienceqa=(12726, 4241, 4241), halves=(17056, 572, 573), same=(17056, 1145, 1145), sample=(801, 115, 229)) # train, val, test; A-OKVQA by its division
 
+# %% ../nbs/25_plan.ipynb #3ce81a90
 def planned_splits(
     config: ARESConfig,
 ) -> tuple: # (split -> number of problems, split -> problems or None, where from)
@@ -443,7 +456,7 @@ def machines(
     config: ARESConfig,
 ) -> dict: # name -> dict(flops, bytes: a second; launch: seconds)
     "What the known GPUs are taken to reach."
-    precision = "bfloat16" if "bf16" == config.mixed_precision or config.dtype == "bfloat16" else "float32"
+    precision = "bfloat16" if "bf16" == config.mixed_precision or config.dtype != "float32" else "float32"
     return {name: dict(flops=ARITHMETIC * gpu[precision] * 1e12, bytes=BANDWIDTH * gpu["bandwidth"] * 1e9, launch=LAUNCH) for name, gpu in GPUS.iterrows()}
 
 # %% ../nbs/25_plan.ipynb #2a33d87e
@@ -539,13 +552,13 @@ def plan_run(
     largest = memory["total"].idxmax()
     gpus = pd.DataFrame({name: {"GB": gpu["memory"], "fits": memory["total"].max() + SPARE / 1e9 <= gpu["memory"], "hours": hours[name].sum() if name in hours else math.nan,
                                 "stages that do not": ", ".join(s for s, m in memory["total"].items() if m + SPARE / 1e9 > gpu["memory"])} for name, gpu in GPUS.iterrows()}).T
-    student, (_, student_from) = planned_student(config), planned_config(config.student)
+    student_from = "the settings" if isinstance(config.student, dict) else planned_config(adapter_base(config.student, here=True) or config.student)[1]
     costs = plan_costs(config, sizes, splits).reindex(work.index).fillna(0)
     notes = [f"Sizes of the student: {student_from}. Numbers of problems: {data_from}. Lengths for the hours: {lengths_from} ({tokens['prompt']} + {tokens['response']} tokens).",
              f"Memory: one process of {config.num_processes}, longest texts, the peak of a stage; the most is {memory['total'].max():.1f} GB ({largest})."]
     if not torch.cuda.is_available() and config.device != "cpu": notes.append("Attention is followed as on a CPU, which keeps its scores while training: an upper bound for a GPU.")
     if not splits and len(costs[costs["calls"] > 0]): notes.append("Dollars: by the length of made problems, since the data is not there; a rough guess.")
-    return dict(parameters=sum(p.numel() for p in student.model.parameters()), memory=memory, work=work.join(costs), hours=hours, gpus=gpus, notes=notes)
+    return dict(parameters=sum(p.numel() for p in planned_student(config).model.parameters()), memory=memory, work=work.join(costs), hours=hours, gpus=gpus, notes=notes)
 
 # %% ../nbs/25_plan.ipynb #85c36639
 def plan_text(plan: dict) -> str:
@@ -563,6 +576,7 @@ def plan_text(plan: dict) -> str:
 # %% ../nbs/25_plan.ipynb #ddb8bc26
 KIND_COLOURS = {kind: COLOURS[c] for kind, c in {"weights": "blue", "value network": "sky", "reference": "green", "gradients": "orange", "optimizer": "vermilion", "cache": "purple"}.items()} | dict(activations=PALE)
 
+# %% ../nbs/25_plan.ipynb #c40e9f7b
 @figure_style()
 def plot_plan(
     memory: pd.DataFrame, # of `plan_run`

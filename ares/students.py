@@ -6,8 +6,8 @@
 __all__ = ['MARK', 'SLICE', 'BLOCK', 'SIZES', 'image_patches', 'train_tokenizer', 'fuse', 'MultimodalT5Config', 'FusedEncoder',
            'in_slices', 'summed_loss', 'label_loss', 'MultimodalT5', 'initialise', 'attend', 'heads_of', 'DecoderCache',
            'decode_step', 'truncate', 'draw', 'next_tokens', 'sample_responses', 'vocabulary_logits', 'chosen_logprobs',
-           'sliced_logprobs', 'T5Student', 'views', 'patch_batch', 'checkpoint_layers', 'set_ways', 'full_sizes',
-           'new_student', 'load_t5', 'load_student', 'ValueHead']
+           'sliced_logprobs', 'T5Steps', 'T5Student', 'views', 'patch_batch', 'checkpoint_layers', 'set_ways',
+           'full_sizes', 'new_student', 'load_t5', 'load_student', 'ValueHead']
 
 # %% ../nbs/06_students.ipynb #b721a059
 import copy, difflib
@@ -196,6 +196,8 @@ class DecoderCache:
         for kept, places in ((self.cross, problems), (self.own, rows)):
             for layer, (k, v) in enumerate(kept): kept[layer] = k[places], v[places]  # layer by layer, so that nothing is there twice
         self.mask = self.mask[problems]
+    def skip(self, step):
+        "Go on as if `step` tokens were written (for a plan); there is room for all of them already."
 
 # %% ../nbs/06_students.ipynb #56e47dff
 def decode_step(
@@ -338,8 +340,26 @@ def sliced_logprobs(
     out = torch.zeros(responses.shape, device=hidden.device)
     return out.masked_scatter(real, torch.cat(in_slices(chosen_logprobs, model, hidden[real], responses[real], temperature, top_k)))
 
+# %% ../nbs/06_students.ipynb #8c0b3d52
+class T5Steps:
+    "What sampling with a T5 is made of, and a batch that says nothing."
+    def blank_inputs(self, rows: int, tokens: int, patches: int | None) -> dict:
+        "A batch that says nothing, for a plan: prompts of a length, pictures of so many patches (0: no pictures; None: their pixels)."
+        c, batch = self.model.config, dict(input_ids=torch.full((rows, tokens), 5, device=self.device), attention_mask=torch.ones(rows, tokens, dtype=torch.long, device=self.device))
+        n = (c.image_size // c.patch) ** 2 if patches is None else patches
+        return batch | (dict(patches=torch.zeros(rows, n, c.image_dim, device=self.device), patch_mask=torch.ones(rows, n, dtype=torch.bool, device=self.device)) if n else {})
+    def read(self, inputs: dict):
+        "What sampling needs to know of a batch of prompts."
+        return self.model.encoder(**inputs).last_hidden_state
+    def begin(self, read, inputs: dict, num_samples: int, length: int):
+        "The cache with which samples of up to `length` tokens are written."
+        return DecoderCache(self.model, read, inputs["attention_mask"], num_samples, length)
+    def advance(self, cache, last: torch.Tensor, step: int) -> torch.Tensor:
+        "The states (rows, d) behind the last token of each row, which is the `step`-th."
+        return decode_step(self.model, last, cache, step)
+
 # %% ../nbs/06_students.ipynb #44e367f9
-class T5Student:
+class T5Student(T5Steps):
     "A multimodal T5 with its tokenizer, and the verbs of every student."
     def __init__(self, model: MultimodalT5, tokenizer, max_prompt_tokens: int = 512, mixed: bool = False):
         self.model, self.tokenizer, self.max_prompt_tokens, self.mixed = model.eval(), tokenizer, max_prompt_tokens, mixed
@@ -375,7 +395,7 @@ class T5Student:
     def hidden(self, inputs: dict, responses: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
         "States (rows, length, d) that predict each token of a response; `rows` says which prompt each response belongs to."
         with self.precision():
-            encoded, mask = self.model.encoder(**inputs).last_hidden_state, inputs["attention_mask"]
+            encoded, mask = self.read(inputs), inputs["attention_mask"]
             if rows is not None: encoded, mask = encoded[rows], mask[rows]
             return self.model.decoder(input_ids=self.model._shift_right(responses), encoder_hidden_states=encoded, encoder_attention_mask=mask, use_cache=False).last_hidden_state
     def token_logprobs(self, hidden: torch.Tensor, responses: torch.Tensor, temperature: float = 1.0, top_k: int = 0) -> torch.Tensor:

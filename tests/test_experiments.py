@@ -13,7 +13,7 @@ SMALL = {
                      value_warmup=1, rl_batch_size=22, num_samples=2, max_new_tokens=24, rounds=1, sft_epochs=1)),
     "reward_hacking": dict(params=SMOKE, overrides=dict(rounds=1, collections=2, neutral=-0.3, kl_coef=0.0)),
     "asking": dict(params=SMOKE, problems_n=24, collect_n=12, reply_seconds=0.05),
-    "planning": dict(folder=str(ROOT/"params"), files=["smoke"], variants={"as in its file": {}, "layers compute their activations again": dict(gradient_checkpointing=True)}, varied="smoke"),
+    "planning": dict(folder=str(ROOT/"params"), files=["smoke"], variants={"as in its file": {}, "layers compute their activations again": dict(gradient_checkpointing=True)}, varied="smoke", pretrained="demo_decoder", ways={"as in its file": {}}),
     "speed": dict(prompts_n=4, samples=2, new_tokens=8, vocabulary=2000, size=dict(d_model=32, d_ff=64, num_layers=1, num_decoder_layers=1, num_heads=2), repeats=1),
     "loading": dict(problems_n=60, images_ns=[20]),
     "published": dict(problems_n=40),

