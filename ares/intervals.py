@@ -11,7 +11,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import bootstrap, ttest_1samp, wilcoxon
+from scipy.stats import bootstrap, permutation_test, ttest_1samp
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint, proportion_effectsize
 
@@ -107,4 +107,5 @@ def compare_paired(
     first, second = np.array(pairs, dtype=float).T
     means = dict(n=len(pairs), first=float(first.mean()), second=float(second.mean()), difference=paired_difference(first, second))
     if set(first) | set(second) <= {0.0, 1.0}: return means | dict(p=mcnemar_test(first, second)["p"], effect=cohens_h(means["first"], means["second"]))
-    return means | dict(p=float(wilcoxon(first, second).pvalue) if np.any(first != second) else 1.0, effect=cohens_d(first, second))
+    exchanged = permutation_test((second - first,), np.mean, permutation_type="samples", rng=np.random.default_rng(0), batch=500)
+    return means | dict(p=float(exchanged.pvalue), effect=cohens_d(first, second))

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 # %% ../nbs/15_ppo.ipynb #4ad0d21d
 from .core import *
 from .processes import DTensor, clip_gradients, divided_state, from_main, process_count, process_index, sum_gradients, summed, whole_state
-from .rewards import token_rewards
+from .rewards import regraded, token_rewards
 from .rollouts import batch_of
 
 # %% ../nbs/15_ppo.ipynb #0c793f81
@@ -118,6 +118,7 @@ class PPOConfig:
     max_grad_norm: float = 1.0
     target_kl: float | None = None # stop the passes when the policy has moved this far (nats a token)
     neutral: float = 0.5 # score that earns nothing
+    feedback: str = "sentence" # what the student is told of the scores, see `regraded`
     temperature: float = 1.0 # at which rollouts were sampled
     top_k: int = 0 # > 0 when their logprobs are those of the truncated distribution
     value_warmup: int = 0 # first updates that train the value head alone
@@ -148,6 +149,7 @@ def rollout_advantages(
     kl_coef: float, # the fee at present
 ): # (advantages, returns), (rollouts, longest response)
     "What the tokens of a collection are worth."
+    rollouts = regraded(rollouts, config.feedback, config.neutral)
     rewards, mask = padded([token_rewards(r, kl_coef, config.neutral) for r in rollouts]), padded([[1.0] * len(r.tokens) for r in rollouts])
     if config.advantage == "gae":
         advantages, returns = compute_advantages(rewards, padded([r.values for r in rollouts]), mask, config.gamma, config.lam)

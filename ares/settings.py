@@ -20,8 +20,9 @@ import yaml
 from .core import *
 from .answers import add_adapter
 from .ppo import PPOConfig, SCHEDULES
+from .rewards import FEEDBACKS
 from .datasets import ANSWERS, DIVISIONS, RATIONALES, is_hub_name, load_aokvqa, load_scienceqa, read_captions
-from .problems import in_words, make_problems
+from .problems import SKILLS, in_words, make_problems
 from .prompts import answer_prompt, answer_target, rationale_prompt, rationale_target
 from .sft import SFTConfig
 from .students import load_student, set_ways
@@ -35,6 +36,7 @@ class DataSettings:
     "What the student sees, who it is, and who teaches it."
     problems: str = "embedded" # "embedded" (made by `make_problems`), "scienceqa" or "aokvqa" (read from `data`)
     data: str = "" # a real data set: a folder in its own layout, a folder of parquet files, or a name on the hub, e.g. "derek-thomas/ScienceQA"
+    skills: str = "" # of embedded problems: only these, e.g. "magnets chart"; "" for all
     splits_file: str = "" # JSON file, split -> ids, that replaces the data set's own splits
     aokvqa_division: str = "halves" # of validation, which must serve as test too: "halves", "same" (official code) or "sample" (no train file)
     aokvqa_rationale: str = "join" # the gold rationale of three: "join", "longest" or "first"
@@ -133,6 +135,7 @@ class TrainingSettings(TeacherSettings):
     kl_target: float = 0.0 # adapt the weight towards this KL; 0 keeps it fixed
     target_kl: float = 0.0 # end the passes over a collection when the policy has moved this far; 0 never
     neutral: float = 0.5 # score that earns nothing (paper); lower pays for every sentence
+    feedback: str = "sentence" # what PPO is told of the scores: each "sentence" its own (paper); or, to compare, the sum for the whole "rationale", only its "rank", or "random" ones
     normalize_advantages: bool = True # (paper, Base); over a collection, with "group" over the samples of each problem
     save_every: int = 10 # collections between two kept states
     lora: bool = False # train a LoRA adapter on the student, in RL and SFT alike, and leave its own weights as they are
@@ -186,7 +189,7 @@ def typed(
 
 # %% ../nbs/20_settings.ipynb #8cf0c522
 CHOICES = dict(problems=("embedded", "scienceqa", "aokvqa"), aokvqa_division=DIVISIONS, aokvqa_rationale=tuple(RATIONALES), aokvqa_answers=ANSWERS, teacher=tuple(TEACHERS), judge=("", *TEACHERS), teacher_send=("live", "batch", "replay"), teacher_knowledge=("form", "answer", "facts"),
-               method=("ares", "rl", "sft"), similarity=("lexical", "minilm"), advantage=("gae", "group"), value_model=("separate", "shared"), rl_schedule=tuple(SCHEDULES), answer_model=("adapter", "separate", "conclusion"),
+               method=("ares", "rl", "sft"), similarity=("lexical", "minilm"), advantage=("gae", "group"), feedback=FEEDBACKS, value_model=("separate", "shared"), rl_schedule=tuple(SCHEDULES), answer_model=("adapter", "separate", "conclusion"),
                dtype=("float32", "bfloat16", "4bit"), mixed_precision=("no", "bf16"), attention=("sdpa", "eager"), sampler=("student", "vllm"), evaluate_on=("test", "val"))
 
 # %% ../nbs/20_settings.ipynb #5669c37c
@@ -252,6 +255,7 @@ def check_config(
     for name in SHARES: need(name, 0 <= getattr(config, name) <= 1, "between 0 and 1")
     for name in NOT_NEGATIVE: need(name, getattr(config, name) >= 0, "0 or more")
     need("neutral", -1 <= config.neutral <= 1, "between -1 and 1")
+    need("skills", set(config.skills.split()) <= set(SKILLS), f"some of {', '.join(SKILLS)}, with spaces between")
     need("value_warmup", config.advantage != "group" or not config.value_warmup, "0 with `advantage: group`, which has no value head to train")
     need("num_samples", config.advantage != "group" or config.num_samples > 1, "at least 2 with `advantage: group`, which compares the samples of a problem with each other")
     need("fsdp", not config.fsdp or config.num_processes > 1, "false for a single process, which has nobody to divide the weights with")
@@ -323,7 +327,7 @@ def load_splits(
     "Train, validation and test problems."
     sizes = dict(train=config.train_problems, val=config.val_problems, test=config.test_problems)
     if config.problems == "embedded":
-        splits = {s: make_problems(n, split=s, seed=config.seed) for s, n in sizes.items()}
+        splits = {s: make_problems(n, split=s, seed=config.seed, skills=config.skills.split()) for s, n in sizes.items()}
         return shown_splits(config, splits if config.use_images else {s: list(map(in_words, found)) for s, found in splits.items()})
     if config.problems == "aokvqa": problems = load_aokvqa(config.data, config.aokvqa_division, config.aokvqa_rationale, config.aokvqa_answers, captions_file=config.captions or None)
     else: problems = load_scienceqa(config.data, splits_file=config.splits_file or None, captions_file=config.captions or None)
@@ -419,7 +423,7 @@ def check_keys(
 # %% ../nbs/20_settings.ipynb #b989e043
 def ppo_config(config: ARESConfig) -> PPOConfig:
     "The settings of `PPOTrainer`."
-    same = "advantage ppo_epochs clip vf_coef gamma lam kl_coef neutral normalize_advantages value_warmup max_grad_norm temperature".split()
+    same = "advantage ppo_epochs clip vf_coef gamma lam kl_coef neutral feedback normalize_advantages value_warmup max_grad_norm temperature".split()
     return PPOConfig(**{n: getattr(config, n) for n in same}, lr=config.rl_lr, value_lr=config.value_lr or None, batch_size=config.rl_batch_size,
                      grad_accum=config.rl_grad_accum, kl_target=config.kl_target or None, target_kl=config.target_kl or None, value_clip=config.value_clip or None,
                      top_k=config.top_k if config.sampled_logprobs else 0)

@@ -11,7 +11,11 @@ SMALL = {
     "estimators": dict(params=SMOKE, seeds=[0, 1]),
     "students": dict(params=str(ROOT/"params"), seeds=[0], overrides=dict(train_problems=44, val_problems=11, test_problems=44, gold_problems=33, baseline_epochs=1, collections=2, collect_problems=11,
                      value_warmup=1, rl_batch_size=22, num_samples=2, max_new_tokens=24, rounds=1, sft_epochs=1)),
-    "reward_hacking": dict(params=SMOKE, overrides=dict(rounds=1, collections=2, neutral=-0.3, kl_coef=0.0)),
+    "corrections": dict(params=SMOKE, seeds=[0], overrides=dict(rounds=1, collections=2)),
+    "learning_rate": dict(params=SMOKE, seeds=[0], rates=[1e-3], fees=[0.02], samples=[4], overrides=dict(method="rl", rounds=1, collections=2, evaluate_on="val")),
+    "travel": dict(params=SMOKE, seeds=[0], overrides=dict(train_problems=32, collections=2), vqa_n=12, science=SMOKE, science_overrides=dict(collections=1, problems="scienceqa", use_images=False, teacher="reference", gold_problems=0, max_new_tokens=24, rounds=1)),
+    "parts": dict(params=SMOKE, seeds=[0], knowledges=dict(facts="nearly gold", answer="the answer"), overrides=dict(collections=2, collect_problems=4)),
+    "reward_hacking": dict(params=SMOKE, baseline="", overrides=dict(rounds=1, collections=2, neutral=-0.3, kl_coef=0.0)),
     "asking": dict(params=SMOKE, problems_n=24, collect_n=12, reply_seconds=0.05),
     "planning": dict(folder=str(ROOT/"params"), files=["smoke"], variants={"as in its file": {}, "layers compute their activations again": dict(gradient_checkpointing=True)}, varied="smoke", pretrained="demo_decoder", ways={"as in its file": {}}),
     "speed": dict(prompts_n=4, samples=2, new_tokens=8, vocabulary=2000, size=dict(d_model=32, d_ff=64, num_layers=1, num_decoder_layers=1, num_heads=2), repeats=1),
@@ -19,10 +23,13 @@ SMALL = {
     "published": dict(problems_n=40),
     "real_images": dict(params=str(ROOT/"params"), num_processes=1, shorter=dict(train_problems=24, val_problems=8, test_problems=12, baseline_epochs=1, collections=1, collect_problems=8, value_warmup=0,
                         sft_problems=12, sft_epochs=1, answer_problems=12, answer_epochs=1, max_new_tokens=24, student=dict(d_model=32, d_ff=64, num_layers=1, num_decoder_layers=1, num_heads=2, vocab_size=800))),
+    "grpo": dict(model=dict(kind="decoder", d_model=32, d_ff=64, num_layers=2, num_heads=2, vocab_size=600), dtypes=["float32"], repeats=1, steps=2, gold_n=8, val_n=6, problems_n=2, samples=2, rows=2, new_tokens=8, budget=40, seeds=[0]),
     "smollm2": dict(params=str(ROOT/"params"/"smollm2_scienceqa.yaml"), overrides=dict(student=dict(kind="decoder", d_model=32, d_ff=64, num_layers=1, num_heads=2, vocab_size=800), lora=False, dtype="float32",
                     similarity="lexical", train_problems=24, val_problems=8, test_problems=12, gold_problems=0, baseline_epochs=1, collections=2, collect_problems=8, sft_problems=12, max_new_tokens=24)),
 }
-NEEDS = {"published": "scienceqa/rationales", "real_images": "aokvqa", "smollm2": "scienceqa"}  # of the real samples
+FOLDERS = {"demo": ["home", "images"], "reward_hacking": ["run"], "smollm2": ["run"], "grpo": ["run"], "travel": ["home", "science_run"],
+           **{name: ["home"] for name in ("real_images", "estimators", "students", "corrections", "learning_rate", "parts")}}  # parameters that say where it writes
+NEEDS = {"published": "scienceqa/rationales", "real_images": "aokvqa", "smollm2": "scienceqa", "travel": "aokvqa"}  # of the real samples
 
 
 def test_every_experiment_is_tried():
@@ -34,7 +41,7 @@ def test_experiment_runs(name, tmp_path, monkeypatch):
     if name in NEEDS:
         if not (data_folder() and (data_folder()/NEEDS[name]).exists()): pytest.skip(f"needs {NEEDS[name]} (ARES_DATA)")
         monkeypatch.setenv("ARES_DATA", str(data_folder().resolve()))
-    parameters = SMALL[name] | (dict(home=str(tmp_path/"runs"), images=str(tmp_path)) if name == "demo" else dict(home=str(tmp_path/"runs")) if name in ("real_images", "estimators", "students") else dict(run=str(tmp_path/"run"), baseline="") if name == "reward_hacking" else dict(run=str(tmp_path/"run")) if name == "smollm2" else {})
+    parameters = SMALL[name] | {key: str(tmp_path/key) for key in FOLDERS.get(name, [])}
     done = papermill.execute_notebook(str(ROOT/"nbs"/"experiments"/f"{name}.ipynb"), str(tmp_path/"out.ipynb"), parameters=parameters, cwd=str(tmp_path), progress_bar=False,
                                       extra_arguments=["--log-level=ERROR"])
     assert not any(o.output_type == "error" for c in done.cells if c.cell_type == "code" for o in c.outputs)
