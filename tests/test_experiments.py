@@ -4,6 +4,9 @@ import pytest
 
 from conftest import ROOT
 from ares.core import data_folder
+from ares.problems import make_problems
+from ares.stand_in import StandIn
+from ares.teachers import FactTeacher
 
 SMOKE = str(ROOT/"params"/"smoke.yaml")
 SMALL = {
@@ -16,6 +19,7 @@ SMALL = {
     "travel": dict(params=SMOKE, seeds=[0], overrides=dict(train_problems=32, collections=2), vqa_n=12, science=SMOKE, science_overrides=dict(collections=1, problems="scienceqa", use_images=False, teacher="reference", gold_problems=0, max_new_tokens=24, rounds=1)),
     "parts": dict(params=SMOKE, seeds=[0], knowledges=dict(facts="nearly gold", answer="the answer"), overrides=dict(collections=2, collect_problems=4)),
     "reward_hacking": dict(params=SMOKE, baseline="", overrides=dict(rounds=1, collections=2, neutral=-0.3, kl_coef=0.0)),
+    "judge": dict(problems_n=22, published_n=8, chat_n=0),
     "asking": dict(params=SMOKE, problems_n=24, collect_n=12, reply_seconds=0.05),
     "planning": dict(folder=str(ROOT/"params"), files=["smoke"], variants={"as in its file": {}, "layers compute their activations again": dict(gradient_checkpointing=True)}, varied="smoke", pretrained="demo_decoder", ways={"as in its file": {}}),
     "speed": dict(prompts_n=4, samples=2, new_tokens=8, vocabulary=2000, size=dict(d_model=32, d_ff=64, num_layers=1, num_decoder_layers=1, num_heads=2), repeats=1),
@@ -30,6 +34,7 @@ SMALL = {
 FOLDERS = {"demo": ["home", "images"], "reward_hacking": ["run"], "smollm2": ["run"], "grpo": ["run"], "travel": ["home", "science_run"],
            **{name: ["home"] for name in ("real_images", "estimators", "students", "corrections", "learning_rate", "parts")}}  # parameters that say where it writes
 NEEDS = {"published": "scienceqa/rationales", "real_images": "aokvqa", "smollm2": "scienceqa", "travel": "aokvqa"}  # of the real samples
+CAN_USE = ["judge"]  # the real samples where they are, and do without
 
 
 def test_every_experiment_is_tried():
@@ -38,11 +43,28 @@ def test_every_experiment_is_tried():
 
 @pytest.mark.parametrize("name", SMALL)
 def test_experiment_runs(name, tmp_path, monkeypatch):
-    if name in NEEDS:
-        if not (data_folder() and (data_folder()/NEEDS[name]).exists()): pytest.skip(f"needs {NEEDS[name]} (ARES_DATA)")
-        monkeypatch.setenv("ARES_DATA", str(data_folder().resolve()))
+    if name in NEEDS and not (data_folder() and (data_folder()/NEEDS[name]).exists()): pytest.skip(f"needs {NEEDS[name]} (ARES_DATA)")
+    if data_folder() and name in (*NEEDS, *CAN_USE): monkeypatch.setenv("ARES_DATA", str(data_folder().resolve()))
     parameters = SMALL[name] | {key: str(tmp_path/key) for key in FOLDERS.get(name, [])}
     done = papermill.execute_notebook(str(ROOT/"nbs"/"experiments"/f"{name}.ipynb"), str(tmp_path/"out.ipynb"), parameters=parameters, cwd=str(tmp_path), progress_bar=False,
                                       extra_arguments=["--log-level=ERROR"])
     assert not any(o.output_type == "error" for c in done.cells if c.cell_type == "code" for o in c.outputs)
     assert any("data" in o for c in done.cells if c.cell_type == "code" for o in c.outputs), "it should show a table or a figure"
+
+
+@pytest.mark.parametrize("name", ["judge"])
+def test_a_language_model_joins_and_its_replies_are_replayed(name, tmp_path, monkeypatch):
+    own, place = dict(judge=dict(chat_n=2, ledger="ledger.sqlite"))[name], str(tmp_path)
+    monkeypatch.setenv("ARES_DATA", str(tmp_path/"nothing"))
+    def tables(send):
+        models = dict(Claude=dict(kind="claude", model="claude-haiku-5-5", send=send))
+        done = papermill.execute_notebook(str(ROOT/"nbs"/"experiments"/f"{name}.ipynb"), f"{place}/out.ipynb", cwd=place, progress_bar=False, extra_arguments=["--log-level=ERROR"],
+                                          parameters=SMALL[name] | own | dict(problems_n=11, models=models))
+        return [o["data"]["text/html"] for c in done.cells if c.cell_type == "code" for o in c.outputs if "text/html" in o.get("data", {})]
+    with StandIn(make_problems(11, split="test"), FactTeacher()) as server:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "stand-in")
+        live = tables("live")
+        asked = sum(server.answered.values())
+    assert asked and any("Claude" in t for t in live)
+    assert tables("replay") == live
