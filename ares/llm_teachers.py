@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KEYS', 'SENDERS', 'TEACHERS', 'known_models', 'generation', 'default_model', 'check_model', 'check_key', 'LLMTeacher',
            'sender_for', 'ClaudeTeacher', 'OpenAIJudge', 'chat_model', 'chat', 'HeldToSchema', 'LocalTeacher',
-           'compare_teachers', 'load_teacher']
+           'score_table', 'compare_teachers', 'load_teacher']
 
 # %% ../nbs/13_llm_teachers.ipynb #b3b84639
 import importlib.util, json, os, re, time, typing, warnings
@@ -247,16 +247,25 @@ class LocalTeacher(LLMTeacher):
             bill = dict(tokens_in=int(mask.sum()), tokens_cached=0, tokens_written=0, tokens_out=int((tokens != tokenizer.pad_token_id).sum()))
             self.ledger.store(row["key"], tokenizer.decode(tokens, skip_special_tokens=True), "end_turn" if ended else "max_tokens", bill, 0.0, time.time() - started)
 
+# %% ../nbs/13_llm_teachers.ipynb #scoretab
+def score_table(
+    teachers: dict, # name -> `Teacher`
+    rationales: list, # of (problem, sentences)
+) -> pd.DataFrame: # one line a sentence: its problem's id, the number of its rationale, its position from 1, and each teacher's score
+    "What several teachers give for the same sentences."
+    places = [dict(problem=p.id, rationale=i, position=j) for i, (p, s) in enumerate(rationales) for j in range(1, len(s) + 1)]
+    def scores(teacher):
+        teacher.ask("score", rationales)
+        return [x for p, s in rationales for x in teacher.score(p, s) or [float("nan")] * len(s)]
+    return pd.DataFrame(places, columns=["problem", "rationale", "position"]).assign(**{name: scores(t) for name, t in teachers.items()})
+
 # %% ../nbs/13_llm_teachers.ipynb #8b357604
 def compare_teachers(
     teachers: dict, # name -> `Teacher`; the first is what the others are compared with
     rationales: list, # of (problem, sentences)
 ) -> pd.DataFrame: # one line a teacher
     "Mean, spread and agreement of several teachers on the same rationales."
-    def scores(teacher):
-        teacher.ask("score", rationales)
-        return [teacher.score(p, s) or [float("nan")] * len(s) for p, s in rationales]
-    table = pd.DataFrame({name: [x for one in scores(t) for x in one] for name, t in teachers.items()})
+    table = score_table(teachers, rationales)[list(teachers)]
     first = table.iloc[:, 0]
     return pd.DataFrame([dict(teacher=name, scored=col.notna().mean(), mean=col.mean(), spread=col.std(), within_a_quarter=((col - first).abs() <= 0.25)[col.notna()].mean(),
                               correlation=col.corr(first) if col.nunique() > 1 else float("nan")) for name, col in table.items()]).set_index("teacher")

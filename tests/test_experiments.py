@@ -20,6 +20,7 @@ SMALL = {
     "parts": dict(params=SMOKE, seeds=[0], knowledges=dict(facts="nearly gold", answer="the answer"), overrides=dict(collections=2, collect_problems=4)),
     "reward_hacking": dict(params=SMOKE, baseline="", overrides=dict(rounds=1, collections=2, neutral=-0.3, kl_coef=0.0)),
     "judge": dict(problems_n=22, published_n=8, chat_n=0),
+    "teachers": dict(params=SMOKE, seeds=[0], flipped=[0.0, 0.4], problems_n=24, published_n=8, chat_n=dict(student=0, published=0), draws=49),
     "asking": dict(params=SMOKE, problems_n=24, collect_n=12, reply_seconds=0.05),
     "planning": dict(folder=str(ROOT/"params"), files=["smoke"], variants={"as in its file": {}, "layers compute their activations again": dict(gradient_checkpointing=True)}, varied="smoke", pretrained="demo_decoder", ways={"as in its file": {}}),
     "speed": dict(prompts_n=4, samples=2, new_tokens=8, vocabulary=2000, size=dict(d_model=32, d_ff=64, num_layers=1, num_decoder_layers=1, num_heads=2), repeats=1),
@@ -32,9 +33,9 @@ SMALL = {
                     similarity="lexical", train_problems=24, val_problems=8, test_problems=12, gold_problems=0, baseline_epochs=1, collections=2, collect_problems=8, sft_problems=12, max_new_tokens=24)),
 }
 FOLDERS = {"demo": ["home", "images"], "reward_hacking": ["run"], "smollm2": ["run"], "grpo": ["run"], "travel": ["home", "science_run"],
-           **{name: ["home"] for name in ("real_images", "estimators", "students", "corrections", "learning_rate", "parts")}}  # parameters that say where it writes
+           **{name: ["home"] for name in ("real_images", "estimators", "students", "corrections", "learning_rate", "parts", "teachers")}}  # parameters that say where it writes
 NEEDS = {"published": "scienceqa/rationales", "real_images": "aokvqa", "smollm2": "scienceqa", "travel": "aokvqa"}  # of the real samples
-CAN_USE = ["judge"]  # the real samples where they are, and do without
+CAN_USE = ["judge", "teachers"]  # the real samples where they are, and do without
 
 
 def test_every_experiment_is_tried():
@@ -52,9 +53,9 @@ def test_experiment_runs(name, tmp_path, monkeypatch):
     assert any("data" in o for c in done.cells if c.cell_type == "code" for o in c.outputs), "it should show a table or a figure"
 
 
-@pytest.mark.parametrize("name", ["judge"])
+@pytest.mark.parametrize("name", ["judge", "teachers"])
 def test_a_language_model_joins_and_its_replies_are_replayed(name, tmp_path, monkeypatch):
-    own, place = dict(judge=dict(chat_n=2, ledger="ledger.sqlite"))[name], str(tmp_path)
+    own, place = dict(judge=dict(chat_n=2, ledger="ledger.sqlite"), teachers=dict(chat_n=dict(student=2, published=0), home="runs"))[name], str(tmp_path)
     monkeypatch.setenv("ARES_DATA", str(tmp_path/"nothing"))
     def tables(send):
         models = dict(Claude=dict(kind="claude", model="claude-haiku-5-5", send=send))
