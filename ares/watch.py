@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['current_bar', 'seconds_of', 'stage_seconds', 'time_left', 'sparkline', 'curve_lines', 'dollars', 'clock', 'last_sign',
-           'watch_line', 'run_config', 'watch_text', 'watch']
+           'is_over', 'watch_line', 'run_config', 'watch_text', 'watch']
 
 # %% ../nbs/35_watch.ipynb #2a8620fe
 import re, statistics, sys, time
@@ -95,16 +95,20 @@ def last_sign(run: Path) -> float: # seconds
     return time.time() - max((p.stat().st_mtime for p in run.rglob("*") if p.is_file()), default=run.stat().st_mtime)
 
 # %% ../nbs/35_watch.ipynb #cf8c8334
+def is_over(config, run: Path) -> bool:
+    "Whether nothing more will come: the run says so, or all its stages are there."
+    return (run/"complete.json").exists() or all((run/s/"result.json").exists() for s in stage_names(config))
+
 def watch_line(
     config, run: Path, # folder of the run
 ) -> str:
     "A run in a line: stage, how far, time left, dollars."
-    if (run/"complete.json").exists(): return "complete"
+    if is_over(config, run): return "complete"
     todo, bar = [s for s in stage_names(config) if not (run/s/"result.json").exists()], current_bar(run)
     here, whole, known = time_left(config, run)
     at = f"{bar['desc']} {bar['done']}/{bar['total']}" if bar else "starting"
     failed = "failed; " if (run/"failures.jsonl").exists() and last_sign(run) > 60 else ""
-    return " | ".join(filter(None, [f"{failed}{todo[0] if todo else 'report'}", at, f"{clock(here)} left", f"the run {'' if known or not whole else 'at least '}{clock(whole or None)}", dollars(config, run), f"written {clock(last_sign(run))} ago"]))
+    return " | ".join(filter(None, [f"{failed}{todo[0]}", at, f"{clock(here)} left", f"the run {'' if known or not whole else 'at least '}{clock(whole or None)}", dollars(config, run), f"written {clock(last_sign(run))} ago"]))
 
 # %% ../nbs/35_watch.ipynb #63de6292
 def run_config(run: Path):
@@ -118,7 +122,7 @@ def watch_text(
     "What is to be seen of a run, or of all runs of a sweep."
     run = Path(run)
     inside = sorted(p.parent for p in run.glob("*/config.json"))
-    if inside: return "\n".join([f"{run.name}: {sum((r/'complete.json').exists() for r in inside)} of {len(inside)} runs complete"] + [f"{r.name:40} {watch_line(run_config(r), r)}" for r in inside])
+    if inside: return "\n".join([f"{run.name}: {sum(is_over(run_config(r), r) for r in inside)} of {len(inside)} runs complete"] + [f"{r.name:40} {watch_line(run_config(r), r)}" for r in inside])
     config = run_config(run)
     done = {s: read_json(run/s/"result.json") for s in stage_names(config) if (run/s/"result.json").exists()}
     todo = [s for s in stage_names(config) if s not in done]
@@ -137,5 +141,5 @@ def watch(
         text, seen = watch_text(run), seen + 1
         print(("\033[H\033[J" if sys.stdout.isatty() else "") + text, flush=True)
         runs = [p.parent for p in Path(run).glob("*/config.json")] or [Path(run)]
-        if seen == looks or all((r/"complete.json").exists() for r in runs): return
+        if seen == looks or all(is_over(run_config(r), r) for r in runs): return
         time.sleep(seconds)
