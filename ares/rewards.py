@@ -75,6 +75,5 @@ def regraded(
     if feedback == "rank":
         count = totals.groupby(owners).transform("count")
         totals = (totals.groupby(owners).rank() - (count + 1) / 2) / (count - 1).clip(lower=1)
-    told = dealt_again([r.scores for r in scored]) if feedback == "random" else [paid_at_the_end(r, float(t), neutral) for r, t in zip(scored, totals)]
-    told = iter(told)
+    told = iter(dealt_again([r.scores for r in scored]) if feedback == "random" else [paid_at_the_end(r, float(t), neutral) for r, t in zip(scored, totals)])
     return [replace(r, scores=next(told)) if r.scores else r for r in rollouts]

@@ -52,7 +52,7 @@ def time_left(
     spent = sum(r["teacher_calls"] for r in records) if config.round_calls else len(records)
     bar = current_bar(run)
     here = seconds_of(bar["left"]) if bar and bar["desc"].startswith(stages[0]) else None
-    if records: here = ((config.round_calls or config.collections) / spent - 1) * sum(r["seconds"] for r in records)
+    if spent: here = ((config.round_calls or config.collections) / spent - 1) * sum(r["seconds"] for r in records)
     later = [took.get(s.split("-")[0]) for s in stages[1:]]
     return here, (here or 0) + sum(filter(None, later)), None not in [here, *later]
 
