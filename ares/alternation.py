@@ -304,4 +304,5 @@ def run_ares(
         if config.stop_without_gain and stage.startswith(first_kind) and not gained(results, config): break
         results[stage] = execute(config, run, stage)
         from_main(lambda: write_json(run/"results.json", results))
+    from_main(lambda: write_json(run/"complete.json", dict(stages=list(results))))
     return results

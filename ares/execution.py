@@ -111,9 +111,7 @@ def run_notebooks(
     run: Path, # folder of the run
 ) -> dict: # stage -> record
     "Do all stages of a run, each in its notebook."
-    results = run_ares(config, run, execute=notebook_stage if process_count() == 1 else shared_stage)
-    from_main(lambda: write_json(run/"complete.json", dict(stages=list(results))))
-    return results
+    return run_ares(config, run, execute=notebook_stage if process_count() == 1 else shared_stage)
 
 def complete_run(
     config: ARESConfig,

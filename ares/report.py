@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['TABLE', 'LOOKS', 'STAGE_PANELS', 'RL_PANELS', 'CSS', 'stage_order', 'done_stages', 'read_results', 'shown',
-           'results_table', 'category_table', 'stage_look', 'with_interval', 'plot_stages', 'read_curves', 'draw_curve',
-           'draw_losses', 'plot_curves', 'position_scores', 'plot_positions', 'run_problems', 'read_rollouts', 'pooled',
-           'skill_table', 'pick_examples', 'stage_row', 'examples_html', 'before_after', 'settings_table',
-           'export_html']
+           'results_table', 'seeds_table', 'category_table', 'stage_look', 'with_interval', 'plot_stages',
+           'read_curves', 'draw_curve', 'draw_losses', 'plot_curves', 'position_scores', 'plot_positions',
+           'run_problems', 'read_rollouts', 'pooled', 'skill_table', 'pick_examples', 'stage_row', 'examples_html',
+           'before_after', 'settings_table', 'export_html']
 
 # %% ../nbs/23_report.ipynb #8b97956f
 import html, statistics
@@ -62,7 +62,7 @@ def shown(
     return "–" if value is None else f"{value * scale:,.{digits}f}"
 
 # %% ../nbs/23_report.ipynb #34e4f664
-TABLE = {"accuracy %": ("accuracy", 1, 1), "win %": ("win_rate", 0, 100), "ties %": ("ties", 0, 100), "score": ("sentence_score", 2, 1), "wrong": ("wrong_per_rationale", 2, 1),
+TABLE = {"accuracy %": ("accuracy", 1, 1), "win %": ("win_rate", 0, 100), "ties %": ("ties", 0, 100), "score": ("sentence_score", 3, 1), "wrong": ("wrong_per_rationale", 2, 1),
          "sentences": ("sentences_per_rationale", 2, 1), "fully right %": ("fully_right", 0, 100), "repeated %": ("repeated", 1, 100), "unfinished %": ("unfinished", 1, 100),
          "calls": ("teacher_calls", 0, 1), "seconds": ("seconds", 0, 1)}
 
@@ -75,6 +75,23 @@ def results_table(
     intervals = ["–" if results[s].get("win_rate") is None else "{:.0f} to {:.0f}".format(*(100 * x for x in results[s]["win_rate_ci"])) for s in stages]
     table.insert(2, "95 %", intervals)
     return table
+
+# %% ../nbs/23_report.ipynb #d761f5a6
+def seeds_table(
+    groups: dict, # name of a row -> records of a stage, one a seed
+    heads=tuple(TABLE), # columns, of `TABLE`
+) -> pd.DataFrame: # of texts
+    "What a stage is worth over the seeds."
+    def cell(records, head):
+        name, digits, scale = TABLE[head]
+        values = [r[name] for r in records if pd.notna(r.get(name))]
+        if not values: return "–"
+        if name == "win_rate":
+            wins, losses = (sum(r.get(k, 0) for r in records) for k in ("wins", "losses"))
+            return f"{100 * wins / (wins + losses):.0f} ({' to '.join(f'{100 * x:.0f}' for x in wilson_interval(wins, wins + losses))})"
+        mean = shown(sum(values) / len(values), digits, scale)
+        return f"{mean} ({shown(min(values), digits, scale)} to {shown(max(values), digits, scale)})" if len(values) > 1 and name not in ("teacher_calls", "seconds") else mean
+    return pd.DataFrame({name: [cell(records, head) for head in heads] for name, records in groups.items()}, index=list(heads)).T
 
 # %% ../nbs/23_report.ipynb #0c21af31
 def category_table(
