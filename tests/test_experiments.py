@@ -32,7 +32,7 @@ SMALL = {
     "smollm2": dict(params=str(ROOT/"params"/"smollm2_scienceqa.yaml"), overrides=dict(student=dict(kind="decoder", d_model=32, d_ff=64, num_layers=1, num_heads=2, vocab_size=800), lora=False, dtype="float32",
                     similarity="lexical", train_problems=24, val_problems=8, test_problems=12, gold_problems=0, baseline_epochs=1, collections=2, collect_problems=8, sft_problems=12, max_new_tokens=24)),
 }
-FOLDERS = {"demo": ["home", "images"], "reward_hacking": ["run"], "smollm2": ["run"], "grpo": ["run"], "travel": ["home", "science_run"],
+FOLDERS = {"demo": ["home", "images"], "judge": ["ledger"], "reward_hacking": ["run"], "smollm2": ["run"], "grpo": ["run"], "travel": ["home", "science_run"],
            **{name: ["home"] for name in ("real_images", "estimators", "students", "corrections", "learning_rate", "parts", "teachers")}}  # parameters that say where it writes
 NEEDS = {"published": "scienceqa/rationales", "real_images": "aokvqa", "smollm2": "scienceqa", "travel": "aokvqa"}  # of the real samples
 CAN_USE = ["judge", "teachers"]  # the real samples where they are, and do without
