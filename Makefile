@@ -8,7 +8,7 @@ export OMP_NUM_THREADS
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_PROGRESS_BARS := 1
 
-.PHONY: help demo test lab docs readme bench clean-demo
+.PHONY: help demo test lab docs readme figures bench clean-demo
 help:                ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
 
@@ -27,7 +27,13 @@ docs: $(VENV)/.dev   ## build the site (needs Quarto)
 	@$(BIN)/nbdev_proc_nbs && cp _quarto.yml _proc/ && quarto render _proc --output-dir ../_docs
 
 readme: $(VENV)/.dev ## write README.md from nbs/index.ipynb
-	@$(BIN)/jupyter nbconvert --log-level ERROR --to markdown --stdout nbs/index.ipynb | sed -E 's#\]\((images|runs|experiments|explanations|learn|[0-9]{2}_)#](nbs/\1#g' > $(README)
+	@$(BIN)/jupyter nbconvert --log-level ERROR --to markdown --stdout --TagRemovePreprocessor.remove_input_tags=hidden nbs/index.ipynb | sed -E 's#\]\((images|runs|experiments|explanations|learn|[0-9]{2}_)#](nbs/\1#g' > $(README)
+
+figures: $(VENV)/.dev ## make the front page's figure and table again, from the demo over three seeds (half an hour)
+	@cd nbs/experiments && OMP_NUM_THREADS=1 $(abspath $(BIN))/papermill demo.ipynb demo.ipynb
+	@cd nbs && $(abspath $(BIN))/jupyter nbconvert --log-level ERROR --to notebook --inplace --execute index.ipynb
+	@$(BIN)/nbdev_clean
+	@$(MAKE) --no-print-directory readme
 
 bench: $(VENV)/.demo ## measure the speed of each phase (about 5 minutes)
 	@mkdir -p runs && $(BIN)/papermill nbs/experiments/speed.ipynb runs/speed.ipynb
