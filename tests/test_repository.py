@@ -102,6 +102,7 @@ def test_the_readme_is_the_front_page(tmp_path):
     done = subprocess.run(["make", "-s", "readme", f"README={tmp_path}/README.md", "-o", ".venv/.dev", f"BIN={BIN}"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path/"README.md").read_text() == (ROOT/"README.md").read_text(), "run make readme"
+    assert (ROOT/"nbs"/"images"/"demo.md").read_text() in (ROOT/"README.md").read_text(), "run make figures"
 
 
 ASKS = {"is_encoder_decoder", "model_type", "architectures", "__class__"}  # attributes and keys that tell models apart
