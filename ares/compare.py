@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MEASURES', 'compared_settings', 'named_runs', 'problem_values', 'common_values', 'estimate', 'compare_table',
-           'direct_wins', 'plot_comparison', 'compare_examples', 'compare_page']
+           'direct_wins', 'side_by_side', 'plot_comparison', 'compare_examples', 'compare_page']
 
 # %% ../nbs/34_compare.ipynb #160904a8
 from pathlib import Path
@@ -104,6 +104,21 @@ def direct_wins(
     (_, base), *others = values.items()
     def texts(v): return [r.text for r in v.rollout]
     return {name: win_rate(make_judge(config), base.problem.tolist(), texts(v), texts(base)) for name, v in others}
+
+# %% ../nbs/34_compare.ipynb #125e480a
+def side_by_side(
+    first: list, second: list, # (folder of a run, stage), one a seed
+    measures: dict = dict(score=(1, 3), accuracy=(100, 1)), # of `MEASURES`: scale and digits
+) -> dict: # of texts; "wins %" where the judge works offline
+    "What the second students gain on the first ones over the seeds."
+    values = [[problem_values(run, stage) for run, stage in pairs] for pairs in (first, second)]
+    judged = [direct_wins([run], dict(first=a, second=b)).get("second") for (run, _), a, b in zip(first, *values)]
+    wins, losses = (sum(j[k] for j in judged) if all(judged) else 0 for k in ("wins", "losses"))
+    row = {"wins %": f"{100 * wins / (wins + losses):.0f} ({' to '.join(f'{100 * x:.0f}' for x in wilson_interval(wins, wins + losses))})"} if wins + losses else {}
+    for name, (scale, digits) in measures.items():
+        found = compare_paired(*(v[name].astype(object).where(v[name].notna(), None) for v in map(pd.concat, values)))
+        row |= {f"{name}, gained": found["difference"].text(digits, scale), f"p ({name})": "below 0.001" if found["p"] < 0.001 else f"{found['p']:.3f}", f"effect ({name})": f"{found['effect']:.2f}"} if found["n"] else {}
+    return row
 
 # %% ../nbs/34_compare.ipynb #a7a2c5c6
 @figure_style()
