@@ -11,7 +11,7 @@ from ares.teachers import FactTeacher
 SMOKE = str(ROOT/"params"/"smoke.yaml")
 SMALL = {
     "demo": dict(params=SMOKE, parallel=1, seeds=[0], knowledges=["answer", "facts"]),
-    "estimators": dict(params=SMOKE, parallel=1, seeds=[0, 1]),
+    "estimators": dict(params=SMOKE, seeds=[0, 1]),
     "students": dict(params=str(ROOT/"params"), seeds=[0], overrides=dict(train_problems=44, val_problems=11, test_problems=44, gold_problems=33, baseline_epochs=1, collections=2, collect_problems=11,
                      value_warmup=1, rl_batch_size=22, num_samples=2, max_new_tokens=24, rounds=1, sft_epochs=1)),
     "corrections": dict(params=SMOKE, parallel=1, seeds=[0], overrides=dict(rounds=1, collections=2)),
