@@ -31,6 +31,7 @@ readme: $(VENV)/.dev ## write README.md from nbs/index.ipynb
 
 figures: $(VENV)/.dev ## make the front page's figure and table again, from the demo over three seeds (half an hour)
 	@cd nbs/experiments && OMP_NUM_THREADS=1 $(abspath $(BIN))/papermill demo.ipynb demo.ipynb
+	@$(BIN)/jupyter nbconvert --log-level ERROR --to notebook --inplace --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_all_outputs_tags=runs nbs/experiments/demo.ipynb  # progress bars
 	@cd nbs && $(abspath $(BIN))/jupyter nbconvert --log-level ERROR --to notebook --inplace --execute index.ipynb
 	@$(BIN)/nbdev_clean
 	@$(MAKE) --no-print-directory readme
