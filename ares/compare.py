@@ -114,7 +114,7 @@ def side_by_side(
     values = [[problem_values(run, stage) for run, stage in pairs] for pairs in (first, second)]
     judged = [direct_wins([run], dict(first=a, second=b)).get("second") for (run, _), a, b in zip(first, *values)]
     wins, losses = (sum(j[k] for j in judged) if all(judged) else 0 for k in ("wins", "losses"))
-    row = {"wins %": f"{100 * wins / (wins + losses):.0f} ({' to '.join(f'{100 * x:.0f}' for x in wilson_interval(wins, wins + losses))})"} if wins + losses else {}
+    row = {"wins %": Estimate(wins / (wins + losses), *wilson_interval(wins, wins + losses)).text(0, 100)} if wins + losses else {}
     for name, (scale, digits) in measures.items():
         found = compare_paired(*(v[name].astype(object).where(v[name].notna(), None) for v in map(pd.concat, values)))
         row |= {f"{name}, gained": found["difference"].text(digits, scale), f"p ({name})": "below 0.001" if found["p"] < 0.001 else f"{found['p']:.3f}", f"effect ({name})": f"{found['effect']:.2f}"} if found["n"] else {}

@@ -22,7 +22,7 @@ from matplotlib.ticker import LogLocator
 # %% ../nbs/23_report.ipynb #4d17075f
 from .core import *
 from .figures import COLOURS, GREY, PAGE, PALE, figure_style, panels
-from .intervals import wilson_interval
+from .intervals import Estimate, wilson_interval
 from .metrics import accuracy_by_skill
 from .problems import problem_html
 from .rollouts import Rollout, tinted_html
@@ -88,7 +88,7 @@ def seeds_table(
         if not values: return "–"
         if name == "win_rate":
             wins, losses = (sum(r.get(k, 0) for r in records) for k in ("wins", "losses"))
-            return f"{100 * wins / (wins + losses):.0f} ({' to '.join(f'{100 * x:.0f}' for x in wilson_interval(wins, wins + losses))})"
+            return Estimate(wins / (wins + losses), *wilson_interval(wins, wins + losses)).text(0, 100)
         mean = shown(sum(values) / len(values), digits, scale)
         return f"{mean} ({shown(min(values), digits, scale)} to {shown(max(values), digits, scale)})" if len(values) > 1 and name not in ("teacher_calls", "seconds") else mean
     return pd.DataFrame({name: [cell(records, head) for head in heads] for name, records in groups.items()}, index=list(heads)).T
