@@ -289,14 +289,9 @@ def bfloat16_slowdown() -> float: # above 1: slower
         return min(timeit.repeat(lambda: layer(x).square().sum().backward(), number=1, repeat=3))
     return seconds(torch.bfloat16) / seconds(torch.float32)
 
-# %% ../nbs/20_settings.ipynb #d6f53370
 SLOW = 2 # times as long, from which on a run is warned
 
-def warn_slow(
-    config: ARESConfig,
-    source: str, # where the values came from, for the message
-    slowdown=bfloat16_slowdown, # measures
-):
+def warn_slow(config: ARESConfig, source: str, slowdown=bfloat16_slowdown): # see `check_config`; `slowdown` measures
     "Warn when a run would compute in bfloat16 on a processor that is slow in it."
     name, quick = ("mixed_precision", "no") if config.mixed_precision == "bf16" else ("dtype", "float32")
     if getattr(config, name) == quick or pick_device(config.device).type != "cpu" or slowdown() < SLOW: return
