@@ -12,8 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import ares_runs
-import papermill
-from papermill.exceptions import PapermillExecutionError
 
 # %% ../nbs/32_execution.ipynb #5e4ed2bc
 from .alternation import run_ares, run_stage
@@ -46,6 +44,8 @@ def execute_notebook(
     parameters: dict, # handed over by papermill
 ):
     "Run a notebook; a mistake of the user comes back as its one sentence."
+    import papermill  # two seconds, which `ares --help` does without
+    from papermill.exceptions import PapermillExecutionError
     output.parent.mkdir(parents=True, exist_ok=True)
     logging.getLogger("papermill").setLevel(logging.ERROR)
     try:

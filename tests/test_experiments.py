@@ -1,6 +1,10 @@
 "Every experiment runs from its notebook, at the smallest size."
+import json, re
+from pathlib import Path
+
 import papermill
 import pytest
+import yaml
 
 from conftest import ROOT
 from ares.core import data_folder
@@ -9,6 +13,7 @@ from ares.stand_in import StandIn
 from ares.teachers import FactTeacher
 
 SMOKE = str(ROOT/"params"/"smoke.yaml")
+SMALLER = dict(answer_model="conclusion", train_problems=32, gold_problems=32, val_problems=8, test_problems=12, baseline_epochs=2, collections=2, collect_problems=4, ppo_epochs=1, sft_epochs=1, max_new_tokens=24)  # than SMOKE, for every page
 SMALL = {
     "demo": dict(params=SMOKE, parallel=1, seeds=[0], knowledges=["answer", "facts"]),
     "estimators": dict(params=SMOKE, seeds=[0, 1]),
@@ -38,6 +43,12 @@ NEEDS = {"published": "scienceqa/rationales", "real_images": "aokvqa", "smollm2"
 CAN_USE = ["judge", "teachers"]  # the real samples where they are, and do without
 
 
+def small(name, folder):
+    "Parameters with which a page is tried; its parameter file is put into a folder."
+    (smaller := folder/"smaller.yaml").write_text(yaml.safe_dump(yaml.safe_load(Path(SMOKE).read_text()) | SMALLER))
+    return {k: str(smaller) if v == SMOKE else v for k, v in SMALL[name].items()}
+
+
 def test_every_experiment_is_tried():
     assert {p.stem for p in (ROOT/"nbs"/"experiments").glob("*.ipynb")} == set(SMALL)
 
@@ -46,7 +57,9 @@ def test_every_experiment_is_tried():
 def test_experiment_runs(name, tmp_path, monkeypatch):
     if name in NEEDS and not (data_folder() and (data_folder()/NEEDS[name]).exists()): pytest.skip(f"needs {NEEDS[name]} (ARES_DATA)")
     if data_folder() and name in (*NEEDS, *CAN_USE): monkeypatch.setenv("ARES_DATA", str(data_folder().resolve()))
-    parameters = SMALL[name] | {key: str(tmp_path/key) for key in FOLDERS.get(name, [])}
+    parameters = small(name, tmp_path) | {key: str(tmp_path/key) for key in FOLDERS.get(name, [])}
+    tagged, = ("".join(c["source"]) for c in json.loads((ROOT/"nbs"/"experiments"/f"{name}.ipynb").read_text())["cells"] if "parameters" in c["metadata"].get("tags", []))
+    assert all(re.search(rf"^[^#=]*\b{key}\b[^#=]*=", tagged, re.MULTILINE) for key in parameters), "without a place for them the page runs at its own size"
     done = papermill.execute_notebook(str(ROOT/"nbs"/"experiments"/f"{name}.ipynb"), str(tmp_path/"out.ipynb"), parameters=parameters, cwd=str(tmp_path), progress_bar=False,
                                       extra_arguments=["--log-level=ERROR"])
     assert not any(o.output_type == "error" for c in done.cells if c.cell_type == "code" for o in c.outputs)
@@ -60,7 +73,7 @@ def test_a_language_model_joins_and_its_replies_are_replayed(name, tmp_path, mon
     def tables(send):
         models = dict(Claude=dict(kind="claude", model="claude-haiku-5-5", send=send))
         done = papermill.execute_notebook(str(ROOT/"nbs"/"experiments"/f"{name}.ipynb"), f"{place}/out.ipynb", cwd=place, progress_bar=False, extra_arguments=["--log-level=ERROR"],
-                                          parameters=SMALL[name] | own | dict(problems_n=11, models=models))
+                                          parameters=small(name, tmp_path) | own | dict(problems_n=11, models=models))
         return [o["data"]["text/html"] for c in done.cells if c.cell_type == "code" for o in c.outputs if "text/html" in o.get("data", {})]
     with StandIn(make_problems(11, split="test"), FactTeacher()) as server:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from ares.__main__ import main
 from conftest import ROOT, lines, results_of, start_loop
 
 FIELDS = ("accuracy accuracy_by_category sentence_score wrong_per_rationale repeated unfinished seconds teacher_calls").split()
@@ -97,10 +98,11 @@ def test_the_command_runs_the_notebooks(smoke_run, tmp_path):
     (["report", "nothing"], "neither a parameter file"),
     (["publish", "nothing"], "neither a parameter file"),
 ])
-def test_nonsense_gets_one_sentence(words, message, tmp_path):
-    done = ares(*words, cwd=tmp_path)
-    assert done.returncode == 1
-    assert message in done.stderr and len(done.stderr.strip().split("\n")) == 1
+def test_nonsense_gets_one_sentence(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([str(w) for w in words]) == 1
+    said = capsys.readouterr().err
+    assert message in said and len(said.strip().split("\n")) == 1
 
 
 def test_every_parameter_file_is_valid(tmp_path, monkeypatch):
