@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['THE_WAY_ONLY', 'CHOICES', 'AT_LEAST_ONE', 'POSITIVE', 'SHARES', 'NOT_NEGATIVE', 'OFFLINE', 'SLOW', 'DataSettings',
            'TeacherSettings', 'TrainingSettings', 'ARESConfig', 'refuse_unknown', 'typed', 'asked_models',
-           'check_teachers', 'check_sampler', 'check_config', 'bfloat16_slowdown', 'warn_slow', 'load_config',
+           'check_teachers', 'check_sampler', 'check_config', 'bfloat16_slowdown', 'say', 'warn_slow', 'load_config',
            'notebook_config', 'shown_splits', 'load_splits', 'shown_width', 'student_ways', 'make_student',
            'load_trained', 'ledger_path', 'llm_settings', 'make_teacher', 'make_judge', 'check_keys', 'ppo_config',
            'sft_config']
 
 # %% ../nbs/20_settings.ipynb #b475beb6
-import difflib, importlib.util, timeit, typing, warnings
+import difflib, importlib.util, sys, timeit, typing
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -286,16 +286,22 @@ def bfloat16_slowdown() -> float: # above 1: slower
     "How many times as long as in float32 a step of a linear layer takes in bfloat16 on this processor."
     def seconds(dtype):
         x, layer = torch.ones(128, 512, dtype=dtype, requires_grad=True), torch.nn.Linear(512, 512, dtype=dtype)
-        return min(timeit.repeat(lambda: layer(x).square().sum().backward(), number=1, repeat=3))
+        return min(timeit.repeat(lambda: layer(x).square().sum().backward(), number=1, repeat=5))
     return seconds(torch.bfloat16) / seconds(torch.float32)
 
+# %% ../nbs/20_settings.ipynb #045accdf
 SLOW = 2 # times as long, from which on a run is warned
 
+@lru_cache
+def say(sentence: str):
+    "Tell the user something, once in a process."
+    print(f"ares: {sentence}", file=sys.stderr)
+
 def warn_slow(config: ARESConfig, source: str, slowdown=bfloat16_slowdown): # see `check_config`; `slowdown` measures
-    "Warn when a run would compute in bfloat16 on a processor that is slow in it."
+    "Say so when a run would compute in bfloat16 on a processor that is slow in it."
     name, quick = ("mixed_precision", "no") if config.mixed_precision == "bf16" else ("dtype", "float32")
     if getattr(config, name) == quick or pick_device(config.device).type != "cpu" or slowdown() < SLOW: return
-    warnings.warn(f"{source}: `{name}: {getattr(config, name)}` takes {slowdown():.0f} times as long as float32 on this processor, which has no instructions for it; set `{name}: {quick}`, or take another machine.")
+    say(f"{source}: `{name}: {getattr(config, name)}` takes about {slowdown():.0f} times as long as float32 on this processor, which has no instructions for it; set `{name}: {quick}`, or take another machine.")
 
 # %% ../nbs/20_settings.ipynb #615e6cf7
 def load_config(
