@@ -295,7 +295,7 @@ SLOW = 2 # times as long, from which on a run is warned
 @lru_cache
 def say(sentence: str):
     "Tell the user something, once in a process."
-    print(f"ares: {sentence}", file=sys.stderr)
+    print(f"note: {sentence}", file=sys.stderr)
 
 def warn_slow(config: ARESConfig, source: str, slowdown=bfloat16_slowdown): # see `check_config`; `slowdown` measures
     "Say so when a run would compute in bfloat16 on a processor that is slow in it."
