@@ -290,7 +290,7 @@ def bfloat16_slowdown() -> float: # above 1: slower
     return seconds(torch.bfloat16) / seconds(torch.float32)
 
 # %% ../nbs/20_settings.ipynb #045accdf
-SLOW = 2 # times as long, from which on a run is warned
+SLOW = 2 # times as long, from which on it is worth a note
 
 @lru_cache
 def say(sentence: str):

@@ -86,7 +86,7 @@ def test_the_command_runs_the_notebooks(smoke_run, tmp_path):
     assert ares("run", "mine", cwd=tmp_path).returncode == 0
     assert (run/"sft-2"/"result.json").stat().st_mtime_ns == before
     other = ares("run", ROOT/"params"/"smoke.yaml", "--name", "mine", "-p", "seed", "5", cwd=tmp_path)
-    assert other.returncode == 1 and "`seed` was 0 and is now 5" in other.stderr
+    assert other.returncode == 1 and "`seed` was 0 and is now 5" in other.stderr and len(other.stderr.strip().split("\n")) == 1
 
 
 @pytest.mark.parametrize("words, message", [
