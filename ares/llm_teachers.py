@@ -157,7 +157,8 @@ def values(self: LLMTeacher, kind: str, asked: list) -> list: # for each, its va
     while missing := [i for i in items if i not in self.known]:
         self.fetch()
         answered = self.ledger.rows("select key, answered_at from questions where answered_at >= ? order by answered_at", self.seen)
-        self.read([r["key"] for r in answered if r["key"] in self.open])
+        first = [row["key"] for row in self.ledger.find(missing[:1]).values()]  # whatever the clock says: a reply may be kept seconds after its time
+        self.read([key for key in dict.fromkeys([*(r["key"] for r in answered), *first]) if key in self.open])
         if answered: self.seen = answered[-1]["answered_at"] - 1
         self.follow(items, asked, self.ledger.find(missing[:500]))
         if missing[0] not in self.known: time.sleep(0.01)
