@@ -1,18 +1,46 @@
 "Paths and small runs that several tests share."
-import json, os, subprocess, sys
+import json, multiprocessing, os
 from pathlib import Path
 
 import pytest
 
+from ares.alternation import run_ares
+from ares.settings import load_config
+
 ROOT = Path(__file__).resolve().parent.parent
-LOOP = "import sys; from ares.settings import load_config; from ares.alternation import run_ares; run_ares(load_config(sys.argv[1]), sys.argv[2])"
+FORKS = multiprocessing.get_context("forkserver")  # a process of it has everything imported: one that is killed at once costs no six seconds
+FORKS.set_forkserver_preload(["ares.alternation", "ares.llm_teachers", "ares.stand_in", "ares.vision"])
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 
+def work(log, do, args):
+    "Do something; what is said goes into a file."
+    said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2): os.dup2(said, stream)
+    do(*args)
+
+
+def start(do, *args, log):
+    "Do something in a process of its own."
+    process = FORKS.Process(target=work, args=(log, do, args))
+    process.start()
+    process.log = log
+    return process
+
+
+def end(process, seconds=600):
+    "Wait until it has ended well."
+    process.join(seconds)
+    assert process.exitcode == 0, process.log.read_text()[-3000:]
+
+
+def loop(params, run): run_ares(load_config(params), run)
+
+
 def start_loop(run, params=ROOT/"params"/"smoke.yaml"):
     "The whole loop in a process of its own, without notebooks."
-    return subprocess.Popen([sys.executable, "-c", LOOP, str(params), str(run)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return start(loop, params, run, log=run.with_suffix(".log"))
 
 
 def lines(path):
@@ -32,6 +60,5 @@ def results_of(run):
 def smoke_run(tmp_path_factory):
     "One uninterrupted smoke run."
     run = tmp_path_factory.mktemp("smoke")/"run"
-    process = start_loop(run)
-    assert process.wait(600) == 0, process.stderr.read()
+    end(start_loop(run))
     return run

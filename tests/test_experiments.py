@@ -58,7 +58,7 @@ def test_experiment_runs(name, tmp_path, monkeypatch):
     if name in NEEDS and not (data_folder() and (data_folder()/NEEDS[name]).exists()): pytest.skip(f"needs {NEEDS[name]} (ARES_DATA)")
     if data_folder() and name in (*NEEDS, *CAN_USE): monkeypatch.setenv("ARES_DATA", str(data_folder().resolve()))
     parameters = small(name, tmp_path) | {key: str(tmp_path/key) for key in FOLDERS.get(name, [])}
-    tagged, = ("".join(c["source"]) for c in json.loads((ROOT/"nbs"/"experiments"/f"{name}.ipynb").read_text())["cells"] if "parameters" in c["metadata"].get("tags", []))
+    tagged = "".join("".join(c["source"]) for c in json.loads((ROOT/"nbs"/"experiments"/f"{name}.ipynb").read_text())["cells"] if "parameters" in c["metadata"].get("tags", []))
     assert all(re.search(rf"^[^#=]*\b{key}\b[^#=]*=", tagged, re.MULTILINE) for key in parameters), "without a place for them the page runs at its own size"
     done = papermill.execute_notebook(str(ROOT/"nbs"/"experiments"/f"{name}.ipynb"), str(tmp_path/"out.ipynb"), parameters=parameters, cwd=str(tmp_path), progress_bar=False,
                                       extra_arguments=["--log-level=ERROR"])

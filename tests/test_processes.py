@@ -9,7 +9,7 @@ import yaml
 
 from ares.core import AresError
 from ares.processes import launch
-from conftest import ROOT, lines, results_of, start_loop
+from conftest import ROOT, end, lines, results_of, start_loop
 
 CPU = torch.device("cpu")
 
@@ -176,8 +176,7 @@ def params(tmp_path_factory):
 def two(params, tmp_path_factory):
     "An uninterrupted run in two processes."
     run = tmp_path_factory.mktemp("two")/"run"
-    process = start_loop(run, params)
-    assert process.wait(600) == 0, process.stderr.read()
+    end(start_loop(run, params))
     return run
 
 
@@ -195,15 +194,15 @@ def test_a_killed_process_ends_the_run_with_one_line_and_it_goes_on(two, params,
     (tmp_path/"params.yaml").write_text(yaml.safe_dump(yaml.safe_load(params.read_text()) | dict(fsdp=True)))
     params = tmp_path/"params.yaml"
     process = start_loop(run, params)
-    while process.poll() is None and lines(run/"rl-1"/"metrics.jsonl") < 3: time.sleep(0.02)
+    while process.is_alive() and lines(run/"rl-1"/"metrics.jsonl") < 3: time.sleep(0.02)
     victim = worker(run, 1, "rl-1")
     assert victim, "the stage was over before it could be killed"
     victim.kill()
-    assert process.wait(120) == 1
-    said = process.stderr.read().strip().split("\n")[-1]
+    process.join(120)
+    assert process.exitcode == 1
+    said = process.log.read_text().strip().split("\n")[-1]
     assert "process 1 was ended by signal 9" in said and "rl-1" in said
-    process = start_loop(run, params)
-    assert process.wait(600) == 0, process.stderr.read()
+    end(start_loop(run, params))
     assert results_of(run) == results_of(two)
     assert [json.loads(l)["collection"] for l in (run/"rl-1"/"metrics.jsonl").read_text().split("\n") if l] == [1, 2, 3, 4]
 

@@ -14,7 +14,7 @@ from ares.sending import note_batch
 from ares.settings import load_config
 from ares.stand_in import LINE_FAULTS, REPLY_FAULTS, StandIn
 from ares.teachers import FactTeacher
-from conftest import LOOP, ROOT, timeless
+from conftest import ROOT, end, loop, start, timeless
 
 KEY = "sk-ant-a-secret-that-must-not-be-found"
 FACTS = FactTeacher()
@@ -32,11 +32,14 @@ PROBLEMS = make_problems(400, seed=7)
 ASKED = [(p, r) for p in PROBLEMS for r in four_rationales(p)]
 
 
+def reached(url): return dict(ANTHROPIC_BASE_URL=url, ANTHROPIC_API_KEY=KEY, OPENAI_API_KEY=KEY)
+
+
 @pytest.fixture
 def reach(monkeypatch):
     "Point the SDKs to a server."
     def to(server):
-        for name, value in dict(ANTHROPIC_BASE_URL=server.url, ANTHROPIC_API_KEY=KEY, OPENAI_API_KEY=KEY).items(): monkeypatch.setenv(name, value)
+        for name, value in reached(server.url).items(): monkeypatch.setenv(name, value)
         return server
     return to
 
@@ -62,18 +65,15 @@ def test_a_faulty_server_loses_and_swaps_nothing(seed, tmp_path, reach):
     assert teacher.ledger.totals()["failed"].sum() == failed
 
 
-ASK = """
-import sys
-sys.path.insert(0, sys.argv[2])
-from test_teachers import *
-teacher = ClaudeTeacher(sys.argv[1])
-check(teacher.values("score", ASKED))
-teacher.sender.stop()
-"""
+def ask_all(url, ledger):
+    os.environ.update(reached(url))
+    teacher = ClaudeTeacher(ledger)
+    check(teacher.values("score", ASKED))
+    teacher.sender.stop()
 
 
-def start_asking(ledger):
-    return subprocess.Popen([sys.executable, "-c", ASK, str(ledger), str(ROOT/"tests")], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+def start_asking(server, ledger, name="asked"):
+    return start(ask_all, server.url, ledger, log=ledger.with_name(f"{name}.log"))
 
 
 def test_killed_at_random_moments_nothing_is_paid_twice(tmp_path, reach):
@@ -81,14 +81,13 @@ def test_killed_at_random_moments_nothing_is_paid_twice(tmp_path, reach):
     rng, path, kills = random.Random(0), tmp_path/"ledger.sqlite", 0
     with reach(StandIn(PROBLEMS, FACTS, seconds=0.3, seed=1)) as server:
         while kills < 20:
-            process, before = start_asking(path), sum(server.answered.values())
-            while process.poll() is None and sum(server.answered.values()) == before: time.sleep(0.01)
-            if process.poll() is not None: break
+            process, before = start_asking(server, path), sum(server.answered.values())
+            while process.is_alive() and sum(server.answered.values()) == before: time.sleep(0.01)
+            if not process.is_alive(): break
             time.sleep(rng.uniform(0, 0.25))
-            process.kill(); process.wait()
+            process.kill(); process.join()
             kills += 1
-        process = start_asking(path)
-        assert process.wait(300) == 0, process.stderr.read()
+        end(start_asking(server, path))
     assert kills == 20, f"all was answered after {kills} kills"
     assert set(server.answered.values()) == {1} and sum(server.answered.values()) == 400
 
@@ -107,8 +106,7 @@ def test_when_the_sender_itself_is_killed_only_what_was_under_way_is_asked_again
 
 def test_two_processes_share_a_ledger(tmp_path, reach):
     with reach(StandIn(PROBLEMS, FACTS, seconds=0.05)) as server:
-        both = [start_asking(tmp_path/"ledger.sqlite") for _ in range(2)]
-        for process in both: assert process.wait(300) == 0, process.stderr.read()
+        for process in [start_asking(server, tmp_path/"ledger.sqlite", name) for name in ("one", "other")]: end(process)
     assert set(server.answered.values()) == {1} and len(server.answered) == 400
 
 
@@ -206,7 +204,7 @@ def test_a_run_with_claude_ends_in_the_same_table_and_leaves_no_key(tmp_path, re
     small = yaml.safe_load((ROOT/"params"/"smoke.yaml").read_text()) | dict(rounds=1, train_problems=260, gold_problems=260, baseline_lr=0.005, baseline_epochs=10, student=student, answer_model="conclusion")
     (tmp_path/"offline.yaml").write_text(yaml.safe_dump(small))
     (tmp_path/"paid.yaml").write_text(yaml.safe_dump(small | dict(teacher="claude")))
-    subprocess.run([sys.executable, "-c", LOOP, str(tmp_path/"offline.yaml"), str(tmp_path/"offline")], check=True, capture_output=True)
+    end(start(loop, tmp_path/"offline.yaml", tmp_path/"offline", log=tmp_path/"offline.log"))
     problems = [p for split, n in (("train", 260), ("val", 16), ("test", 24)) for p in make_problems(n, split=split, seed=0)]
     ares = lambda *words: subprocess.run([str(Path(sys.executable).parent/"ares"), *words], cwd=tmp_path, capture_output=True, text=True, timeout=900)
     with reach(StandIn(problems, FACTS)) as server:
@@ -255,6 +253,18 @@ def test_a_budget_counts_what_is_in_batches(tmp_path, reach):
         assert check(richer.values("score", few), few) == 0
         richer.sender.stop()
         assert set(server.answered.values()) == {1}
+
+
+@pytest.mark.timeout(90)
+def test_a_reply_that_was_kept_after_later_ones_is_read(tmp_path, reach):
+    "Where many write at once, a reply may come into the ledger seconds after the time it bears."
+    few = ASKED[:40]
+    with reach(StandIn(PROBLEMS[:10], FACTS)):
+        teacher = ClaudeTeacher(tmp_path/"ledger.sqlite")
+        teacher.ask("score", few)
+        teacher.seen = time.time() + 60
+        assert check(teacher.values("score", few), few) == 0
+        teacher.sender.stop()
 
 
 @pytest.mark.timeout(90)

@@ -1,8 +1,9 @@
 "Features and captions: the run notebooks, a run killed in the middle, published files."
-import json, subprocess, sys, time
+import json, time
 
 import numpy as np
 import papermill
+import psutil
 import pytest
 import torch
 from transformers import GPT2Config, VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig, ViTImageProcessorPil, ViTModel
@@ -14,12 +15,9 @@ from ares.problems import make_problems
 from ares.settings import load_config, load_splits, make_student
 from ares.students import train_tokenizer
 from ares.vision import import_features, load_features, make_features, with_features
-from conftest import ROOT
+from conftest import ROOT, end, start
 
 TINY = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, patch_size=32, image_size=128)
-MAKE = """import psutil, sys; from ares.problems import make_problems; from ares.vision import make_features
-problems = make_problems(int(sys.argv[3]), seed=1)
-make_features(problems, sys.argv[1], sys.argv[2], batch_size=8, device="cpu"); print(psutil.Process().memory_info().rss)"""
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +48,13 @@ def run_notebook(name, out, **parameters):
     return json.dumps([c.get("outputs", []) for c in done.cells])
 
 
-def start_making(models, folder, count):
-    "Features for so many problems by a process of its own, which ends by saying what memory it holds."
-    return subprocess.Popen([sys.executable, "-c", MAKE, str(models/"vit"), str(folder), str(count)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+def make(model, folder, count):
+    "Features for so many problems; the last that is said is what memory was held."
+    make_features(make_problems(count, seed=1), model, folder, batch_size=8, device="cpu")
+    print(psutil.Process().memory_info().rss)
+
+
+def start_making(models, folder, count): return start(make, models/"vit", folder, count, log=folder.with_suffix(".log"))
 
 
 def bytes_of(folder): return {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix != ".new"}
@@ -95,7 +97,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(models, tmp_path):
     killed = start_making(models, tmp_path/"killed", 600)
     end = time.time() + 60
     while len(list((tmp_path/"killed").glob("part-*.safetensors"))) < 4 and time.time() < end: time.sleep(0.005)
-    killed.kill(); killed.communicate()
+    killed.kill(); killed.join()
     before = bytes_of(tmp_path/"killed")
     assert 4 <= len(before) < len(bytes_of(tmp_path/"whole")) - 1 and "index.json" not in before
     with pytest.raises(ValueError, match="is unfinished; call make_features again"): load_features(tmp_path/"killed")
@@ -120,7 +122,9 @@ def test_published_features(name, shape, dtype, tmp_path):
 
 def test_memory_is_that_of_a_batch(models, tmp_path):
     "Twenty times the pictures (49 kB each), the same memory."
-    few, many = (int(p.communicate(timeout=120)[0]) / 1e6 for p in [start_making(models, tmp_path/str(n), n) for n in (60, 1200)])
+    making = [start_making(models, tmp_path/str(n), n) for n in (60, 1200)]
+    for process in making: end(process)
+    few, many = (int(process.log.read_text().split()[-1]) / 1e6 for process in making)
     assert many - few < 25, f"{few:.0f} MB for 60 problems, {many:.0f} MB for 1,200"
 
 
