@@ -248,6 +248,7 @@ class Handler(BaseHTTPRequestHandler):
 @patch
 def line_fault(self: Handler, fault: str, good) -> bool: # whether the request is over
     "Misbehave on the line."
+    if fault: self.api.got[fault] += 1
     if fault == "429 retry-after": self.fail(429, "rate_limit_error", "slow down", {"retry-after": "0.1"})
     elif fault in ("429", "500", "503", "529"): self.fail(int(fault), "api_error", "not now")
     elif fault == "reset": self.hang_up()
@@ -260,7 +261,6 @@ def line_fault(self: Handler, fault: str, good) -> bool: # whether the request i
         self.wfile.write(data[:len(data) // 2]); self.wfile.flush()
         if fault == "endless": time.sleep(20)
         self.hang_up()
-    if fault: self.api.got[fault] += 1
     return bool(fault) and fault != "slow"
 
 # %% ../nbs/28_stand_in.ipynb #8e5f0709

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch is imported
+
 from ares.alternation import run_ares
 from ares.settings import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 FORKS = multiprocessing.get_context("forkserver")  # a process of it has everything imported: one that is killed at once costs no six seconds
 FORKS.set_forkserver_preload(["ares.alternation", "ares.llm_teachers", "ares.stand_in", "ares.vision"])
-
-os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 
 def work(log, do, args):
@@ -23,7 +23,7 @@ def work(log, do, args):
 
 def start(do, *args, log):
     "Do something in a process of its own."
-    process = FORKS.Process(target=work, args=(log, do, args))
+    process = FORKS.Process(target=work, args=(log, do, args), daemon=True)  # goes when the tests end, whatever failed
     process.start()
     process.log = log
     return process
