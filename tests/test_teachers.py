@@ -87,7 +87,7 @@ def test_killed_at_random_moments_nothing_is_paid_twice(tmp_path, reach):
             time.sleep(rng.uniform(0, 0.25))
             process.kill(); process.join()
             kills += 1
-        end(start_asking(server, path))
+        end(start_asking(server, path), 300)
     assert kills == 20, f"all was answered after {kills} kills"
     assert set(server.answered.values()) == {1} and sum(server.answered.values()) == 400
 
@@ -106,7 +106,7 @@ def test_when_the_sender_itself_is_killed_only_what_was_under_way_is_asked_again
 
 def test_two_processes_share_a_ledger(tmp_path, reach):
     with reach(StandIn(PROBLEMS, FACTS, seconds=0.05)) as server:
-        for process in [start_asking(server, tmp_path/"ledger.sqlite", name) for name in ("one", "other")]: end(process)
+        for process in [start_asking(server, tmp_path/"ledger.sqlite", name) for name in ("one", "other")]: end(process, 300)
     assert set(server.answered.values()) == {1} and len(server.answered) == 400
 
 

@@ -123,7 +123,7 @@ def test_published_features(name, shape, dtype, tmp_path):
 def test_memory_is_that_of_a_batch(models, tmp_path):
     "Twenty times the pictures (49 kB each), the same memory."
     making = [start_making(models, tmp_path/str(n), n) for n in (60, 1200)]
-    for process in making: end(process)
+    for process in making: end(process, 120)
     few, many = (int(process.log.read_text().split()[-1]) / 1e6 for process in making)
     assert many - few < 25, f"{few:.0f} MB for 60 problems, {many:.0f} MB for 1,200"
 
