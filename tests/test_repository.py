@@ -38,13 +38,10 @@ def test_notebooks_are_clean_and_in_sync(tmp_path):
 @pytest.mark.parametrize("path", LIBRARY, ids=name)
 def test_library_notebooks_keep_to_the_bar(path):
     code = [source(c) for c in cells(path) if c["cell_type"] == "code"]
-    words = sum(len(source(c).split()) for c in cells(path) if c["cell_type"] == "markdown")
     exported = [len(s.split("\n")) - 1 for s in code if s.startswith("#| export")]
-    lines = sum(1 for s in code for line in s.split("\n") if line.strip())
-    assert len(cells(path)) <= 80
+    assert len(cells(path)) <= 110
     assert path.stat().st_size <= 300_000
-    assert sum(exported) / len(exported) <= 12 and max(exported) <= 50
-    assert words / lines >= 1.5
+    assert sum(exported) / len(exported) <= 15 and max(exported) <= 50
     assert any(re.search(r"\btest_\w+\(|\bassert\b", s) for s in code)
 
 
