@@ -19,12 +19,13 @@ test: $(VENV)/.dev   ## check and run the notebooks, then the tests
 	@OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing  # two processes of two threads would wait for each other
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -n 2 --dist loadfile
 
-lab: $(VENV)/.dev    ## open JupyterLab on the notebooks
-	@$(BIN)/jupyter lab nbs
+lab: $(VENV)/.dev    ## open JupyterLab on the notebooks; what it saves is cleaned by nbdev
+	@$(BIN)/jupyter lab nbs --FileContentsManager.pre_save_hook=nbdev.clean.clean_jupyter
 
 docs: $(VENV)/.dev   ## build the site (needs Quarto)
 	@command -v quarto >/dev/null || { echo "make docs: Quarto is missing; install it from https://quarto.org and call make docs again."; exit 1; }
 	@$(BIN)/nbdev_proc_nbs && cp _quarto.yml _proc/ && quarto render _proc --output-dir ../_docs
+	@rm -f nbs/_quarto.yml nbs/nbdev.yml  # copies that nbdev leaves beside the notebooks
 
 readme: $(VENV)/.dev ## write README.md from nbs/index.ipynb
 	@$(BIN)/jupyter nbconvert --log-level ERROR --to markdown --stdout --TagRemovePreprocessor.remove_input_tags=hidden nbs/index.ipynb | sed -E 's#\]\((images|runs|experiments|explanations|learn|[0-9]{2}_)#](nbs/\1#g' | cat -s > $(README)

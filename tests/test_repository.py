@@ -1,5 +1,6 @@
 "The repository holds itself to its own rules: clean notebooks in sync with the package, readable, free of strangers."
 import json, os, re, shutil, subprocess, sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,14 @@ LIBRARY = sorted((ROOT/"nbs").glob("[0-9][0-9]_*.ipynb"))
 def name(path): return str(path.relative_to(ROOT/"nbs"))
 def cells(path): return json.loads(path.read_text(encoding="utf-8"))["cells"]
 def source(cell): return "".join(cell["source"])
+
+
+def words(path):
+    "The words of a notebook's text and how often each occurs."
+    texts = [source(c) for c in cells(path) if c["cell_type"] == "markdown"]
+    heads = [source(c).strip("-\n ") for c in cells(path) if c["cell_type"] == "raw"]
+    texts += [str(yaml.safe_load(head)) for head in heads]  # title and description, as nbdev keeps them
+    return Counter(word for text in texts for word in re.findall(r"\w+", text))
 
 
 def copied(tmp_path):
@@ -86,7 +95,25 @@ def test_the_notebooks_can_be_made_into_pages(tmp_path):
     (tmp_path/"quarto").chmod(0o755)
     done = subprocess.run([str(BIN/"nbdev_proc_nbs")], cwd=copy, capture_output=True, text=True, env=os.environ | dict(PATH=f"{tmp_path}:{os.environ['PATH']}"))
     assert done.returncode == 0, done.stderr[-3000:]
-    assert {p.relative_to(copy/"_proc") for p in (copy/"_proc").rglob("*.ipynb")} == {p.relative_to(ROOT/"nbs") for p in NOTEBOOKS}
+    pages = {p.relative_to(copy/"_proc") for p in (copy/"_proc").rglob("*.ipynb")}
+    assert pages == {p.relative_to(ROOT/"nbs") for p in NOTEBOOKS}
+    for page in pages:  # nbdev makes a page's title of the first cell and drops what else stands in it
+        missing = words(ROOT/"nbs"/page) - words(copy/"_proc"/page)
+        assert not missing, f"{page}: the site loses {missing}; keep title and description alone in the first cell"
+
+
+def test_a_notebook_saved_in_jupyterlab_stays_clean(tmp_path):
+    from jupyter_server.services.contents.filemanager import FileContentsManager
+    copy = copied(tmp_path)
+    hook = re.search(r"pre_save_hook=(\S+)", (ROOT/"Makefile").read_text()).group(1)
+    manager = FileContentsManager(root_dir=str(copy/"nbs"), pre_save_hook=hook)
+    for page in ("14_rewards.ipynb", "runs/rl.ipynb", "experiments/demo.ipynb"):
+        model = manager.get(page)
+        model["content"]["metadata"]["language_info"] = {"name": "python", "version": "3.11.0"}
+        for number, cell in enumerate(model["content"]["cells"]):
+            if cell["cell_type"] == "code": cell["execution_count"] = number
+        manager.save(model, page)
+        assert (copy/"nbs"/page).read_bytes() == (ROOT/"nbs"/page).read_bytes(), page
 
 
 def test_make_docs_says_what_is_missing():
