@@ -113,7 +113,8 @@ def inside(
     except (OSError, RuntimeError, ValueError) as e: # a circle of links, a zero byte
         reason = f"is no path ({type(e).__name__})"
     named = brief(repr(str(name)), 40)
-    raise AresError(f"{brief(where, 120)}: {named} {reason}; put the file into the folder and name it by its path there.")
+    remedy = "put the file into the folder and name it by its path there"
+    raise AresError(f"{brief(where, 120)}: {named} {reason}; {remedy}.")
 
 # %% ../nbs/02_problems.ipynb #2c4c07ec
 @dataclass
@@ -142,8 +143,7 @@ class Problem:
     cached: Image.Image | None = field(default=None, repr=False, compare=False)
     @property
     def has_image(self): return self.image is not None or self.features is not None or bool(self.images) or "scene" in self.facts
-    @property
-    def is_visual(self): return self.with_picture or self.has_image
+    is_visual = property(lambda self: self.with_picture or self.has_image)
     @property
     def options(self): return [] if self.direct_answers else self.choices
     @property
