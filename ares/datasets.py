@@ -10,7 +10,7 @@ __all__ = ['IMAGES', 'TEXT_FIELDS', 'SPLITS', 'MINIATURES', 'HUB_SPLITS', 'SCIEN
            'refuse_doubles', 'check_choice', 'own_image', 'scienceqa_problem', 'read_captions', 'read_splits',
            'resplit', 'scienceqa_records', 'hub_scienceqa', 'hub_image', 'load_scienceqa', 'coco_image',
            'aokvqa_problem', 'divided', 'aokvqa_records', 'load_aokvqa', 'lettered', 'mmmu_problem', 'read_records',
-           'load_mmmu', 'mmbench_problem', 'load_mmbench', 'obstacle', 'takeable']
+           'load_mmmu', 'mmbench_problem', 'load_mmbench', 'obstacle', 'takeable', 'read_published']
 
 # %% ../nbs/03_datasets.ipynb #78e85eb7
 import ast, hashlib, io, os, re
@@ -689,3 +689,20 @@ def takeable(
     left = dict(Counter(why for _, why in found if why))
     if left: print(f"set aside {sum(left.values())} of {len(problems)} problems:", *(f"{n} x {why}" for why, n in left.items()))
     return [p for p, why in found if not why], left
+
+# %% ../nbs/03_datasets.ipynb #f2dfea8e
+def read_published(
+    file: str | Path, # JSON, problem id -> dict(output, choice)
+) -> dict: # problem id -> dict(output: text, choice: index of a choice)
+    "What another model wrote, and which choice its authors read from that."
+    found = read_json(file)
+    if not isinstance(found, dict): raise AresError(f"{file}: must be one JSON object, problem id -> record.")
+    for id, record in found.items():
+        where = f"{file}: problem {brief(id)}"
+        if not isinstance(record, dict): raise AresError(f"{where}: {shortly(record)} is not a record.")
+        output, choice = record.get("output"), record.get("choice")
+        fault = text_fault(output)
+        if fault: raise AresError(f"{where}, field `output`: {fault}.")
+        if type(choice) is not int or not 0 <= choice < 26:
+            raise AresError(f"{where}, field `choice`: {shortly(choice)} is not the index of a choice.")
+    return found
