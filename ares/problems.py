@@ -77,26 +77,31 @@ def brief(
     return line if len(line) <= length else f"{line[:length - 3]}..."
 
 # %% ../nbs/02_problems.ipynb #5bdad282
+def _decoded(file) -> Image.Image: # RGB
+    "The picture in an open file. (Pillow turns some TIFF files wrongly that it opens by their names.)"
+    with Image.open(file, formats=FORMATS) as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise AresError(f"{width} x {height} pixels are too many; scale it down")
+        image.verify()
+    file.seek(0)
+    with Image.open(file, formats=FORMATS) as image: return as_rgb(image)
+
 def open_image(
     path: str | Path | io.BytesIO,
     id: str, # of the problem, for the message
     place: str = "", # where the picture lies, for the message; `path` itself by default
 ) -> Image.Image: # RGB
     "Read a picture, or say what is wrong with it."
-    where = f"{brief(place or path, 120)}: problem {brief(id)}, field `image`:"
     try:
-        if isinstance(path, (str, Path)) and not Path(path).is_file(): raise FileNotFoundError(path)
-        with Image.open(path, formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise AresError(f"{where} {width} x {height} pixels are too many; scale it down.")
-            image.verify()
-        if isinstance(path, io.BytesIO): path.seek(0)
-        with Image.open(path, formats=FORMATS) as image: return as_rgb(image)
-    except AresError: raise
+        if isinstance(path, io.BytesIO): return _decoded(path)
+        if not Path(path).is_file(): raise FileNotFoundError(path) # also a pipe, which would be waited for
+        with open(path, "rb") as file: return _decoded(file)
+    except AresError as e: fault = str(e)
     except Exception as e: # a damaged file makes Pillow raise errors of a dozen kinds
         fault = f"cannot be read as PNG, JPEG, GIF, WebP, BMP or TIFF ({type(e).__name__})"
-        raise AresError(f"{where} {fault}; put the picture there, or leave the problem out.") from None
+        fault += "; put the picture there, or leave the problem out"
+    raise AresError(f"{brief(place or path, 120)}: problem {brief(id)}, field `image`: {fault}.")
 
 # %% ../nbs/02_problems.ipynb #f6f63833
 def inside(

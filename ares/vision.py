@@ -233,7 +233,8 @@ def load_features(
         raise AresError(f"features: {folder} {state}.")
     index = read_json(folder/"index.json")
     if not _is_index(index):
-        raise AresError(f"{folder}/index.json: is not an index of features; name a folder that make_features filled.")
+        remedy = "name a folder that make_features filled"
+        raise AresError(f"{folder}/index.json: is not an index of features; {remedy}.")
     _check_parts(folder, index)
     return Features(folder, index)
 
