@@ -6,7 +6,7 @@
 __all__ = ['IMAGES', 'TEXT_FIELDS', 'SPLITS', 'MINIATURES', 'HUB_SPLITS', 'SCIENCEQA', 'COCO_PARTS', 'ANSWERS', 'RATIONALES',
            'DIVISIONS', 'AOKVQA', 'LETTERS', 'NUMBERED', 'MMMU', 'MMBENCH', 'is_hub_name', 'on_hub', 'hub_splits',
            'hub_pictures', 'close_hub', 'HubImage', 'hub_rows', 'listed', 'verify_image', 'picture_faults',
-           'check_pictures', 'report_missing', 'refuse_blind', 'text_fault', 'record_fault', 'id_fault',
+           'check_pictures', 'report_missing', 'refuse_blind', 'text_fault', 'record_fault', 'answer_fault', 'id_fault',
            'refuse_doubles', 'check_choice', 'own_image', 'scienceqa_problem', 'read_captions', 'read_splits',
            'resplit', 'scienceqa_records', 'hub_scienceqa', 'hub_image', 'load_scienceqa', 'coco_image',
            'aokvqa_problem', 'divided', 'aokvqa_records', 'load_aokvqa', 'lettered', 'mmmu_problem', 'read_records',
@@ -206,20 +206,23 @@ def _choice_fault(choices) -> str | None:
 def record_fault(
     record: dict, # with ScienceQA's names of fields
 ) -> str | None: # "field `x`: what is wrong", or None
-    "What is wrong with a record, if anything."
+    "What is wrong with a record but for its answer, if anything."
     if not isinstance(record, dict): return f"{shortly(record)} is not a record"
     for field in TEXT_FIELDS:
         fault = record.get(field) is not None and text_fault(record[field])
         if fault: return f"field `{field}`: {fault}"
     if not (record.get("question") or "").strip(): return "field `question`: is empty"
-    choices, answer = record.get("choices"), record.get("answer")
-    fault = _choice_fault(choices)
+    fault = _choice_fault(record.get("choices"))
     if fault: return f"field `choices`: {fault}"
+    split = record.get("split")
+    if split not in SPLITS + MINIATURES: return f"field `split`: {shortly(split)} is not a split"
+
+def answer_fault(record: dict) -> str | None: # "field `x`: what is wrong", or None
+    "What is wrong with the index of a sound record's answer, if anything."
+    choices, answer = record["choices"], record.get("answer")
     if type(answer) is not int or not 0 <= answer < len(choices):
         return f"field `answer`: {shortly(answer)} is not the index of one of the {len(choices)} choices"
     if not choices[answer].strip(): return "field `choices`: the right one is empty"
-    split = record.get("split")
-    if split not in SPLITS + MINIATURES: return f"field `split`: {shortly(split)} is not a split"
 
 # %% ../nbs/03_datasets.ipynb #a35d2ea2
 def id_fault(id) -> str | None: # what is wrong with it, or None
@@ -270,7 +273,7 @@ def scienceqa_problem(
     "A record as a `Problem`; raises `AresError` when it is faulty."
     fault = id_fault(id)
     if fault: raise AresError(f"{source}: problem {shortly(id)}: the id {fault}.")
-    fault = record_fault(record)
+    fault = record_fault(record) or answer_fault(record)
     if fault: raise AresError(f"{source}: problem {brief(id)}, {fault}.")
     image = find_image(id, record) if find_image else None
     texts = {field: record.get(field) or "" for field in TEXT_FIELDS}
@@ -427,6 +430,19 @@ ANSWERS = ("choice", "direct")
 RATIONALES = dict(join=lambda found: " ".join(found), longest=lambda found: max(found, key=len), first=lambda found: found[0])
 
 # %% ../nbs/03_datasets.ipynb #b7732b6d
+def _question_id(record: dict, source: str | Path) -> str:
+    if not isinstance(record, dict): raise AresError(f"{source}: {shortly(record)} is not a record.")
+    id = record.get("question_id")
+    fault = id_fault(id)
+    asked = f"{source}: question {shortly(record.get('question'))}"
+    if fault: raise AresError(f"{asked}, field `question_id`: {fault}.")
+    return str(id)
+
+def _is_difficult(record: dict, where: str) -> bool:
+    value = record.get("difficult_direct_answer")
+    if value is None or isinstance(value, bool): return bool(value)
+    raise AresError(f"{where}, field `difficult_direct_answer`: {shortly(value)} is neither true nor false.")
+
 def _sentences(record: dict, where: str) -> list: # of texts, each with an end
     "The rationales of a question."
     said = [r.strip() for r in listed(record.get("rationales"), f"{where}, field `rationales`")]
@@ -447,19 +463,16 @@ def aokvqa_problem(
     answers: str = "choice", # one of `ANSWERS`
 ) -> Problem:
     "A question as a `Problem`; raises `AresError` when it is faulty."
-    if not isinstance(record, dict): raise AresError(f"{source}: {shortly(record)} is not a record.")
-    id = record.get("question_id")
-    fault = id_fault(id)
-    asked = f"{source}: question {shortly(record.get('question'))}"
-    if fault: raise AresError(f"{asked}, field `question_id`: {fault}.")
+    id = _question_id(record, source)
     where = f"{source}: question {brief(id)}"
     kept = {name: record.get(name) for name in ("question", "choices", "split")}
-    fault = record_fault(kept | dict(answer=record.get("correct_choice_idx")))
+    answer = record.get("correct_choice_idx")
+    fault = record_fault(kept) or answer_fault(kept | dict(answer=answer))
     if fault: raise AresError(f"{where}, {fault.replace('`answer`', '`correct_choice_idx`')}.")
     direct = _direct_answers(record, where) if answers == "direct" else []
     said, about_image = _sentences(record, where), captions.get(str(record.get("image_id")), "")
-    return Problem(str(id), **kept, answer=record["correct_choice_idx"], image=image, with_picture=True,
-                   caption=captions.get(str(id), about_image), direct_answers=direct, subject="A-OKVQA",
+    return Problem(id, **kept, answer=answer, image=image, with_picture=True,
+                   caption=captions.get(id, about_image), direct_answers=direct, subject="A-OKVQA",
                    solution=RATIONALES[rationale](said) if said else "")
 
 # %% ../nbs/03_datasets.ipynb #9e133045
@@ -530,8 +543,10 @@ def load_aokvqa(
     captions = read_captions(source, captions_file)
     problems, ids, left = [], [], 0
     for part, place, record, image in aokvqa_records(source, ("val",) if division == "sample" else ("train", "val")):
-        ids.append(record.get("question_id"))
-        if answers == "direct" and record.get("difficult_direct_answer"): left += 1; continue
+        ids.append(_question_id(record, place))
+        if answers == "direct" and _is_difficult(record, f"{place}: question {brief(ids[-1])}"):
+            left += 1
+            continue
         for split in _splits_of(part, record, division):
             shown = None if images == "none" else image
             record = record | dict(split=split)
@@ -544,22 +559,23 @@ def load_aokvqa(
     return problems
 
 # %% ../nbs/03_datasets.ipynb #c247bd1f
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
 def lettered(
     letter: str, # "A", "B", ...
-    letters: str, # those that there are
+    options: dict, # letter -> text
     where: str, # for the message
 ) -> int: # 0, 1, ...
     "The place of a letter among the options."
-    if not isinstance(letter, str) or len(letter) != 1 or letter not in letters:
-        fault = f"{shortly(letter)} is not the letter of one of the {len(letters)} options"
+    if not isinstance(letter, str) or letter not in options:
+        fault = f"{shortly(letter)} is not the letter of one of the {len(options)} options"
         raise AresError(f"{where}, field `answer`: {fault}.")
-    return letters.index(letter)
+    if not options[letter].strip(): raise AresError(f"{where}: the right option, {letter}, is empty.")
+    return list(options).index(letter)
 
 def _check_id(id, where: str):
     fault = id_fault(id)
     if fault: raise AresError(f"{where}: the id {fault}.")
-
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 # %% ../nbs/03_datasets.ipynb #7076b7af
 def mmmu_problem(
@@ -572,10 +588,10 @@ def mmmu_problem(
     _check_id(id, where)
     choices = listed(record.get("options"), f"{where}, field `options`")
     kept = dict(question=record.get("question"), choices=choices, skill=record.get("subfield"), split="test")
-    fault = record_fault(kept | dict(answer=0))
+    fault = record_fault(kept)
     fault = fault and fault.replace("`choices`", "`options`").replace("`skill`", "`subfield`")
     if fault: raise AresError(f"{where}, {fault}.")
-    answer = lettered(record.get("answer"), LETTERS[:len(choices)], where)
+    answer = lettered(record.get("answer"), dict(zip(LETTERS, choices)), where)
     kept |= dict(skill=kept["skill"] or "", subject="MMMU", with_picture=bool(images))
     if len(images) == 1: return Problem(str(id), answer=answer, image=images[0], **kept)
     return Problem(str(id), answer=answer, images=images, **kept)
@@ -644,13 +660,13 @@ def mmbench_problem(
     fields = dict(hint="hint", category="L2-category", skill=skill)
     texts = {name: "" if _absent(record.get(field)) else record[field] for name, field in fields.items()}
     choices = record.get("choices")
-    letters = "".join(c for c in "ABCD" if not _absent(record.get(c)))
-    if choices is None: choices = [record[c] for c in letters]
-    elif isinstance(choices, list): letters = LETTERS[:len(choices)]
+    columns = {c: record[c] for c in "ABCD" if not _absent(record.get(c))}
+    if choices is None: choices = list(columns.values())
+    else: columns = {}
     kept = dict(question=record.get("question"), choices=choices, split="test", **texts)
-    fault = record_fault(kept | dict(answer=0))
+    fault = record_fault(kept)
     if fault: raise AresError(f"{where}, {fault}.")
-    answer = lettered(record.get("answer"), letters, where)
+    answer = lettered(record.get("answer"), columns or dict(zip(LETTERS, choices)), where)
     return Problem(str(id), answer=answer, image=image, with_picture=bool(image), subject="MMBench", **kept)
 
 # %% ../nbs/03_datasets.ipynb #023b1190

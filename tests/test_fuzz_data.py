@@ -19,6 +19,7 @@ from ares.vision import load_features, named_rows
 from conftest import FUZZ_EXAMPLES
 
 datasets.disable_progress_bars()
+pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
 
 
 def fuzz(examples=FUZZ_EXAMPLES):
@@ -266,7 +267,8 @@ def test_mmbench(home, records): try_mmbench(home, records)
 @given(data=damaged_text("\n".join(map(json.dumps, EXAMS))))
 def test_lines_that_are_no_json(home, data):
     problems = attempt(lambda: load_mmmu(lines_folder(home, "mmmu", [], data)))
-    if problems is not None: assert [p.id for p in problems] in (["m0", "m1", "m2"], []) or data.count(b"\n") < 2
+    whole = ["m0", "m1", "m2"]
+    if problems is not None: assert [p.id for p in problems] == whole[:len(problems)] and len(data.splitlines()) == len(problems)
 
 
 # ---- Parquet files, as a hub has them
@@ -356,7 +358,7 @@ def picture(mode, width, height, seed):
     return image if mode == "RGBA" else image.convert("RGB").quantize(16) if mode == "P" else image.convert("RGB").convert(mode) if mode != "LA" else image.convert("LA")
 
 
-KINDS = dict(PNG=["1", "L", "LA", "P", "RGB", "RGBA", "I;16"], JPEG=["L", "RGB", "CMYK"], GIF=["1", "L", "P", "RGB"], WEBP=["RGB", "RGBA"],
+KINDS = dict(PNG=["1", "L", "LA", "P", "RGB", "RGBA", "I;16"], JPEG=["L", "RGB", "CMYK"], GIF=["1", "L", "P"], WEBP=["RGB", "RGBA"],
              BMP=["1", "L", "P", "RGB"], TIFF=["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "I", "F"])
 TURNS = {1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1], 5: lambda a: a.transpose(1, 0, 2),
          6: lambda a: np.rot90(a, -1), 7: lambda a: a.transpose(1, 0, 2)[::-1, ::-1], 8: lambda a: np.rot90(a)}
