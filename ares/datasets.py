@@ -5,29 +5,30 @@
 # %% auto #0
 __all__ = ['IMAGES', 'TEXT_FIELDS', 'SPLITS', 'MINIATURES', 'HUB_SPLITS', 'SCIENCEQA', 'COCO_PARTS', 'ANSWERS', 'RATIONALES',
            'DIVISIONS', 'AOKVQA', 'LETTERS', 'NUMBERED', 'MMMU', 'MMBENCH', 'is_hub_name', 'on_hub', 'hub_splits',
-           'hub_pictures', 'close_hub', 'HubImage', 'hub_rows', 'listed', 'verify_image', 'picture_faults',
-           'check_pictures', 'report_missing', 'refuse_blind', 'text_fault', 'record_fault', 'answer_fault', 'id_fault',
-           'refuse_doubles', 'check_choice', 'own_image', 'scienceqa_problem', 'read_captions', 'read_splits',
-           'resplit', 'scienceqa_records', 'hub_scienceqa', 'hub_image', 'load_scienceqa', 'coco_image',
-           'aokvqa_problem', 'divided', 'aokvqa_records', 'load_aokvqa', 'lettered', 'mmmu_problem', 'read_records',
-           'load_mmmu', 'mmbench_problem', 'load_mmbench', 'obstacle', 'takeable', 'read_published']
+           'hub_pictures', 'close_hub', 'hub_closed', 'HubImage', 'hub_rows', 'listed', 'verify_image',
+           'picture_faults', 'check_pictures', 'report_missing', 'refuse_blind', 'text_fault', 'record_fault',
+           'answer_fault', 'id_fault', 'refuse_doubles', 'check_choice', 'own_image', 'scienceqa_problem',
+           'read_captions', 'read_splits', 'resplit', 'scienceqa_records', 'hub_scienceqa', 'hub_image',
+           'load_scienceqa', 'coco_image', 'aokvqa_problem', 'divided', 'aokvqa_records', 'load_aokvqa', 'lettered',
+           'mmmu_problem', 'read_records', 'load_mmmu', 'mmbench_problem', 'load_mmbench', 'obstacle', 'takeable',
+           'read_published']
 
 # %% ../nbs/03_datasets.ipynb #78e85eb7
 import ast, hashlib, io, os, re
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from reprlib import repr as shortly
 
 import datasets as hub
 from pyarrow import default_memory_pool
 
 # %% ../nbs/03_datasets.ipynb #50ba3cba
 from .core import *
-from .problems import Problem, brief, inside, open_image
+from .problems import Problem, brief, inside, open_image, shortly
 
 # %% ../nbs/03_datasets.ipynb #a0ae0600
 def is_hub_name(
@@ -73,8 +74,17 @@ def hub_pictures(
         raise AresError(f"{brief(source, 120)}: {fault}.") from None
 
 def close_hub():
-    "Let go of the tables: what was read of their files no longer counts as this process's memory. Who needs one opens it again."
-    hub_splits.cache_clear(); hub_pictures.cache_clear(); default_memory_pool().release_unused()
+    "Let go of the tables and of the memory for them. A picture that is looked at opens its table again."
+    hub_splits.cache_clear()
+    hub_pictures.cache_clear()
+    default_memory_pool().release_unused()
+
+@contextmanager
+def hub_closed():
+    "Read tables afresh, and let go of them at the end, also when a fault ends the reading."
+    close_hub()
+    try: yield
+    finally: close_hub()
 
 # %% ../nbs/03_datasets.ipynb #c9a4eab4
 @dataclass(frozen=True)
@@ -379,6 +389,7 @@ def hub_image(id: str, record: dict) -> HubImage | None:
     return record["image"]
 
 # %% ../nbs/03_datasets.ipynb #d4a17699
+@hub_closed()
 def load_scienceqa(
     source: str | Path, # a folder, or a name on the hub such as "derek-thomas/ScienceQA"
     splits_file: str | Path | None = None, # JSON, split -> ids; relative names are looked up in the folder
@@ -404,7 +415,6 @@ def load_scienceqa(
     if strict: check_pictures(problems)
     broken = {} if strict else picture_faults(problems)
     problems, faults = [p for p in problems if p.id not in broken], faults + list(broken.values())
-    close_hub()
     if faults: print(f"{source}: left out {len(faults)} of {len(faults) + len(problems)} records; the first: {faults[0]}")
     report_missing(problems, images, source, "images/<split>/<id>/image.png")
     return problems
@@ -527,6 +537,7 @@ def _splits_of(part: str, record: dict, division: str) -> list:
     if part == "train": return ["train"]
     return ["val", "test"] if division == "same" else [divided(record["image_id"], division)]
 
+@hub_closed()
 def load_aokvqa(
     source: str | Path, # a folder with aokvqa_v1p0_val.json and, but for samples, aokvqa_v1p0_train.json; or as for `load_scienceqa`
     division: str = "halves", # see above
@@ -553,7 +564,6 @@ def load_aokvqa(
             problems.append(aokvqa_problem(record, place, captions, rationale, shown, answers))
     refuse_doubles(ids, source)
     check_pictures(problems)
-    close_hub()
     if left: print(f"{source}: left out {left} of {left + len({p.id for p in problems})} questions, marked `difficult_direct_answer`")
     report_missing(problems, images, source, "images/val2017/<number>.jpg and the like")
     return problems
@@ -622,6 +632,7 @@ def _own_pictures(record: dict, names: list, folder: Path, where: str) -> list:
 NUMBERED = [f"image_{n}" for n in range(1, 8)]
 MMMU = f"id question options answer question_type {' '.join(NUMBERED)}"
 
+@hub_closed()
 def load_mmmu(
     source: str | Path, # a folder with data.jsonl; a folder of parquet files; or a name on the hub, "MMMU/MMMU"
     split: str = "validation", # of the hub's; the answers of its test split are hidden
@@ -670,6 +681,7 @@ def mmbench_problem(
     return Problem(str(id), answer=answer, image=image, with_picture=bool(image), subject="MMBench", **kept)
 
 # %% ../nbs/03_datasets.ipynb #023b1190
+@hub_closed()
 def load_mmbench(
     source: str | Path, # a folder with items.jsonl; a folder of parquet files; or a name on the hub, "lmms-lab/MMBench"
     split: str = "dev", # of the hub's; the answers of its test split are hidden

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'FORMATS', 'SKILLS', 'COLOURS', 'INK', 'PAPER', 'GLASS', 'CONCLUSION', 'NAMES', 'TINTS', 'PLACES',
            'LEVELS', 'HEAT', 'MATTER', 'SIDES', 'WHO', 'VERBS', 'THINGS', 'KINDS', 'SIGNS', 'ORDER', 'OPENINGS',
-           'HEIGHTS', 'PARTS', 'POLES', 'CAPTIONS', 'as_rgb', 'brief', 'open_image', 'inside', 'Problem', 'image_tag',
-           'problem_html', 'Skill', 'say', 'topic_of', 'Pen', 'draw_scene', 'concentration', 'draw_concentration',
-           'magnets', 'draw_magnets', 'force', 'draw_force', 'thermometer', 'draw_thermometer', 'motion', 'draw_motion',
-           'matter', 'compass', 'draw_compass', 'chart', 'draw_chart', 'sentences', 'tense', 'alphabet',
-           'split_of_cores', 'split_keys', 'build_problem', 'shuffled_keys', 'make_problems', 'true_sentences',
-           'patterns', 'read_statement', 'is_well_formed', 'sentence_slot', 'in_words']
+           'HEIGHTS', 'PARTS', 'POLES', 'CAPTIONS', 'as_rgb', 'brief', 'shortly', 'open_image', 'inside', 'Problem',
+           'image_tag', 'problem_html', 'Skill', 'say', 'topic_of', 'Pen', 'draw_scene', 'concentration',
+           'draw_concentration', 'magnets', 'draw_magnets', 'force', 'draw_force', 'thermometer', 'draw_thermometer',
+           'motion', 'draw_motion', 'matter', 'compass', 'draw_compass', 'chart', 'draw_chart', 'sentences', 'tense',
+           'alphabet', 'split_of_cores', 'split_keys', 'build_problem', 'shuffled_keys', 'make_problems',
+           'true_sentences', 'patterns', 'read_statement', 'is_well_formed', 'sentence_slot', 'in_words']
 
 # %% ../nbs/02_problems.ipynb #2fecded9
-import base64, hashlib, html, io, itertools, random, re, warnings
+import base64, hashlib, html, io, itertools, random, re, reprlib, warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -75,6 +75,12 @@ def brief(
     "The beginning of a text, for messages."
     line = " ".join(str(text).encode("utf-8", "replace").decode().split())
     return line if len(line) <= length else f"{line[:length - 3]}..."
+
+def shortly(
+    value, # that JSON can hold
+) -> str: # one line
+    "A value as Python writes it, cut in its middle, for messages."
+    return brief(reprlib.repr(value), 80)
 
 # %% ../nbs/02_problems.ipynb #5bdad282
 def _decoded(file) -> Image.Image: # RGB

@@ -13,7 +13,6 @@ import hashlib, html, re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from reprlib import repr as shortly
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ from transformers.utils import logging as hf_logging
 # %% ../nbs/04_vision.ipynb #9573f7e6
 from .core import *
 from .figures import panels
-from .problems import Problem, brief, image_tag, open_image
+from .problems import Problem, brief, image_tag, open_image, shortly
 
 # %% ../nbs/04_vision.ipynb #b77837a0
 def picture_key(problem: Problem) -> str: # "" for none, and for one that would have to be fetched
