@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'FORMATS', 'SKILLS', 'COLOURS', 'INK', 'PAPER', 'GLASS', 'CONCLUSION', 'NAMES', 'TINTS', 'PLACES',
            'LEVELS', 'HEAT', 'MATTER', 'SIDES', 'WHO', 'VERBS', 'THINGS', 'KINDS', 'SIGNS', 'ORDER', 'OPENINGS',
-           'HEIGHTS', 'PARTS', 'POLES', 'CAPTIONS', 'as_rgb', 'brief', 'shortly', 'open_image', 'inside', 'Problem',
-           'image_tag', 'problem_html', 'Skill', 'say', 'topic_of', 'Pen', 'draw_scene', 'concentration',
+           'HEIGHTS', 'PARTS', 'POLES', 'CAPTIONS', 'as_rgb', 'brief', 'shortly', 'open_image', 'is_plain', 'inside',
+           'Problem', 'image_tag', 'problem_html', 'Skill', 'say', 'topic_of', 'Pen', 'draw_scene', 'concentration',
            'draw_concentration', 'magnets', 'draw_magnets', 'force', 'draw_force', 'thermometer', 'draw_thermometer',
            'motion', 'draw_motion', 'matter', 'compass', 'draw_compass', 'chart', 'draw_chart', 'sentences', 'tense',
            'alphabet', 'split_of_cores', 'split_keys', 'build_problem', 'shuffled_keys', 'make_problems',
@@ -21,7 +21,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import ExifTags, Image, ImageDraw, ImageOps
 
 # %% ../nbs/02_problems.ipynb #2fc7c97f
 from .core import *
@@ -108,6 +108,17 @@ def open_image(
         fault = f"cannot be read as PNG, JPEG, GIF, WebP, BMP or TIFF ({type(e).__name__})"
         fault += "; put the picture there, or leave the problem out"
     raise AresError(f"{brief(place or path, 120)}: problem {brief(id)}, field `image`: {fault}.")
+
+# %% ../nbs/02_problems.ipynb #a61d391e
+def is_plain(
+    path: str | Path, # of a picture that `open_image` reads
+) -> bool:
+    "Whether a file can be shown as it is: it is upright, opaque, not animated, and has 8 bits a channel."
+    with Image.open(path, formats=FORMATS) as image:
+        if getattr(image, "n_frames", 1) > 1 or image.has_transparency_data: return False
+        if image.mode not in ("1", "L", "P", "RGB"): return False
+        try: return image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        except Exception: return False # damaged EXIF data
 
 # %% ../nbs/02_problems.ipynb #f6f63833
 def inside(
