@@ -1,5 +1,6 @@
 "Features and captions: the run notebooks, a run killed in the middle, published files."
 import base64, io, json, time
+from dataclasses import replace
 
 import numpy as np
 import papermill
@@ -159,22 +160,24 @@ def odd_pictures(folder):
     red_left.save(folder/"turned.jpg", exif=turned)
     red_left.save(folder/"film.gif", save_all=True, append_images=[red_left.transpose(Image.FLIP_LEFT_RIGHT)])
     white, red, black = (255, 255, 255), (255, 0, 0), (0, 0, 0)
-    return {"transparent.png": (white, red), "palette.gif": (white, red), "deep.png": (black, white), "fractions.tiff": (black, white),
-            "turned.jpg": (white, red), "film.gif": (red, white)}
+    return {"transparent.png": (white, red), "palette.gif": (white, red), "deep.png": (black, white),
+            "fractions.tiff": (black, white), "turned.jpg": (white, red), "film.gif": (red, white)}
 
 
 def test_student_teacher_and_report_see_the_same_picture(tmp_path):
     for name, (left, right) in odd_pictures(tmp_path).items():
         problem = Problem("1", "Which?", ["a", "b"], 0, image=tmp_path/name)
         student = np.asarray(problem.view()).astype(int)
-        for column, colour in ((student[10, 2], left), (student[10, 37], right)): assert np.abs(column - colour).max() < 14, name
+        for pixel, colour in ((student[10, 2], left), (student[10, 37], right)):
+            assert np.abs(pixel - colour).max() < 14, name
         kind, data, size = picture_bytes(problem)
         shown = base64.b64decode(problem_html(problem).partition("base64,")[2].partition('"')[0])
-        for other in (data, shown): assert np.array_equal(np.asarray(Image.open(io.BytesIO(other)).convert("RGB")), student), name
-        assert np.array_equal(student_pixels(problem), student_pixels(Problem("2", "?", ["a", "b"], 0, image=problem.picture()))), name
+        for encoded in (data, shown):
+            assert np.array_equal(np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")), student), name
+        assert torch.equal(vision_pixels(problem), vision_pixels(replace(problem, image=problem.picture()))), name
 
 
-def student_pixels(problem):
+def vision_pixels(problem):
     "What a vision model is given."
     return pixel_values(ViTImageProcessorPil(size=dict(height=32, width=32)), [problem])["pixel_values"]
 
@@ -189,7 +192,9 @@ def test_pictures_that_failed():
     home = data_folder() and data_folder().parent/"cases"/"images"
     if not home or not home.exists(): pytest.skip("no folder `cases` beside the data")
     line = open_image(home/"black_line_on_transparent.png", "1")
-    assert {colour for _, colour in line.getcolors()} == {(0, 0, 0), (255, 255, 255)} and line.getpixel((0, 0)) == (255, 255, 255)
+    assert {colour for _, colour in line.getcolors()} == {(0, 0, 0), (255, 255, 255)}
+    assert line.getpixel((0, 0)) == (255, 255, 255)
     turned = open_image(home/"exif_orientation_6.jpg", "1")
     assert turned.size == (40, 60)
-    with pytest.raises(AresError, match="problem 1, field `image`: cannot be read"): open_image(home/"truncated.jpg", "1")
+    with pytest.raises(AresError, match="problem 1, field `image`: cannot be read"):
+        open_image(home/"truncated.jpg", "1")
