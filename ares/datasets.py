@@ -151,6 +151,7 @@ def _picture_fault(image: Path | HubImage, id: str) -> str: # one sentence, or n
     except AresError as e: return str(e)
     return ""
 
+# %% ../nbs/03_datasets.ipynb #640c41ff
 def picture_faults(
     problems: list, # of `Problem`
 ) -> dict: # id -> one sentence, for each problem with a picture that cannot be decoded
@@ -169,6 +170,7 @@ def check_pictures(problems: list):
     "Raise for the first picture that cannot be decoded."
     for fault in picture_faults(problems).values(): raise AresError(fault)
 
+# %% ../nbs/03_datasets.ipynb #d4e883aa
 IMAGES = ("where there", "all", "none")
 
 def report_missing(
@@ -185,6 +187,7 @@ def report_missing(
     if images == "all": raise AresError(f"{brief(source, 150)}: {said}; put them there.")
     print(f"{Path(source).name}: {said}; their problems are taken as text")
 
+# %% ../nbs/03_datasets.ipynb #89f85795
 def refuse_blind(
     problems: list, # of `Problem`
     source: str | Path, # the data set
@@ -213,6 +216,7 @@ def _choice_fault(choices) -> str | None:
     if len(choices) > 26: return f"{len(choices)} are too many; there are 26 letters"
     return next(filter(None, map(text_fault, choices)), None)
 
+# %% ../nbs/03_datasets.ipynb #f268e730
 def record_fault(
     record: dict, # with ScienceQA's names of fields
 ) -> str | None: # "field `x`: what is wrong", or None
@@ -227,6 +231,7 @@ def record_fault(
     split = record.get("split")
     if split not in SPLITS + MINIATURES: return f"field `split`: {shortly(split)} is not a split"
 
+# %% ../nbs/03_datasets.ipynb #2334fbf5
 def answer_fault(record: dict) -> str | None: # "field `x`: what is wrong", or None
     "What is wrong with the index of a sound record's answer, if anything."
     choices, answer = record["choices"], record.get("answer")
@@ -274,6 +279,7 @@ def own_image(
     path = inside(folder, Path("images", str(split), id, name), where)
     return path if os.path.exists(path.parent) else None
 
+# %% ../nbs/03_datasets.ipynb #b61dc92c
 def scienceqa_problem(
     id: str, record: dict, # one item of problems.json, or a row of the hub's
     source: str | Path, # its file or data set, for messages
@@ -331,6 +337,7 @@ def read_splits(
             place[str(id)] = split
     return {split: [str(id) for id in given.get(split, [])] for split in SPLITS}
 
+# %% ../nbs/03_datasets.ipynb #99874d21
 def resplit(
     records: dict, # id -> record
     splits: dict, # split -> ids
@@ -357,6 +364,7 @@ def _given_splits(folder: Path, records: dict) -> dict: # split -> ids
     if any(found.values()) or not any(given.values()): return found
     raise AresError(f"{file}: none of its ids is in problems.json.")
 
+# %% ../nbs/03_datasets.ipynb #2d2e77a7
 def scienceqa_records(
     folder: Path, # holds problems.json
     splits_file: str | Path | None, # JSON, split -> ids; relative names are looked up in `folder`
@@ -464,6 +472,7 @@ def _direct_answers(record: dict, where: str) -> list: # of texts
     if not any(answers): raise AresError(f"{field}: there is none.")
     return answers
 
+# %% ../nbs/03_datasets.ipynb #e64ca0d9
 def aokvqa_problem(
     record: dict, # one question
     source: str | Path, # its file or data set, for messages
@@ -520,6 +529,7 @@ def _own_questions(folder: Path, place: Path): # yields (record, image)
         where = f"{place}: question {brief(record.get('question_id'))}, field `image_id`"
         yield record, coco_image(folder, record.get("image_id"), where)
 
+# %% ../nbs/03_datasets.ipynb #ea361eda
 def aokvqa_records(
     source: str | Path, # see `load_aokvqa`
     parts: tuple, # of "train", "val"
@@ -659,6 +669,7 @@ def _absent(value) -> bool:
     "Whether MMBench means that there is nothing: null, NaN, or a text that says so."
     return value is None or value != value or value in ("", "nan")
 
+# %% ../nbs/03_datasets.ipynb #bf28e943
 def mmbench_problem(
     id: str, record: dict,
     source: str | Path, # for messages
