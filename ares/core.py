@@ -41,10 +41,11 @@ def read_text(
 ) -> str:
     "Read a text file in UTF-8, or say in one sentence why it cannot be read."
     try: return Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError: raise AresError(f"{path}: no such file.") from None
-    except UnicodeDecodeError as e:
-        raise AresError(f"{path}: is no text in UTF-8 (byte {e.start}).") from None
-    except (OSError, ValueError) as e: raise AresError(f"{path}: cannot be read ({str(e)[:80]}).") from None
+    except FileNotFoundError: fault = "no such file"
+    except UnicodeDecodeError as e: fault = f"is no text in UTF-8 (byte {e.start})"
+    except OSError as e: fault = f"cannot be read ({e.strerror})"
+    except ValueError as e: fault = f"cannot be read ({e})" # a zero byte in its name
+    raise AresError(f"{str(path)[:200]}: {fault}.")
 
 def _unique_keys(pairs: list) -> dict: # of (key, value)
     "A JSON object, whose keys are all different."

@@ -35,7 +35,8 @@ def is_hub_name(
     source: str | Path, # what `data` says
 ) -> bool:
     "Whether it is written as a hub's data set is, `owner/name`, and there is no folder `owner` here."
-    return isinstance(source, str) and bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source)) and not Path(source).parent.exists()
+    written_so = isinstance(source, str) and bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source))
+    return written_so and not os.path.exists(Path(source).parent)
 
 # %% ../nbs/03_datasets.ipynb #de4129fe
 def on_hub(
@@ -43,8 +44,10 @@ def on_hub(
     own: str, # pattern of the files of the data set's own layout
 ) -> bool:
     "Whether a source has the hub's form, rather than the data set's own layout."
+    if is_hub_name(source): return True
     folder = Path(source)
-    return is_hub_name(source) or not any(folder.glob(own)) and any(any(folder.glob(p)) for p in ("*.parquet", "*/*.parquet"))
+    if not os.path.isdir(folder) or any(folder.glob(own)): return False
+    return any(folder.glob("*.parquet")) or any(folder.glob("*/*.parquet"))
 
 # %% ../nbs/03_datasets.ipynb #abdac8c5
 @lru_cache(8)
@@ -303,7 +306,7 @@ def read_captions(
 ) -> dict: # id -> caption; empty where there are none
     "What was said of the pictures."
     path = Path(file) if file else Path(folder)/"captions.json"
-    if not file and not path.exists(): return {}
+    if not file and not os.path.exists(path): return {}
     found = read_json(path)
     found = found.get("captions", found) if isinstance(found, dict) else None
     if not isinstance(found, dict):
@@ -374,8 +377,8 @@ def scienceqa_records(
     if not isinstance(records, dict):
         raise AresError(f"{folder}/problems.json: must be one JSON object, id -> record.")
     if splits_file: records = resplit(records, read_splits(folder/splits_file))
-    elif (folder/"pid_splits.json").exists(): records = resplit(records, _given_splits(folder, records))
-    original = read_json(folder/"original_text.json") if (folder/"original_text.json").exists() else []
+    elif os.path.exists(folder/"pid_splits.json"): records = resplit(records, _given_splits(folder, records))
+    original = read_json(folder/"original_text.json") if os.path.exists(folder/"original_text.json") else []
     original = set(listed(original, f"{folder}/original_text.json"))
     for id in sorted(records, key=lambda i: (i not in original, len(i), i)): yield id, records[id]
 
@@ -420,8 +423,8 @@ def load_scienceqa(
         except AresError as e:
             if strict: raise
             faults.append(str(e))
-    if strict: check_pictures(problems)
-    broken = {} if strict else picture_faults(problems)
+    broken = picture_faults(problems)
+    if strict and broken: raise AresError(next(iter(broken.values())))
     problems, faults = [p for p in problems if p.id not in broken], faults + list(broken.values())
     if faults: print(f"{source}: left out {len(faults)} of {len(faults) + len(problems)} records; the first: {faults[0]}")
     report_missing(problems, images, source, "images/<split>/<id>/image.png")
@@ -518,10 +521,10 @@ def _hub_questions(source: str, part: str): # yields (record, image)
         yield row | dict(image_id=hashlib.sha256(apart).hexdigest()), image
 
 def _own_questions(folder: Path, place: Path): # yields (record, image)
-    if not place.exists():
+    if not os.path.exists(place):
         files = "A-OKVQA's questions come as aokvqa_v1p0_train.json and aokvqa_v1p0_val.json"
         trial = "a folder with val alone can be tried with `aokvqa_division: sample`"
-        raise AresError(f"{place}: no such file; {files} ({trial}).")
+        raise AresError(f"{brief(place, 100)}: no such file; {files} ({trial}).")
     records = read_json(place)
     if not isinstance(records, list): raise AresError(f"{place}: must be a list of questions.")
     for record in records:

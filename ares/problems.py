@@ -114,11 +114,12 @@ def is_plain(
     path: str | Path, # of a picture that `open_image` reads
 ) -> bool:
     "Whether a file can be shown as it is: it is upright, opaque, not animated, and has 8 bits a channel."
-    with Image.open(path, formats=FORMATS) as image:
-        if getattr(image, "n_frames", 1) > 1 or image.has_transparency_data: return False
-        if image.mode not in ("1", "L", "P", "RGB"): return False
-        try: return image.getexif().get(ExifTags.Base.Orientation, 1) == 1
-        except Exception: return False # damaged EXIF data
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if getattr(image, "n_frames", 1) > 1 or image.has_transparency_data: return False
+            upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+            return upright and image.mode in ("1", "L", "P", "RGB")
+    except Exception: return False # a later frame or the EXIF data are damaged
 
 # %% ../nbs/02_problems.ipynb #f6f63833
 def inside(

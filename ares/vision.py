@@ -9,7 +9,7 @@ __all__ = ['DTYPES', 'ASK', 'picture_key', 'fingerprint', 'by_picture', 'from_ch
            'named_rows', 'import_features', 'Captioner', 'make_captions', 'show_captions']
 
 # %% ../nbs/04_vision.ipynb #cafb2a48
-import hashlib, html, re
+import hashlib, html, os, re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -227,9 +227,11 @@ def load_features(
 ) -> Features:
     "Features to read from; no row is read yet."
     folder = Path(folder)
-    if not (folder/"index.json").exists():
-        state = "is unfinished; call make_features again, it goes on" if part_path(folder, 0).exists() else "holds no features; make them with nbs/runs/features.ipynb"
-        raise AresError(f"features: {folder} {state}.")
+    if not os.path.exists(folder/"index.json"):
+        begun = os.path.exists(part_path(folder, 0))
+        state = "is unfinished; call make_features again, it goes on"
+        if not begun: state = "holds no features; make them with nbs/runs/features.ipynb"
+        raise AresError(f"features: {brief(folder, 150)} {state}.")
     index = read_json(folder/"index.json")
     if not _is_index(index):
         remedy = "name a folder that make_features filled"
