@@ -19,7 +19,7 @@ from .teachers import minilm
 
 # %% ../nbs/18_metrics.ipynb #fffa5533
 CATEGORIES = dict(NAT=lambda p: p.subject == "natural science", SOC=lambda p: p.subject == "social science", LAN=lambda p: p.subject == "language science",
-                  TXT=lambda p: bool(p.hint), IMG=lambda p: p.has_image, NO=lambda p: not p.hint and not p.has_image,
+                  TXT=lambda p: bool(p.hint), IMG=lambda p: p.is_visual, NO=lambda p: not p.hint and not p.is_visual,
                   **{"G1-6": lambda p: p.grade in {f"grade{i}" for i in range(1, 7)}, "G7-12": lambda p: p.grade in {f"grade{i}" for i in range(7, 13)}}, Avg=lambda p: True)
 
 def accuracy_by_category(

@@ -17,7 +17,7 @@ from PIL import Image
 
 # %% ../nbs/10_questions.ipynb #a3eaa0ad
 from .core import *
-from .problems import Problem
+from .problems import Problem, is_plain
 from .prompts import question_text
 from .rollouts import is_finished
 from .teachers import KNOWLEDGE, STOPWORDS
@@ -160,8 +160,10 @@ def picture_bytes(
     if picture is None: return None
     if max(picture.size) <= side and isinstance(problem.image, (str, Path)):
         with Image.open(problem.image) as file: kind = file.format
-        if kind in MEDIA_TYPES: return MEDIA_TYPES[kind], Path(problem.image).read_bytes(), picture.size
-    if max(picture.size) > side: picture.thumbnail((side, side), Image.LANCZOS)
+        if kind in MEDIA_TYPES and is_plain(problem.image): return MEDIA_TYPES[kind], Path(problem.image).read_bytes(), picture.size
+    if max(picture.size) > side:
+        picture = picture.copy()  # a student still sees the whole one
+        picture.thumbnail((side, side), Image.LANCZOS)
     return MEDIA_TYPES["PNG"], png(picture), picture.size
 
 # %% ../nbs/10_questions.ipynb #4040c111

@@ -23,7 +23,7 @@ from .core import *
 from .answers import add_adapter
 from .ppo import PPOConfig, SCHEDULES
 from .rewards import FEEDBACKS
-from .datasets import ANSWERS, DIVISIONS, RATIONALES, is_hub_name, load_aokvqa, load_scienceqa, read_captions
+from .datasets import ANSWERS, DIVISIONS, RATIONALES, is_hub_name, load_aokvqa, load_scienceqa, read_captions, refuse_blind
 from .problems import SKILLS, in_words, make_problems
 from .prompts import answer_prompt, answer_target, rationale_prompt, rationale_target
 from .sft import SFTConfig
@@ -350,15 +350,19 @@ def shown_splits(
 # %% ../nbs/20_settings.ipynb #5947d6c1
 def load_splits(
     config: ARESConfig,
+    need_pictures: bool = True, # refuse a data set whose pictures are all missing, unless features replace them
 ) -> dict: # split -> list of `Problem`
     "Train, validation and test problems."
     sizes = dict(train=config.train_problems, val=config.val_problems, test=config.test_problems)
     if config.problems == "embedded":
         splits = {s: make_problems(n, split=s, seed=config.seed, skills=config.skills.split()) for s, n in sizes.items()}
         return shown_splits(config, splits if config.use_images else {s: list(map(in_words, found)) for s, found in splits.items()})
-    if config.problems == "aokvqa": problems = load_aokvqa(config.data, config.aokvqa_division, config.aokvqa_rationale, config.aokvqa_answers, captions_file=config.captions or None)
-    else: problems = load_scienceqa(config.data, splits_file=config.splits_file or None, captions_file=config.captions or None)
-    if not config.use_images: problems = [replace(p, image=None, images=[]) for p in problems]
+    common = dict(captions_file=config.captions or None, images="where there" if config.use_images else "none")
+    if config.problems == "aokvqa":
+        ways = config.aokvqa_division, config.aokvqa_rationale, config.aokvqa_answers
+        problems = load_aokvqa(config.data, *ways, **common)
+    else: problems = load_scienceqa(config.data, splits_file=config.splits_file or None, **common)
+    if need_pictures and config.use_images and not config.features: refuse_blind(problems, config.data)
     splits = {s: [p for p in problems if p.split == s] for s in sizes}
     for s, found in splits.items():
         if not found: raise AresError(f"{config.data}: no {s} problems found.")

@@ -9,7 +9,7 @@ __all__ = ['DTYPES', 'ASK', 'picture_key', 'fingerprint', 'by_picture', 'from_ch
            'named_rows', 'import_features', 'Captioner', 'make_captions', 'show_captions']
 
 # %% ../nbs/04_vision.ipynb #cafb2a48
-import hashlib, html
+import hashlib, html, os, re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +26,7 @@ from transformers.utils import logging as hf_logging
 # %% ../nbs/04_vision.ipynb #9573f7e6
 from .core import *
 from .figures import panels
-from .problems import Problem, image_tag, open_image
+from .problems import Problem, brief, image_tag, open_image, shortly
 
 # %% ../nbs/04_vision.ipynb #b77837a0
 def picture_key(problem: Problem) -> str: # "" for none, and for one that would have to be fetched
@@ -61,10 +61,13 @@ def from_checkpoint(
     load, name: str, # `from_pretrained` of some class; a checkpoint's name or folder
     **settings, # for `load`
 ): # what it loads
-    "Load a part of a checkpoint, or say in one sentence why not."
+    "Load a part of a checkpoint, or say in one sentence why not. Code that a checkpoint brings is never run."
     hf_logging.disable_progress_bar()
-    try: return load(name, **settings)
-    except (OSError, ValueError, KeyError, ImportError) as e: raise AresError(f"model: {name!r} cannot be used ({' '.join(str(e).split())[:200]}); name a folder or checkpoint that can be fetched, of the right kind.") from None
+    try: return load(name, trust_remote_code=False, **settings)
+    except Exception as e: # the network, damaged JSON or weights, settings that do not fit
+        fault = f"cannot be used ({brief(e, 120)})"
+        remedy = "name a folder or checkpoint that can be fetched, of the right kind"
+        raise AresError(f"model: {brief(repr(name), 100)} {fault}; {remedy}.") from None
 
 # %% ../nbs/04_vision.ipynb #4b5fbe79
 def whole_model(
@@ -188,18 +191,52 @@ class Features:
         if other: raise AresError(f"features: {self.folder} has another {other} under problem {problem.id}; make features for these problems in a folder of their own (nbs/runs/features.ipynb).")
 
 # %% ../nbs/04_vision.ipynb #b65de9f6
+def _is_count(value) -> bool: return type(value) is int and 0 <= value < 10**9
+
+def _is_place(place) -> bool:
+    "Whether it is [part, row, hash of the text, hash of the picture]."
+    whole = isinstance(place, list) and len(place) == 4
+    return whole and all(map(_is_count, place[:2])) and all(isinstance(h, str) for h in place[2:])
+
+def _is_index(index) -> bool:
+    "Whether it is what `write_index` writes."
+    if not isinstance(index, dict) or not {"model", "dtype", "shape", "problems"} <= set(index): return False
+    shape, problems = index["shape"], index["problems"]
+    if not isinstance(shape, list) or len(shape) != 2 or not all(map(_is_count, shape)): return False
+    return isinstance(problems, dict) and all(map(_is_place, problems.values()))
+
+def _check_parts(folder: Path, index: dict):
+    "Raise when a file that the index names is missing, cannot be read, or has other rows."
+    needed = {} # part -> its last row
+    for part, row, *_ in index["problems"].values(): needed[part] = max(row, needed.get(part, 0))
+    lost = [part_path(folder, n).name for n in sorted(needed) if not part_path(folder, n).exists()]
+    remedy = "call make_features again, it makes what is missing"
+    if lost: raise AresError(f"features: {folder} lacks {len(lost)} of its files, {lost[0]} first; {remedy}.")
+    for part, row in needed.items():
+        path = part_path(folder, part)
+        try:
+            with safe_open(path, "pt") as file: rows, *shape = file.get_slice("features").get_shape()
+        except (OSError, ValueError, SafetensorError) as e:
+            raise AresError(f"{path}: cannot be read as features ({brief(e, 80)}); {remedy}.") from None
+        if row < rows and shape == index["shape"]: continue
+        said = f"{rows} rows of shape {shape}, and index.json counts on {row + 1} of shape {index['shape']}"
+        raise AresError(f"{path}: has {said}; delete the folder, and {remedy}.")
+
 def load_features(
     folder: str | Path, # that `make_features` or `import_features` filled
 ) -> Features:
     "Features to read from; no row is read yet."
     folder = Path(folder)
-    if not (folder/"index.json").exists():
-        state = "is unfinished; call make_features again, it goes on" if part_path(folder, 0).exists() else "holds no features; make them with nbs/runs/features.ipynb"
-        raise AresError(f"features: {folder} {state}.")
+    if not os.path.exists(folder/"index.json"):
+        begun = os.path.exists(part_path(folder, 0))
+        state = "is unfinished; call make_features again, it goes on"
+        if not begun: state = "holds no features; make them with nbs/runs/features.ipynb"
+        raise AresError(f"features: {brief(folder, 150)} {state}.")
     index = read_json(folder/"index.json")
-    if not isinstance(index, dict) or not {"model", "dtype", "shape", "problems"} <= set(index): raise AresError(f"{folder/'index.json'}: is not an index of features; name a folder that make_features filled.")
-    lost = [p.name for p in (part_path(folder, n) for n in sorted({n for n, *_ in index["problems"].values()})) if not p.exists()]
-    if lost: raise AresError(f"features: {folder} lacks {len(lost)} of its files, {lost[0]} first; call make_features again, it makes what is missing.")
+    if not _is_index(index):
+        remedy = "name a folder that make_features filled"
+        raise AresError(f"{folder}/index.json: is not an index of features; {remedy}.")
+    _check_parts(folder, index)
     return Features(folder, index)
 
 # %% ../nbs/04_vision.ipynb #ae8dfe87
@@ -212,8 +249,13 @@ def claim(
     "Make a folder ready for features; one that holds another model's is left alone."
     if about["dtype"] not in DTYPES: raise AresError(f"dtype: {about['dtype']!r} must be one of {', '.join(DTYPES)}.")
     index = Path(folder)/"index.json"
-    kept = {k: v for k, v in read_json(index).items() if k in ("model", "dtype")} if index.exists() else {}
-    if kept != {k: about[k] for k in kept}: raise AresError(f"features: {folder} holds those of {kept['model']} in {kept['dtype']}; name another folder, or delete it.")
+    given = read_json(index) if index.exists() else {}
+    if not isinstance(given, dict):
+        raise AresError(f"{index}: is not an index of features; name another folder, or delete it.")
+    kept = {k: v for k, v in given.items() if k in ("model", "dtype")}
+    if kept != {k: about[k] for k in kept}:
+        whose = f"{brief(kept.get('model'))} in {brief(kept.get('dtype'))}"
+        raise AresError(f"features: {folder} holds those of {whose}; name another folder, or delete it.")
     Path(folder).mkdir(parents=True, exist_ok=True)
     index.unlink(missing_ok=True)
 
@@ -291,7 +333,9 @@ def named_rows(
     if not isinstance(names, dict): raise AresError(f"{name_map}: must be one JSON object, problem id -> row.")
     rows = {p.id: names[p.id] for p in problems if p.id in names}
     for id, row in rows.items():
-        if not str(row).isdecimal() or int(row) >= count: raise AresError(f"{name_map}: problem {id}: {row!r} is not the number of one of {count} rows.")
+        if type(row) not in (int, str) or not re.fullmatch("[0-9]{1,9}", str(row)) or int(row) >= count:
+            fault = f"{shortly(row)} is not the number of one of {count} rows"
+            raise AresError(f"{name_map}: problem {brief(id)}: {fault}.")
     lost = [p.id for p in problems if p.has_image and p.id not in rows]
     if lost or not rows: raise AresError(f"{name_map}: names no row for {len(lost) or len(problems)} of the problems, {(lost or [problems[0].id])[0]} first; it belongs to another data set, or these problems to a part of it.")
     return {id: int(row) for id, row in rows.items()}
@@ -340,6 +384,19 @@ class Captioner:
         return [" ".join(text.split()) for text in self.tokenizer.batch_decode(said, skip_special_tokens=True)]
 
 # %% ../nbs/04_vision.ipynb #0da89f6a
+def _are_texts(found) -> bool:
+    return isinstance(found, dict) and all(isinstance(text, str) for text in found.values())
+
+def _kept_captions(path: str | Path, model: str) -> dict: # captions and keys of pictures, by problem id
+    "The captions that this model has written so far."
+    if not Path(path).exists(): return dict(model=model, captions={}, pictures={})
+    kept = read_json(path)
+    whole = isinstance(kept, dict) and all(_are_texts(kept.get(name)) for name in ("captions", "pictures"))
+    whole = whole and kept["pictures"].keys() <= kept["captions"].keys()
+    if whole and kept.get("model") == model: return kept
+    remedy = "name another file, or delete it"
+    raise AresError(f"captions: {path} holds captions that {brief(model)} did not write; {remedy}.")
+
 def make_captions(
     problems: list, # of `Problem`; those without a picture are passed over
     model: str = "nlpconnect/vit-gpt2-image-captioning", # a name or folder
@@ -348,8 +405,7 @@ def make_captions(
     device: str = "auto", # see `pick_device`
 ) -> dict: # problem id -> caption
     "Describe every picture, or those that have not been described yet."
-    kept = read_json(path) if Path(path).exists() else dict(model=str(model), captions={}, pictures={})
-    if not isinstance(kept, dict) or kept.get("model") != str(model): raise AresError(f"captions: {path} holds captions that {model} did not write; name another file, or delete it.")
+    kept = _kept_captions(path, str(model))
     _, keys, first = by_picture(problems)
     said = {key: kept["captions"][id] for id, key in kept["pictures"].items()}
     todo = [(key, p) for key, p in first.items() if key not in said]

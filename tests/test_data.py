@@ -1,5 +1,5 @@
 "Data sets from a hub, answered in words, with ten options, and with many pictures."
-import hashlib, http.server, json, os, subprocess, sys, threading
+import hashlib, http.server, json, os, shutil, subprocess, sys, threading
 from dataclasses import replace
 from unittest.mock import patch
 
@@ -7,10 +7,11 @@ import pytest
 from PIL import Image
 
 from ares.alternation import run_ares
-from ares.core import data_folder, read_json, read_jsonl, write_json
-from ares.datasets import TEXT_FIELDS, load_mmbench, load_mmmu, load_scienceqa, takeable
+from ares.core import AresError, data_folder, read_json, read_jsonl, write_json
+from ares.datasets import TEXT_FIELDS, load_aokvqa, load_mmbench, load_mmmu, load_scienceqa, takeable
 from ares.evaluation import measure, stage_answers, write_rationales
 from ares.llm_teachers import load_teacher
+from ares.metrics import CATEGORIES
 from ares.settings import load_config, load_splits, make_student
 
 TINY = dict(d_model=32, d_ff=64, num_layers=1, num_decoder_layers=1, num_heads=2, vocab_size=800)
@@ -160,3 +161,71 @@ def test_memory_does_not_grow_with_the_pictures(form, tmp_path):
     none, many = map(json.loads, done.stdout.splitlines())
     assert (none[0], many[0]) == (0, 600)
     assert many[1] - none[1] < 20 and many[2] - none[2] < 10, done.stdout
+
+
+@pytest.fixture
+def science(tmp_path):
+    "A folder of ScienceQA with two problems a split; each has a picture, and the file of the first is there."
+    splits = ["train", "train", "val", "val", "test", "test"]
+    same = {f: f for f in TEXT_FIELDS} | dict(choices=["a", "b"], answer=0, image="image.png")
+    records = {str(i): same | dict(question=f"What is {i}?", split=split) for i, split in enumerate(splits)}
+    write_json(tmp_path/"problems.json", records)
+    (tmp_path/"images"/"train"/"0").mkdir(parents=True)
+    Image.new("RGB", (8, 8), (200, 10, 20)).save(tmp_path/"images"/"train"/"0"/"image.png")
+    return tmp_path
+
+
+def settings_for(folder, **changes):
+    "The settings of a run on such a folder."
+    sizes = dict(train_problems=2, val_problems=2, test_problems=2)
+    return load_config(SMALL | sizes | dict(problems="scienceqa", teacher="reference", data=str(folder)) | changes)
+
+
+def test_missing_pictures_are_counted_and_a_run_without_any_is_refused(science, capsys):
+    splits = load_splits(settings_for(science))
+    looked = "images/<split>/<id>/image.png"
+    said = f"5 of 6 images missing (looked for {looked}); their problems are taken as text"
+    assert capsys.readouterr().out == f"{science.name}: {said}\n"
+    assert [p.has_image for p in splits["train"]] == [True, False]
+    shutil.rmtree(science/"images")
+    with pytest.raises(AresError, match="none of the 6 images of its problems was found; put them there, or set"):
+        load_splits(settings_for(science))
+    capsys.readouterr()
+    assert len(load_splits(settings_for(science, use_images=False))["test"]) == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_a_cut_photograph_stops_a_run_when_its_data_are_read(science):
+    path = science/"images"/"train"/"0"/"image.png"
+    Image.frombytes("RGB", (64, 64), os.urandom(64 * 64 * 3)).save(path, "JPEG")
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(AresError, match="problem 0, field `image`: cannot be read"):
+        load_splits(settings_for(science))
+    assert not load_splits(settings_for(science, use_images=False))["train"][0].has_image
+
+
+@pytest.mark.parametrize("how", ["file", "folder", "images"])
+def test_links_out_of_the_data_folder_are_refused(how, science, tmp_path_factory):
+    secret = tmp_path_factory.mktemp("secret")
+    place = dict(file="images/train/0/image.png", folder="images/train/0", images="images")[how]
+    for part in ("train/0", "0", "."): (secret/part).mkdir(parents=True, exist_ok=True)
+    for part in ("train/0", "."): Image.new("RGB", (8, 8)).save(secret/part/"image.png")
+    (science/place).rename(science/"old")
+    (science/place).symlink_to(secret/"image.png" if how == "file" else secret)
+    with pytest.raises(AresError, match="problem 0, field `image`: .* leads out of the data folder"):
+        load_splits(settings_for(science))
+
+
+@real("scienceqa")
+def test_categories_follow_the_record():
+    "Of the 407 test problems 226 have a picture, and 122 neither picture nor hint, whichever files are there."
+    for images, found in (("where there", 161), ("none", 0)):
+        problems = [p for p in load_scienceqa(data_folder()/"scienceqa", images=images) if p.split == "test"]
+        counts = [sum(map(CATEGORIES[name], problems)) for name in ("IMG", "NO")]
+        assert counts == [226, 122] and sum(p.has_image for p in problems) == found
+
+
+@real("aokvqa")
+def test_the_sample_of_aokvqa_says_once_what_is_missing(capsys):
+    problems = load_aokvqa(data_folder()/"aokvqa", "sample")
+    assert capsys.readouterr().out.count("\n") == 1 and sum(CATEGORIES["IMG"](p) for p in problems) == 588

@@ -1,20 +1,23 @@
 "Features and captions: the run notebooks, a run killed in the middle, published files."
-import json, time
+import base64, io, json, time
+from dataclasses import replace
 
 import numpy as np
 import papermill
 import psutil
 import pytest
 import torch
+from PIL import Image
 from transformers import GPT2Config, VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig, ViTImageProcessorPil, ViTModel
 
 from ares.alternation import run_ares
-from ares.core import data_folder
+from ares.core import AresError, data_folder
 from ares.datasets import load_scienceqa
-from ares.problems import make_problems
+from ares.problems import Problem, make_problems, open_image, problem_html
+from ares.questions import picture_bytes
 from ares.settings import load_config, load_splits, make_student
 from ares.students import train_tokenizer
-from ares.vision import import_features, load_features, make_features, with_features
+from ares.vision import import_features, load_features, make_features, pixel_values, with_features
 from conftest import ROOT, end, start
 
 TINY = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, patch_size=32, image_size=128)
@@ -136,3 +139,62 @@ def test_the_whole_loop_on_features(models, tmp_path):
     assert {"baseline", "rl-1", "sft-1"} <= set(results)
     widths = [json.loads(p.read_text())["image_dim"] for p in (tmp_path/"run").glob("*/model/config.json")]
     assert len(widths) >= 3 and set(widths) == {32}
+
+
+def odd_pictures(folder):
+    "Files whose pixels are not what a viewer shows: name -> what it should show at its left and right end."
+    clear = Image.new("RGBA", (40, 20), (0, 0, 0, 0))
+    clear.paste((255, 0, 0, 255), (20, 0, 40, 20))
+    clear.save(folder/"transparent.png")
+    palette = Image.new("P", (40, 20))
+    palette.putpalette([0, 0, 0, 255, 0, 0])
+    palette.paste(1, (20, 0, 40, 20))
+    palette.save(folder/"palette.gif", transparency=0)
+    deep = np.repeat(np.linspace(0, 65535, 40).astype(np.uint16)[None], 20, 0)
+    Image.fromarray(deep).save(folder/"deep.png")
+    Image.fromarray(deep.astype(np.float32) / 65535).save(folder/"fractions.tiff")
+    turned = Image.Exif()
+    turned[0x0112] = 3  # upside down
+    red_left = Image.new("RGB", (40, 20), "white")
+    red_left.paste("red", (0, 0, 20, 20))
+    red_left.save(folder/"turned.jpg", exif=turned)
+    red_left.save(folder/"film.gif", save_all=True, append_images=[red_left.transpose(Image.FLIP_LEFT_RIGHT)])
+    white, red, black = (255, 255, 255), (255, 0, 0), (0, 0, 0)
+    return {"transparent.png": (white, red), "palette.gif": (white, red), "deep.png": (black, white),
+            "fractions.tiff": (black, white), "turned.jpg": (white, red), "film.gif": (red, white)}
+
+
+def test_student_teacher_and_report_see_the_same_picture(tmp_path):
+    for name, (left, right) in odd_pictures(tmp_path).items():
+        problem = Problem("1", "Which?", ["a", "b"], 0, image=tmp_path/name)
+        student = np.asarray(problem.view()).astype(int)
+        for pixel, colour in ((student[10, 2], left), (student[10, 37], right)):
+            assert np.abs(pixel - colour).max() < 14, name
+        kind, data, size = picture_bytes(problem)
+        shown = base64.b64decode(problem_html(problem).partition("base64,")[2].partition('"')[0])
+        for encoded in (data, shown):
+            assert np.array_equal(np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")), student), name
+        assert torch.equal(vision_pixels(problem), vision_pixels(replace(problem, image=problem.picture()))), name
+
+
+def vision_pixels(problem):
+    "What a vision model is given."
+    return pixel_values(ViTImageProcessorPil(size=dict(height=32, width=32)), [problem])["pixel_values"]
+
+
+def test_a_large_picture_is_scaled_for_the_teacher_only():
+    problem = Problem("1", "Which?", ["a", "b"], 0, image=Image.new("RGB", (3000, 10), "red"))
+    assert picture_bytes(problem)[2] == (1568, 5) and problem.view().size == (3000, 10)
+
+
+def test_pictures_that_failed():
+    "Small files that were shown wrongly or found too late."
+    home = data_folder() and data_folder().parent/"cases"/"images"
+    if not home or not home.exists(): pytest.skip("no folder `cases` beside the data")
+    line = open_image(home/"black_line_on_transparent.png", "1")
+    assert {colour for _, colour in line.getcolors()} == {(0, 0, 0), (255, 255, 255)}
+    assert line.getpixel((0, 0)) == (255, 255, 255)
+    turned = open_image(home/"exif_orientation_6.jpg", "1")
+    assert turned.size == (40, 60)
+    with pytest.raises(AresError, match="problem 1, field `image`: cannot be read"):
+        open_image(home/"truncated.jpg", "1")
