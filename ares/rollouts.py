@@ -138,7 +138,7 @@ def drop_repeated(
     for sentence in sentences: first.setdefault(sentence_key(sentence), sentence)
     return list(first.values())
 
-# %% ../nbs/08_rollouts.ipynb #4a2ecf71
+# %% ../nbs/08_rollouts.ipynb #ee90da75
 def read_ending(
     sentences: list, # of a rationale
     problem: Problem,
@@ -165,16 +165,14 @@ def token_ends(
     return out
 
 # %% ../nbs/08_rollouts.ipynb #b2601666
+_BLANK = regex.compile(r"[\s\x1c-\x1f]*+")
+
 def _token_starts(
     text: str,
     ends: list, # see `token_ends`
 ) -> list:
-    "Where each token's first character lies that is not white space; its end where there is none."
-    starts = []
-    for begin, end in zip([0, *ends], ends):
-        blank = len(text[begin:end]) - len(text[begin:end].lstrip())
-        starts.append(begin + blank)
-    return starts
+    "Where each token's first character lies that is not white space; for white space, the next one in the text."
+    return [_BLANK.match(text, begin).end() if begin < end else end for begin, end in zip([0, *ends], ends)]
 
 def sentence_spans(
     text: str,
