@@ -17,7 +17,7 @@ from .decoders import merged
 from .processes import bring_together, my_share
 from .prompts import answer_prompt, answer_target, read_reply
 from .problems import Problem
-from .rollouts import split_sentences
+from .rollouts import read_ending, split_sentences
 from .sft import SFTConfig, fit_sft
 from .students import views
 
@@ -27,7 +27,7 @@ def read_conclusion(
     problem: Problem,
 ) -> int | str | None: # index of a choice; words, where the problem wants an answer in words
     "The answer that the last sentence names, or None."
-    return read_reply((split_sentences(rationale) or [""])[-1], problem)
+    return read_ending(split_sentences(rationale), problem)
 
 # %% ../nbs/17_answers.ipynb #cb48c385
 def answer_examples(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KNOWLEDGE', 'STOPWORDS', 'Teacher', 'OfflineTeacher', 'fact_scores', 'mend_form', 'mend_contradictions',
-           'fact_correction', 'fact_points', 'flip', 'FactTeacher', 'content_words', 'word_f1', 'minilm',
-           'names_wrong_choice', 'concluded', 'reference_correction', 'ReferenceTeacher']
+           'fact_correction', 'fact_points', 'flip', 'FactTeacher', 'content_words', 'word_f1', 'minilm', 'is_right',
+           'read_conclusion_in', 'conclusion_of', 'concluded', 'reference_correction', 'ReferenceTeacher']
 
 # %% ../nbs/09_teachers.ipynb #62bb435e
 import hashlib, re
@@ -13,11 +13,13 @@ from collections import Counter
 from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
+from fastcore.basics import patch
+
 # %% ../nbs/09_teachers.ipynb #6bad8b20
 from .core import *
 from .problems import Problem, SKILLS, is_well_formed, sentence_slot, true_sentences
 from .prompts import read_reply
-from .rollouts import is_finished, sentence_key, split_sentences
+from .rollouts import is_finished, read_ending, sentence_key, sentences_of, split_sentences, words_of
 
 # %% ../nbs/09_teachers.ipynb #6f722230
 @runtime_checkable
@@ -147,7 +149,7 @@ def content_words(
     sentence: str,
 ) -> Counter:
     "The words of a sentence that carry meaning, by a crude stem."
-    return Counter(w.rstrip("s") for w in re.findall(r"\w+", sentence.lower()) if w not in STOPWORDS)
+    return Counter(w.rstrip("s") for w in words_of(sentence.lower()) if w not in STOPWORDS)
 
 # %% ../nbs/09_teachers.ipynb #fbcbed4f
 def word_f1(
@@ -166,23 +168,38 @@ def minilm():
     return load_model()
 
 # %% ../nbs/09_teachers.ipynb #afe1544a
-def names_wrong_choice(
+_CONCLUDES = re.compile(r"\W*(?:so|therefore|thus|hence)\b|.{0,40}\banswer\b", re.IGNORECASE)
+
+def is_right(
     problem: Problem,
-    sentence: str,
-) -> bool: # does a conclusion name a choice that is not the answer, and not the answer?
-    "Whether a sentence concludes with a wrong choice."
-    text = f" {sentence_key(sentence)} "
-    named = [i for i, c in enumerate(problem.choices) if len(sentence_key(c)) > 2 and f" {sentence_key(c)} " in text]
-    return bool(re.match(r"(so|therefore|thus|the answer)\b", sentence.lower())) and bool(named) and problem.answer not in named
+    answer: int | str | None, # as it was read
+) -> bool:
+    "Whether an answer earns anything."
+    return answer is not None and problem.credit(answer) > 0
+
+def read_conclusion_in(
+    problem: Problem,
+    sentence: str, # one that need not be the last
+) -> int | str | None: # None where the sentence is a step, or names no choice
+    "The answer that a sentence concludes with."
+    return read_reply(sentence, problem) if _CONCLUDES.match(sentence) else None
 
 # %% ../nbs/09_teachers.ipynb #f13e2535
+def conclusion_of(
+    problem: Problem,
+) -> str: # a sentence; several, where the choice has several
+    "The right conclusion of a problem."
+    return f"So, the answer is {problem.answer_text.rstrip('.')}."
+
 def concluded(
     problem: Problem,
     sentences: list, # of a rationale
-) -> list: # the same sentences, perhaps with one more
+) -> list: # the same sentences, perhaps with one more, or in another order
     "A rationale that ends in the right answer."
-    if read_reply((sentences or [""])[-1], problem) in (problem.answer, problem.answer_text): return sentences
-    return [*sentences, f"So, the answer is {problem.answer_text.rstrip('.')}."]
+    if is_right(problem, read_ending(sentences, problem)): return sentences
+    early = [i for i, s in enumerate(sentences) if is_right(problem, read_conclusion_in(problem, s))]
+    if not early: return [*sentences, conclusion_of(problem)]
+    return [*sentences[:early[-1]], *sentences[early[-1] + 1:], sentences[early[-1]]]
 
 # %% ../nbs/09_teachers.ipynb #4076c56f
 def reference_correction(
@@ -193,10 +210,14 @@ def reference_correction(
 ) -> str:
     "Correct a rationale of a real problem as far as the knowledge goes."
     seen, kept = set(), []
-    for sentence, (like, nearest) in zip(sentences, likeness, strict=True):
-        if knowledge == "facts" and like < 0.7 and nearest: sentence = nearest
-        bad = sentence_key(sentence) in seen or not is_finished(sentence) or (knowledge != "form" and names_wrong_choice(problem, sentence))
-        if not bad: kept.append(sentence)
+    ends_right = is_right(problem, read_ending(sentences, problem))
+    ending = len(split_sentences(conclusion_of(problem))) if ends_right else 0
+    for place, (sentence, (like, nearest)) in enumerate(zip(sentences, likeness, strict=True)):
+        closes = knowledge != "form" and place >= len(sentences) - ending # the right conclusion stays word for word
+        if knowledge == "facts" and like < 0.7 and nearest and not closes: sentence = nearest
+        answer = read_conclusion_in(problem, sentence) if knowledge != "form" else None
+        wrong = answer is not None and not is_right(problem, answer)
+        if is_finished(sentence) and (closes or not (wrong or sentence_key(sentence) in seen)): kept.append(sentence)
         seen.add(sentence_key(sentence))
     return " ".join(kept if knowledge == "form" else concluded(problem, kept))
 
@@ -208,38 +229,53 @@ class ReferenceTeacher(OfflineTeacher):
         self.knowledge, self.noise, self.seed, self.similarity, self.known = knowledge, noise, seed, similarity, {}
 
     def reference(self, problem):
-        "The sentences of the reference and what they are compared by; worked out once a problem."
+        "The sentences of the reference, what they are compared by, and all words; worked out once a problem."
         if problem.id not in self.known:
-            own, more = ([s.strip() for s in split_sentences(text) if is_finished(s)] for text in (problem.solution, problem.lecture))
-            sentences = [*concluded(problem, own), *more] if own or more else []
-            self.known[problem.id] = sentences, self.features(sentences)
+            own, more = ([s for s in sentences_of(text) if is_finished(s)] for text in (problem.solution, problem.lecture))
+            if not is_right(problem, read_conclusion_in(problem, (own or [""])[-1])): own += sentences_of(conclusion_of(problem))
+            sentences = [*own, *more] if problem.solution or problem.lecture else []
+            words = content_words(" ".join(own if problem.solution else [*more, *own]) if sentences else "")
+            self.known[problem.id] = sentences, self.features(sentences), words
         return self.known[problem.id]
 
-    def features(self, sentences): return minilm().encode(sentences) if self.similarity == "minilm" and sentences else list(map(content_words, sentences))
+    def features(self, sentences):
+        "What sentences are compared by: embeddings or words."
+        return minilm().encode(sentences) if self.similarity == "minilm" and sentences else list(map(content_words, sentences))
 
     def likeness(self, problem, sentences):
         "For each sentence, (likeness to the most alike reference sentence, that sentence)."
-        reference, theirs = self.reference(problem)
-        def alike(x, y): return max(0.0, float(x @ y / ((x @ x) * (y @ y)) ** 0.5)) if self.similarity == "minilm" else word_f1(x, y)
-        return [max((alike(x, y), r) for r, y in zip(reference, theirs)) for x in self.features(sentences)] if reference else [(0.5, "")] * len(sentences)
+        reference, theirs, _ = self.reference(problem)
+        def alike(x, y):
+            return max(0.0, float(x @ y / ((x @ x) * (y @ y)) ** 0.5)) if self.similarity == "minilm" else word_f1(x, y)
+        if not reference: return [(0.5, "")] * len(sentences)
+        return [max((alike(x, y), r) for r, y in zip(reference, theirs)) for x in self.features(sentences)]
 
     def score(self, problem, sentences):
-        "Likeness to the reference in steps of 0.1; without a reference everything is neutral."
+        "Likeness to the reference in steps of 0.1, neutral without a reference; conclusions by what they say."
         seen, scores = set(), []
-        for sentence, (like, _) in zip(sentences, self.likeness(problem, sentences)):
-            bad = sentence_key(sentence) in seen or not is_finished(sentence) or names_wrong_choice(problem, sentence)
+        for place, (sentence, (like, _)) in enumerate(zip(sentences, self.likeness(problem, sentences))):
+            is_last = place == len(sentences) - 1
+            answer = read_ending(sentences, problem) if is_last else read_conclusion_in(problem, sentence)
+            if is_last or answer is not None: like = float(is_right(problem, answer))
+            bad = sentence_key(sentence) in seen or not is_finished(sentence)
             seen.add(sentence_key(sentence))
             scores.append(0.0 if bad else round(like, 1))
         return flip(scores, self.noise, [f"{self.seed} {problem.id} {s}" for s in sentences])
 
-    def correct(self, problem, rationale):
-        "A correction within the teacher's knowledge."
-        sentences = [s.strip() for s in split_sentences(rationale)]
-        return reference_correction(problem, sentences, self.likeness(problem, sentences), self.knowledge)
+# %% ../nbs/09_teachers.ipynb #4f0c9811
+@patch
+def correct(self: ReferenceTeacher, problem, rationale):
+    "A correction within the teacher's knowledge."
+    sentences = sentences_of(rationale)
+    return reference_correction(problem, sentences, self.likeness(problem, sentences), self.knowledge)
 
-    def compare(self, problem, a, b):
-        "The one more like the whole reference wins; a wrong conclusion costs half a point."
-        reference = content_words(problem.solution or problem.lecture)
-        def points(text): return word_f1(content_words(text), reference) - 0.5 * any(names_wrong_choice(problem, s.strip()) for s in split_sentences(text))
-        difference = points(a) - points(b)
-        return "a" if difference > 0.02 else "b" if difference < -0.02 else "tie"
+@patch
+def compare(self: ReferenceTeacher, problem, a, b):
+    "The one more like the whole reference wins; not to conclude rightly costs half a point."
+    def points(text):
+        sentences = sentences_of(text)
+        answers = [read_ending(sentences, problem), *(read_conclusion_in(problem, s) for s in sentences[:-1])]
+        wrong = answers[0] is None or any(a is not None and not is_right(problem, a) for a in answers)
+        return word_f1(content_words(text), self.reference(problem)[2]) - 0.5 * wrong
+    difference = points(a) - points(b)
+    return "a" if difference > 0.02 else "b" if difference < -0.02 else "tie"
