@@ -407,7 +407,7 @@ def warn_slow(config: ARESConfig, source: str, slowdown=bfloat16_slowdown): # se
 # %% ../nbs/20_settings.ipynb #615e6cf7
 def load_config(
     source: str | Path | dict, # a YAML file, a run's config.json, or what would stand in it
-    *,
+    /, *,
     need_data: bool = True, # see `check_config`
     **overrides, # settings that replace those of the file
 ) -> ARESConfig:
