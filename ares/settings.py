@@ -291,8 +291,9 @@ def _check_student(
     if not isinstance(kind, str) or kind not in _SIZES:
         raise AresError(f"{source}: `kind` of `student` must be one of {', '.join(_SIZES)}, not {shown(kind)}.")
     sizes = {name: value for name, value in student.items() if name != "kind"}
-    odd = next((name for name in sizes if not isinstance(name, str)), "")
-    if odd != "": raise AresError(f"{source}: `student` must have names of sizes, not {shown(odd)}.")
+    for name in sizes:
+        word = isinstance(name, str) and name.isidentifier() and len(name) <= 40
+        if not word: raise AresError(f"{source}: `student` must have names of sizes, not {shown(name)}.")
     sizes = full_sizes(sizes, _SIZES[kind])
     for name, value in sizes.items():
         fault = _size_fault(name, value)
