@@ -382,7 +382,7 @@ def main(
         if isinstance(e, OSError) and not e.filename: raise
         message = _os_fault(e) if isinstance(e, OSError) else str(e)
         if not _is_main(): time.sleep(10)  # the main process says it, and ends all; unless it has nothing to say
-        print(f"ares: {one_sentence(message)}", file=sys.stderr)
+        print(one_sentence(f"ares: {message}"), file=sys.stderr)
         return 1
 
 # %% ../nbs/27_cli.ipynb #mainmodc
