@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['stage_names', 'stage_seed', 'model_before', 'keep_model', 'train_baseline', 'collection_problems', 'save_state',
            'last_state', 'sample_collection', 'distribution', 'collect', 'rl_parts', 'train_rl', 'corrected',
-           'train_sft', 'train_stage', 'run_stage', 'keep_settings', 'gained', 'run_ares']
+           'train_sft', 'train_stage', 'check_stage', 'run_stage', 'keep_settings', 'gained', 'run_ares']
 
 # %% ../nbs/22_alternation.ipynb #a6db8452
 import shutil, time
@@ -17,6 +17,7 @@ import torch
 # %% ../nbs/22_alternation.ipynb #a90c8aad
 from .core import *
 from .evaluation import evaluate_stage
+from .parameter_files import shown, shown_name
 from .ppo import PPOTrainer, SCHEDULES
 from .processes import from_main, is_main, join_processes, launch, process_count
 from .prompts import rationale_prompt
@@ -250,6 +251,22 @@ def train_stage(
         for unused in [*folder.glob("state*"), *folder.glob("fit/checkpoint-*")]: shutil.rmtree(unused)
     from_main(finish)
 
+# %% ../nbs/22_alternation.ipynb #969c4e4a
+def check_stage(
+    config: ARESConfig,
+    run: Path, # folder of the run
+    stage: str, # as it was asked for
+):
+    "Raise when a run has no such stage, or the one before it is not done."
+    if stage == "baseline": return
+    names = stage_names(config)
+    if stage not in names:
+        some = ", ".join(names) if len(names) <= 9 else f"{', '.join(names[:4])}, ..., {names[-1]}"
+        raise AresError(f"stage: this run has no stage {shown(stage)}; its stages are {some}.")
+    before = names[names.index(stage) - 1]
+    if not (run/before/"result.json").exists():
+        raise AresError(f"{shown_name(run)}: {stage} begins where {before} ends, and {before} is not done; run it first.")
+
 # %% ../nbs/22_alternation.ipynb #2019305b
 def run_stage(
     config: ARESConfig,
@@ -260,6 +277,7 @@ def run_stage(
     run, device = Path(run), pick_device(config.device)
     folder = run/stage
     join_processes(device)
+    from_main(lambda: check_stage(config, run, stage))
     if from_main((folder/"result.json").exists): return read_json(folder/"result.json")
     if config.num_processes > 1 and process_count() == 1:
         launch(["ares", "stage", run, stage], config.num_processes, device, folder/"processes.log")

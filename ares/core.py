@@ -12,11 +12,6 @@ import hashlib, json, os, random, sys, uuid
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
-import torch
-from accelerate import PartialState
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-from accelerate.utils import LoggerType
 from tqdm import tqdm
 
 # %% ../nbs/00_core.ipynb #c83e159d
@@ -112,11 +107,15 @@ def set_seed(
     seed: int, # any non-negative integer
 ):
     "Start Python's, NumPy's and PyTorch's random generators from one seed."
-    random.seed(seed); np.random.seed(seed % 2**32); torch.manual_seed(seed)
+    import numpy as np, torch  # seconds, which a command that is refused does without
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 # %% ../nbs/00_core.ipynb #15223c30
 def rng_state() -> dict: # JSON-able state of all generators
     "The state of Python's, NumPy's and PyTorch's generators (on the CPU and on every GPU)."
+    import numpy as np, torch
     kind, keys, pos, has_gauss, gauss = np.random.get_state()
     return dict(python=random.getstate(), numpy=[kind, keys.tolist(), pos, has_gauss, gauss],
                 torch=torch.get_rng_state().tolist(),
@@ -127,6 +126,7 @@ def restore_rng(
     state: dict, # what `rng_state` returned, also after a round trip through JSON
 ):
     "Put all generators back to a kept state."
+    import numpy as np, torch
     version, keys, gauss = state["python"]
     random.setstate((version, tuple(keys), gauss))
     kind, np_keys, *rest = state["numpy"]
@@ -137,8 +137,9 @@ def restore_rng(
 # %% ../nbs/00_core.ipynb #8155f44a
 def pick_device(
     device: str = "auto", # "auto", "cpu", "cuda", "cuda:1", "mps"
-) -> torch.device:
+) -> "torch.device":
     "The device to compute on."
+    import torch
     have = dict(cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available(), cpu=True)
     if device == "auto": device = next(name for name, there in have.items() if there)
     if not have.get(device.split(":")[0], False):
@@ -189,6 +190,8 @@ def tracker_fault(
     report_to: str, # see `tracker_names`
 ) -> str: # what it must be instead; "" when nothing is wrong
     "What is wrong with a choice of trackers."
+    from accelerate.tracking import get_available_trackers
+    from accelerate.utils import LoggerType
     known = [name for name in LoggerType.list() if name != "all"]
     for name in tracker_names(report_to):
         if name not in known: return f"one of {', '.join(known)}, or several with commas between them"
@@ -214,7 +217,10 @@ class Tracker:
         self.names, self.run, self.stage, self.opened = tracker_names(report_to), Path(run), stage, []
     def open(self, first: int):
         "Open the trackers; the next numbers will be those of step `first`."
-        if not self.names or not PartialState().is_main_process: return
+        if not self.names: return
+        from accelerate import PartialState
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+        if not PartialState().is_main_process: return
         how = tracker_settings(self.run, self.stage, first)
         for name in self.names:
             kind = LOGGER_TYPE_TO_CLASS[name]

