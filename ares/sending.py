@@ -168,7 +168,7 @@ async def whole(raw, has: str): # what the SDK received; what its content must h
     "The parsed reply; raises `ValueError` when it is something else than a reply."
     value = raw.parse()
     if inspect.isawaitable(value): value = await value
-    if not hasattr(value, has): raise ValueError(f"not a reply: {str(value)[:80]}")
+    if not hasattr(value, has): raise ValueError(f"not a reply: {_text(str(value)[:80])}")
     return value
 
 # %% ../nbs/12_sending.ipynb #a1400496
