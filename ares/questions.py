@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['SCALE', 'VERSION', 'DATA_NOT_ORDERS', 'SCORE', 'CORRECT', 'COMPARE', 'INSTRUCTIONS', 'MEDIA_TYPES', 'MODEL_SIDE',
-           'STRING', 'SCHEMAS', 'STOPPED', 'problem_block', 'labels', 'rationale_block', 'user_text', 'png',
-           'picture_bytes', 'reply_limit', 'make_question', 'key_of', 'reply_object', 'listed', 'exact_schema', 'parse',
-           'keyed', 'scores_fault', 'read_scores', 'words_of', 'another_language', 'read_corrections', 'read_verdict',
-           'read_reply', 'ask_again']
+           'STRING', 'SCHEMAS', 'STOPPED', 'shown_question', 'problem_block', 'labels', 'rationale_block', 'user_text',
+           'png', 'picture_bytes', 'reply_limit', 'make_question', 'key_of', 'reply_object', 'listed', 'exact_schema',
+           'load_json', 'parse', 'keyed', 'scores_fault', 'read_scores', 'words_of', 'another_language',
+           'read_corrections', 'read_verdict', 'read_reply', 'ask_again']
 
 # %% ../nbs/10_questions.ipynb #c7b75421
-import hashlib, io, json, re
+import base64, hashlib, io, json, re
+from dataclasses import replace
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 # %% ../nbs/10_questions.ipynb #a3eaa0ad
 from .core import *
@@ -100,16 +101,48 @@ Reply with JSON only: {{"better": "1"}}, {{"better": "2"}} or {{"better": "tie"}
 # %% ../nbs/10_questions.ipynb #1bdfd81b
 INSTRUCTIONS = dict(score=SCORE, correct=CORRECT, compare=COMPARE)
 
+# %% ../nbs/10_questions.ipynb #9a448d37
+_ESCAPED = re.compile("[<\x7f-\x9f\u2028\u2029\ud800-\udfff]") # what JSON may leave as it is
+
+def _quoted(text: str) -> str:
+    "A text as a JSON string of one line that opens no tag."
+    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=False))
+
+# %% ../nbs/10_questions.ipynb #ce856f3e
+_LABEL = re.compile(r"(?i)[\W\d_]*(question|context|options|right\s+answer|reference\s+solution)\b")
+_SPECIAL = re.compile("[<\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+def _shown(
+    text: str,
+    first: int = 1, # the first of its lines that may begin a line of the block
+) -> str:
+    "A text of a data set as the teacher reads it: quoted where it could be taken for something else."
+    imitates = any(_LABEL.match(line) for line in text.splitlines()[first:])
+    return _quoted(text) if imitates or _SPECIAL.search(text) else text
+
+# %% ../nbs/10_questions.ipynb #a6ebb064
+def shown_question(
+    problem: Problem,
+) -> str: # as `question_text`
+    "Question, context and options as the teacher reads them."
+    choices = [_shown(choice) for choice in problem.choices]
+    safe = replace(problem, question=_shown(problem.question), choices=choices,
+                   hint=_shown(problem.hint), caption=_shown(problem.caption, first=0))
+    return question_text(safe, caption=not problem.has_image)
+
 # %% ../nbs/10_questions.ipynb #09db417b
 def problem_block(
     problem: Problem,
     knowledge: str, # "form", "answer" or "facts"
 ) -> str:
     "A problem as the teacher reads it."
-    if knowledge not in KNOWLEDGE: raise AresError(f"teacher_knowledge: {knowledge!r} must be one of {', '.join(KNOWLEDGE)}.")
-    text = question_text(problem, caption=not problem.has_image)
-    if knowledge != "form": text += f"Right answer: {'' if problem.direct_answers else f'({chr(65 + problem.answer)}) '}{problem.answer_text}\n"
-    if knowledge == "facts" and problem.solution: text += f"Reference solution: {json.dumps(problem.solution, ensure_ascii=False)}\n"
+    if knowledge not in KNOWLEDGE:
+        raise AresError(f"teacher_knowledge: {knowledge!r} must be one of {', '.join(KNOWLEDGE)}.")
+    text = shown_question(problem)
+    if knowledge != "form":
+        letter = "" if problem.direct_answers else f"({chr(65 + problem.answer)}) "
+        text += f"Right answer: {letter}{_shown(problem.answer_text)}\n"
+    if knowledge == "facts" and problem.solution: text += f"Reference solution: {_quoted(problem.solution)}\n"
     return f"<problem>\n{text}</problem>"
 
 # %% ../nbs/10_questions.ipynb #5035cd3b
@@ -126,8 +159,8 @@ def rationale_block(
     rationale, # a list of sentences, or the whole text
 ) -> str:
     "One rationale between tags, as labelled and quoted sentences or as one quoted text."
-    quoted = lambda text: json.dumps(text, ensure_ascii=False).replace("<", "\\u003c")
-    lines = [f"{label} {quoted(s)}" for label, s in zip(labels(number, rationale), rationale)] if isinstance(rationale, list) else [quoted(rationale)]
+    if isinstance(rationale, str): lines = [_quoted(rationale)]
+    else: lines = [f"{label} {_quoted(s)}" for label, s in zip(labels(number, rationale), rationale)]
     return f"<rationale number=\"{number}\">\n" + "\n".join(lines) + "\n</rationale>"
 
 # %% ../nbs/10_questions.ipynb #f8b154f4
@@ -223,26 +256,52 @@ def exact_schema(
     wanted = [label for i, r in enumerate(question["rationales"], 1) for label in labels(i, r)]
     return reply_object(scores=exactly([reply_object(sentence=dict(const=label), score=dict(enum=SCALE)) for label in wanted]))
 
+# %% ../nbs/10_questions.ipynb #25880337
+def _object_of(pairs: list) -> dict:
+    "An object of JSON; raises `ValueError` where a name comes twice."
+    if len(dict(pairs)) < len(pairs): raise ValueError("a name came twice")
+    return dict(pairs)
+
+def _no_number(word: str): raise ValueError(f"{word} is not a number of JSON")
+
+def load_json(text: str):
+    "The value of a JSON text; NaN, a name that comes twice and deep nesting raise `ValueError` as well."
+    try: return json.loads(text, object_pairs_hook=_object_of, parse_constant=_no_number)
+    except RecursionError: raise ValueError("nested too deep") from None
+
+# %% ../nbs/10_questions.ipynb #02b6fdd8
+def _bare(text: str) -> str:
+    "A reply without the thoughts before it and the Markdown fence around it."
+    text = text.strip()
+    if not text.startswith(("{", "[", "```")): text = re.split(r"</think(?:ing)?>", text)[-1].strip()
+    return re.sub(r"^```\w*", "", text).removesuffix("```").strip()
+
 # %% ../nbs/10_questions.ipynb #fd32e768
 def parse(
     text: str, # of the reply
     name: str, # of the list or value that it must hold
 ): # its content
     "The JSON of a reply; raises `ValueError` with the fault."
-    if not text.strip(): raise ValueError("it was empty")
-    try: value = json.loads(re.sub(r"^```(?:json)?\s*|\s*```$", "", text.strip()))
-    except json.JSONDecodeError: raise ValueError("it was not JSON") from None
+    text = _bare(text)
+    if not text: raise ValueError("it was empty")
+    try: value = load_json(text)
+    except ValueError: raise ValueError("it was not JSON") from None
     if not isinstance(value, dict) or name not in value: raise ValueError(f"it had no \"{name}\"")
     return value[name]
 
 # %% ../nbs/10_questions.ipynb #ef135281
+def _is_entry(entry, name: str, field: str) -> bool:
+    "Whether an entry of a reply's list has a label and a value."
+    complete = isinstance(entry, dict) and {name, field} <= set(entry)
+    return complete and isinstance(entry[name], (str, int, float))
+
 def keyed(
     entries, # the list of a reply
     name: str, field: str, # e.g. "sentence" and "score"
 ) -> list: # of (label, value)
     "The pairs of a reply's list; raises `ValueError` with the fault."
-    right = isinstance(entries, list) and all(isinstance(e, dict) and {name, field} <= set(e) for e in entries)
-    if not right: raise ValueError(f"it was not a list of \"{name}\" and \"{field}\"")
+    if not isinstance(entries, list) or not all(_is_entry(e, name, field) for e in entries):
+        raise ValueError(f"it was not a list of \"{name}\" and \"{field}\"")
     return [(str(e[name]), e[field]) for e in entries]
 
 # %% ../nbs/10_questions.ipynb #0e283c18
@@ -265,7 +324,7 @@ def read_scores(
     "The scores of a reply."
     pairs, wanted = keyed(parse(text, "scores"), "sentence", "score"), [labels(i, r) for i, r in enumerate(rationales, 1)]
     strange = [label for label, _ in pairs if label.split(".")[0] not in map(str, range(1, len(rationales) + 1))]
-    if strange: raise ValueError(f"there is no sentence {strange[0]}")
+    if strange: raise ValueError(f"there is no sentence {ascii(strange[0][:20])[1:-1]}")
     faults, score = [scores_fault(i, mine, pairs) for i, mine in enumerate(wanted, 1)], dict(pairs)
     return [None if fault else [float(score[label]) for label in mine] for mine, fault in zip(wanted, faults)], "; ".join(filter(None, faults))
 
@@ -286,18 +345,32 @@ def another_language(
     return len(said & given) < len(said) / 4
 
 # %% ../nbs/10_questions.ipynb #8fb8faee
+def _correction_fault(
+    number: int, # of the rationale
+    given: list, # what a reply gives for it
+    problem: Problem | None, # None: the language is not checked
+    rationale: str,
+) -> str: # "" when the correction can be used
+    "What is wrong with the correction of one rationale."
+    if len(given) != 1: return f"rationale {number} got {len(given)} corrections"
+    text = given[0]
+    if not isinstance(text, str) or re.search("[\x00\ud800-\udfff]", text):
+        return f"correction {number} was not a text"
+    if not text.strip(): return f"correction {number} was empty"
+    if problem and another_language(text, problem, rationale): return f"correction {number} was in another language"
+    return "" if is_finished(text.strip()) else f"correction {number} breaks off"
+
+# %% ../nbs/10_questions.ipynb #4ca37515
 def read_corrections(
     text: str, # of the reply
-    problem: Problem,
+    problem: Problem | None, # see `_correction_fault`
     rationales: list, # texts, as they were asked about
 ) -> tuple: # (for each rationale its correction or None, the fault or "")
     "The corrections of a reply."
     pairs, values, faults = keyed(parse(text, "corrections"), "rationale", "corrected"), [], []
     for number, rationale in enumerate(rationales, 1):
         given = [value for label, value in pairs if label == str(number)]
-        fault = (f"rationale {number} got {len(given)} corrections" if len(given) != 1 else f"correction {number} was empty" if not str(given[0] or "").strip()
-                 else f"correction {number} was in another language" if another_language(given[0], problem, rationale)
-                 else f"correction {number} breaks off" if not is_finished(given[0].strip()) else "")
+        fault = _correction_fault(number, given, problem, rationale)
         faults += [fault] if fault else []
         values.append(None if fault else " ".join(given[0].split()))
     return values, "; ".join(faults)
@@ -310,12 +383,13 @@ def read_verdict(text: str) -> tuple: # ("a", "b" or "tie", the fault or "")
     return {"1": "a", "2": "b"}.get(better, better), ""
 
 # %% ../nbs/10_questions.ipynb #01ed9497
-STOPPED = dict(refusal="the model refused", max_tokens="it was cut off by the limit of its length", model_context_window_exceeded="the question was too long")
+STOPPED = dict(refusal="the model refused", max_tokens="it was cut off by the limit of its length",
+               model_context_window_exceeded="the question was too long")
 
 # %% ../nbs/10_questions.ipynb #c97b225a
 def read_reply(
     kind: str, # "score", "correct" or "compare"
-    problem: Problem,
+    problem: Problem | None, # None: the language of corrections is not checked
     rationales: list, # as they were asked about
     text: str, # of the reply
     stop: str = "end_turn", # why the model stopped
@@ -323,6 +397,7 @@ def read_reply(
     "What a reply says, and what is wrong with it."
     nothing = [None] * (1 if kind == "compare" else len(rationales))
     if stop in STOPPED: return nothing, STOPPED[stop]
+    if not isinstance(text, str): return nothing, "it was not a text"
     try:
         if kind == "score": return read_scores(text, rationales)
         if kind == "correct": return read_corrections(text, problem, rationales)
@@ -338,5 +413,6 @@ def ask_again(
 ) -> dict: # a question
     "The question asked once more."
     complaint = f"Your reply cannot be used: {fault}. Reply to the whole question again, in exactly the form described."
-    limit = question["max_tokens"] * (2 if "cut off" in fault else 1)
-    return question | dict(again=[text, complaint] if text.strip() and "cut off" not in fault else ["", complaint], max_tokens=limit)
+    cut_off, shown = "cut off" in fault, text if isinstance(text, str) and text.strip() else ""
+    limit = question["max_tokens"] * (2 if cut_off else 1)
+    return question | dict(again=["" if cut_off else shown, complaint], max_tokens=limit)

@@ -16,14 +16,13 @@ from fastcore.basics import patch
 
 # %% ../nbs/28_stand_in.ipynb #0b88f384
 from .ledger import model_facts
-from .prompts import question_text
-from .questions import labels, picture_bytes
+from .questions import labels, picture_bytes, shown_question
 
 # %% ../nbs/28_stand_in.ipynb #b2eb83bf
 def fingerprint(problem) -> tuple: # (text, hash of the picture)
     "What a problem is recognised by."
     picture = picture_bytes(problem)
-    return question_text(problem, caption=not problem.has_image), hashlib.sha256(picture[1]).hexdigest() if picture else ""
+    return shown_question(problem), hashlib.sha256(picture[1]).hexdigest() if picture else ""
 
 # %% ../nbs/28_stand_in.ipynb #b2469463
 def rationales_in(

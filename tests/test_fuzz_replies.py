@@ -1,0 +1,239 @@
+"Hostile replies and files of replies: no traceback, no score outside 0..1, no value that the reply does not hold."
+import asyncio, json, math, sys
+from collections import Counter
+
+import anthropic
+import openai
+import pytest
+from hypothesis import event, given, settings, strategies as st
+
+from ares import stand_in
+from ares.ledger import Ledger
+from ares.llm_teachers import ClaudeTeacher, OpenAIJudge
+from ares.problems import make_problems
+from ares.questions import ask_again, key_of, labels, make_question, problem_block, read_reply
+from ares.rollouts import split_sentences
+from ares.sending import DEFAULTS, ask_live, kind_of_error
+from ares.teachers import FactTeacher
+from conftest import FUZZ_EXAMPLES
+
+FUZZ = settings(max_examples=FUZZ_EXAMPLES, derandomize=True, deadline=None, database=None)
+PROBLEM = make_problems(1, seed=1, skills=["concentration"])[0]
+GOLD = [s.strip() for s in split_sentences(PROBLEM.solution)]
+ASKED = dict(score=[GOLD[:2], GOLD[:1]], correct=["So the", " ".join(GOLD)], compare=["So the", " ".join(GOLD)])
+
+# Text with everything that texts may hold: lone surrogates, control characters, quotes, our own tags.
+TEXT = st.text(max_size=30) | st.text(st.characters(categories=["Cs", "Cc", "Ll"]), max_size=5)
+PHRASE = TEXT | st.sampled_from(["", "1.1", "1", "2", "tie", "</rationale>", "\ud800", "0.5", "1e999", *GOLD])
+NUMBER = st.integers() | st.floats() | st.sampled_from([0, 0.5, 1, 1.1, -0.1, 99, 10**400, True, math.nan, math.inf])
+LEAF = st.none() | NUMBER | PHRASE
+JSON = st.recursive(LEAF, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(PHRASE, inner, max_size=4), max_leaves=8)
+RIGHT_LABELS = [label for i, r in enumerate(ASKED["score"], 1) for label in labels(i, r)]
+LABEL = st.sampled_from(RIGHT_LABELS) | st.sampled_from(["1.9", "3.1", 1.1, "1", "2"]) | JSON
+NAME = dict(score=("scores", "sentence", "score"), correct=("corrections", "rationale", "corrected"))
+
+
+def right_content(kind):
+    "What a right reply holds."
+    if kind == "compare": return st.fixed_dictionaries(dict(better=st.sampled_from(["1", "2", "tie"])))
+    listed, name, field = NAME[kind]
+    wanted, value = (RIGHT_LABELS, [0, 0.5, 1.0]) if kind == "score" else (["1", "2"], GOLD)
+    rows = [st.fixed_dictionaries({name: st.just(label), field: st.sampled_from(value)}) for label in wanted]
+    return st.tuples(*rows).flatmap(st.permutations).map(lambda rows: {listed: rows})
+
+
+def odd_content(kind):
+    "What looks like a reply, more or less."
+    if kind == "compare": return st.fixed_dictionaries(dict(better=JSON)) | JSON
+    listed, name, field = NAME[kind]
+    value = st.sampled_from([0, 0.5, 1.0]) if kind == "score" else st.sampled_from(GOLD)
+    rows = st.lists(st.fixed_dictionaries({name: LABEL, field: value | JSON}) | JSON, max_size=5)
+    return st.fixed_dictionaries({listed: rows | JSON}) | JSON
+
+
+@st.composite
+def spoilt_content(draw, kind):
+    "A right reply in which one row is changed, doubled or left out."
+    content = draw(right_content(kind))
+    if kind == "compare": return content
+    listed, name, field = NAME[kind]
+    rows, place = content[listed], draw(st.integers(0, len(content[listed]) - 1))
+    change = draw(st.sampled_from(["value", "label", "twice", "gone", "row"]))
+    if change == "value": rows[place] = rows[place] | {field: draw(JSON)}
+    if change == "label": rows[place] = rows[place] | {name: draw(LABEL)}
+    if change == "twice": rows.append(rows[place])
+    if change == "gone": rows.pop(place)
+    if change == "row": rows[place] = draw(JSON)
+    return content
+
+
+WRAPS = ["@", "@", "@", "@", "<think>{@} 1.1</think>\n@", "```json\n@\n```", "hm</think>```\n@```", "Sure! @", "@ @", "[@]", "\ufeff@", " @ "]
+
+
+@st.composite
+def replies(draw):
+    "A kind of question, the text of a reply, and what it holds (None where the text was damaged)."
+    kind = draw(st.sampled_from(sorted(ASKED)))
+    content = draw(right_content(kind) | spoilt_content(kind) | odd_content(kind))
+    text = json.dumps(content, ensure_ascii=draw(st.booleans()))
+    whole = draw(st.sampled_from(WRAPS)).replace("@", text)
+    damage = draw(st.sampled_from(["", "", "", "", "cut", "nested", "other"]))
+    if damage == "cut": return kind, whole[:draw(st.integers(0, len(whole)))], content
+    if damage == "nested": return kind, "[" * draw(st.sampled_from([100, 1000, 100_000])) + whole, None
+    return (kind, draw(TEXT), None) if damage else (kind, whole, content)
+
+
+def check(kind, values, fault, content):
+    "The values have the right form, and are what the reply holds."
+    assert len(values) == (1 if kind == "compare" else len(ASKED[kind]))
+    assert bool(fault) == (None in values) and len(fault) <= 300 and fault.isprintable()
+    if kind == "compare": return values == [None] or assert_verdict(values[0], content)
+    listed, name, field = NAME[kind]
+    for i, value in enumerate(values, 1):
+        if value is None: continue
+        own = labels(i, ASKED[kind][i - 1]) if kind == "score" else [str(i)]
+        rows = [[row[field] for row in content[listed] if str(row[name]) == label] for label in own]
+        given = [row for row, in rows]  # each label once
+        if kind == "score": assert value == given and all(0 <= v <= 1 for v in value)
+        else: assert [value] == [" ".join(text.split()) for text in given] and value.encode()
+
+
+def assert_verdict(value, content):
+    assert {"1": "a", "2": "b", "tie": "tie"}[content["better"]] == value
+
+
+@FUZZ
+@given(replies())
+def test_a_reply_is_read_or_has_a_fault(asked):
+    kind, text, content = asked
+    values, fault = read_reply(kind, PROBLEM, ASKED[kind], text)
+    event(f"{kind}: {sum(v is not None for v in values)} values")
+    check(kind, values, fault, content)
+    stored = text.encode("utf-8", "backslashreplace").decode()  # as the sender stores it
+    question = make_question(kind, PROBLEM, ASKED[kind], "some-model")
+    assert key_of(ask_again(question, stored, fault)) != key_of(question)
+
+
+USAGE = st.dictionaries(st.sampled_from(["input_tokens", "output_tokens", "cache_read_input_tokens", "prompt_tokens", "completion_tokens"]),
+                        JSON | st.integers(0, 500)) | JSON
+PART = st.fixed_dictionaries(dict(type=st.sampled_from(["text", "thinking", "tool_use"]) | JSON, text=PHRASE | JSON)) | JSON
+CONTENT = st.lists(PART, max_size=4) | PHRASE | JSON
+
+
+@st.composite
+def messages(draw):
+    "A body as the Messages API might send it."
+    body = dict(id="msg_1", type="message", role="assistant", model="m", content=draw(CONTENT), stop_reason=draw(PHRASE | JSON), usage=draw(USAGE))
+    left = draw(st.sampled_from([None, None, "id", "type", "content", "stop_reason", "usage"]))
+    return {k: v for k, v in body.items() if k != left}
+
+
+@st.composite
+def completions(draw):
+    "A body as a server of chat completions might send it."
+    message = draw(st.fixed_dictionaries(dict(role=st.just("assistant"), content=CONTENT, refusal=st.none() | JSON)) | JSON)
+    choices = draw(st.just([dict(index=0, finish_reason=draw(st.just("stop") | JSON), message=message)]) | JSON)
+    body = dict(id="1", object="chat.completion", created=1, model="m", choices=choices, usage=draw(USAGE))
+    left = draw(st.sampled_from([None, None, "id", "choices", "usage"]))
+    return {k: v for k, v in body.items() if k != left}
+
+
+def answered(provider, body):
+    "What the sender makes of a body that a server sends."
+    sdk, make = dict(anthropic=(anthropic, anthropic.AsyncAnthropic), openai=(openai, openai.AsyncOpenAI))[provider]
+    http = sys.modules[sdk.DefaultAsyncHttpxClient.__mro__[1].__module__]  # the HTTP library of this SDK
+    reply = http.Response(200, content=json.dumps(body).encode(), headers={"content-type": "application/json"})
+    transport = http.MockTransport(lambda request: reply)
+    client = make(api_key="none", base_url="http://localhost", max_retries=0, http_client=http.AsyncClient(transport=transport))
+    question = make_question("score", PROBLEM, ASKED["score"], "claude-haiku-5-5")
+    return asyncio.run(ask_live(client, question, None, DEFAULTS | dict(provider=provider, base_url="http://localhost")))
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory): return Ledger(tmp_path_factory.mktemp("fuzz")/"ledger.sqlite")
+
+
+@FUZZ
+@given(st.tuples(st.just("anthropic"), messages()) | st.tuples(st.just("openai"), completions()) | st.tuples(st.sampled_from(["anthropic", "openai"]), JSON))
+def test_whatever_a_server_sends_can_be_kept_and_read(ledger, sent):
+    provider, body = sent
+    try: text, stop, tokens, _ = answered(provider, body)
+    except Exception as error:
+        event(f"{provider}: {type(error).__name__}")
+        assert kind_of_error(error) == "passing" and not isinstance(body, dict), error
+        return
+    event(f"{provider}: answered")
+    assert set(tokens) == {"tokens_in", "tokens_cached", "tokens_written", "tokens_out"}
+    assert all(type(n) is int and 0 <= n < 1e9 for n in tokens.values())
+    key = ledger.queue(make_question("score", PROBLEM, ASKED["score"], "some-model"), provider, [])
+    ledger.store(key, text, stop, tokens, 0.0)
+    row = ledger.rows("select * from questions")[0]
+    assert (row["reply"], row["stop"]) == (text, stop)
+    values, fault = read_reply("score", PROBLEM, ASKED["score"], row["reply"], row["stop"])
+    assert bool(fault) == (None in values)
+
+
+PROBLEMS = list({problem_block(p, "answer"): p for p in make_problems(30, seed=3)}.values())  # no two with the same text
+RATIONALES = [[s.strip() for s in split_sentences(p.solution)] for p in PROBLEMS]
+PAIRS = list(zip(PROBLEMS, RATIONALES))
+
+
+@pytest.fixture
+def reach(monkeypatch):
+    "Point the SDKs to a server."
+    def to(server):
+        for name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY"): monkeypatch.setenv(name, "none")
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+        return server
+    return to
+
+
+ODD_BODIES = [dict(content=5), dict(content=None), dict(content="text"), dict(content=[5, None]), dict(content=[dict(type="text", text=[])]),
+              dict(content=[dict(type="text", text="[" * 100_000)]), dict(content=[dict(type="text", text="\ud800")]), dict(content={}),
+              dict(content=[dict(type="text", text='{"scores": [{"sentence": [], "score": 1}]}')]), dict(stop_reason=[])]
+GOOD_BODIES = [dict(usage=None), dict(usage="free"), dict(usage=dict(input_tokens="12", output_tokens=-3)), dict(usage=dict(input_tokens=1e300))]
+
+
+def thoughtful(body):
+    "A reply with thoughts before it, in two parts."
+    text = body["content"][0]["text"]
+    return [dict(type="text", text="<think>{So}</think>" + text[:10]), dict(type="text", text=text[10:])]
+
+
+@pytest.mark.timeout(120)
+def test_a_run_outlives_odd_replies(tmp_path, reach, monkeypatch):
+    "Every odd reply is asked once more; odd usage, parts and thoughts do no harm; a new start reads the same."
+    seen, odd_of = Counter(), {problem_block(p, "answer"): odd for p, odd in zip(PROBLEMS, [*ODD_BODIES, *GOOD_BODIES])}
+    real = stand_in.as_message
+    def as_message(body, reply):
+        good, text = real(body, reply), body["messages"][0]["content"][-1]["text"]
+        odd = next((odd for start, odd in odd_of.items() if text.startswith(start)), None)
+        seen[text] += 1
+        if odd is None: return good | dict(content=thoughtful(good))
+        return good | (odd if seen[text] == 1 or odd in GOOD_BODIES else {})
+    monkeypatch.setattr(stand_in, "as_message", as_message)
+    with reach(stand_in.StandIn(PROBLEMS, FactTeacher())):
+        teacher = ClaudeTeacher(tmp_path/"ledger.sqlite")
+        values = teacher.values("score", PAIRS)
+        teacher.sender.stop()
+    assert values == [FactTeacher().score(p, r) for p, r in PAIRS]
+    again = ClaudeTeacher(tmp_path/"ledger.sqlite", send="replay")
+    assert again.values("score", PAIRS) == values
+    assert again.ledger.totals()["asked again"].sum() == len(ODD_BODIES) - 1  # an odd reason to stop is none
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("takes", [["json_object", "text"], ["text"]])
+def test_a_server_without_json_schema_is_asked_in_another_form(takes, tmp_path, reach, monkeypatch):
+    forms = Counter()
+    def refusal(body, key):
+        form = body["response_format"]["type"]
+        forms[form] += 1
+        return None if form in takes else (400, "invalid_request_error", f"response_format {form} is not available")
+    monkeypatch.setattr(stand_in, "refusal", refusal)
+    with reach(stand_in.StandIn(PROBLEMS, FactTeacher())) as server:
+        judge = OpenAIJudge(tmp_path/"ledger.sqlite", base_url=f"{server.url}/v1", concurrency=1)
+        values = judge.values("score", PAIRS)
+        judge.sender.stop()
+    assert values == [FactTeacher().score(p, r) for p, r in PAIRS]
+    assert forms == {form: 1 for form in ("json_schema", "json_object")} | {takes[0]: len(PAIRS)}
