@@ -164,7 +164,18 @@ def values(self: LLMTeacher, kind: str, asked: list) -> list: # for each, its va
         if missing[0] not in self.known: time.sleep(0.01)
         if self.send == "batch" and time.time() - started > self.patience:
             raise AresError(f"batch: {len(missing)} answers are still at the provider after {self.patience / 60:g} minutes; nothing is lost: start the run again later, and they will be fetched.")
+    self.heed_refusals(kind)
     return [self.known[i] for i in items]
+
+# %% ../nbs/13_llm_teachers.ipynb #6e87a9cd
+@patch
+def heed_refusals(self: LLMTeacher, kind: str): # kind: of the questions
+    "Raise when the provider has refused all questions of a stage: there is nothing to learn from."
+    if self.open or any(value is not None for value in self.known.values()): return
+    if why := self.ledger.all_refused(list(self.known), self.stage, kind):
+        self.known = {}
+        raise AresError(f"{self.model}: the provider refused all `{kind}` questions so far ({why[:130]}); nothing was "
+                        "trained on them. Mend the cause and start the run again: it asks them anew.")
 
 # %% ../nbs/13_llm_teachers.ipynb #fc2d92a6
 @patch

@@ -34,6 +34,7 @@ from .students import SIZES, full_sizes, load_student, set_ways
 from .ledger import model_facts
 from .llm_teachers import TEACHERS, check_key, check_model, default_model, load_teacher
 from .vision import load_features, with_features
+from .sending import server_note, url_fault
 
 # %% ../nbs/20_settings.ipynb #7f57540a
 @dataclass
@@ -327,6 +328,7 @@ def check_teachers(
 ):
     "Raise when a language model cannot be asked as the settings say."
     _check_prices(config, need)
+    if fault := url_fault(config.judge_base_url): raise AresError(f"`judge_base_url` must be {fault}.")
     for role, (name, model) in asked_models(config).items():
         if name == "claude": check_model(model)
         package = dict(openai="openai", local="llguidance").get(name)
@@ -556,7 +558,9 @@ def check_keys(
     if config.teacher_send == "replay": return
     for role, (name, _) in asked_models(config).items():
         if name == "claude": check_key("anthropic", f"{role}: claude")
-        if name == "openai" and not config.judge_base_url: check_key("openai", f"{role}: openai")
+        if name != "openai": continue
+        if config.judge_base_url: say(server_note(config.judge_base_url))
+        else: check_key("openai", f"{role}: openai")
 
 # %% ../nbs/20_settings.ipynb #b989e043
 def ppo_config(config: ARESConfig) -> PPOConfig:
