@@ -117,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
 def show_cost(config: ARESConfig) -> int: # 0
     "Print what a run would ask and pay."
     table = estimate_costs(config)
-    if len(table) > 1: print(table.to_string(index=False, formatters={"live $": "{:.4f}".format, "batch $": "{:.4f}".format} | {k: "{:,.0f}".format for k in ("calls", "tokens in", "tokens cached", "tokens out")}))
+    if len(table) > 1: print(table_text(table, index=False, formatters={"live $": "{:.4f}".format, "batch $": "{:.4f}".format} | {k: "{:,.0f}".format for k in ("calls", "tokens in", "tokens cached", "tokens out")}))
     print(cost_sentences(config, table))
     return 0
 
@@ -145,9 +145,9 @@ def show_ledger(
     ledger = open_ledger(config, run)
     if args.export: print(f"{ledger.export_jsonl(args.export)} replies to {args.export}")
     table, failed = ledger.totals(), failures(ledger)
-    print(table.to_string(index=False, formatters={"dollars": "{:.4f}".format}))
+    print(table_text(table, index=False, formatters={"dollars": "{:.4f}".format}))
     print(f"\n{table['questions'].sum()} questions, ${table['dollars'].sum():.4f}, {table['failed'].sum()} items without an answer")
-    if len(failed): print(failed.to_string(index=False))
+    if len(failed): print(table_text(failed, index=False))
     return 0
 
 # %% ../nbs/27_cli.ipynb #3d293af3
@@ -207,7 +207,7 @@ def show_table(
 ) -> int: # 0 when all runs are complete
     "Print what the settings are worth, and what failed."
     failed = table[table["state"] != "done"]
-    if len(failed) < len(table): print(summary_table(table).to_string())
+    if len(failed) < len(table): print(table_text(summary_table(table)))
     for _, row in failed.iterrows(): print(f"{row['run']}: {row['stage']} {row['state']}: {row.get('reason', '')}")
     print(f"\ntable: {page.with_name('table.parquet')}\nreport: {page}")
     return 1 if len(failed) else 0
@@ -219,7 +219,7 @@ def show_comparison(
     "Compare runs, problem by problem."
     runs = [run_folder(r) for r in args.runs]
     page = compare_page(runs, args.stage, args.to)
-    print(f"{compare_table(common_values(runs, args.stage)).T.to_string()}\n\nreport: {page}")
+    print(f"{table_text(compare_table(common_values(runs, args.stage)).T)}\n\nreport: {page}")
     return 0
 
 def show_watched(
@@ -256,7 +256,10 @@ def main(
         if not is_main(): time.sleep(10)  # the main process says it, and ends all; unless it has nothing to say
         print(f"ares: {e}", file=sys.stderr)
         return 1
-    if is_main(): print(f"{results_table(read_results(run)).to_string()}\n\nreport: {report}")
+    except KeyboardInterrupt:
+        if is_main(): print("\nares: stopped; call the same command again to continue.", file=sys.stderr)
+        return 130
+    if is_main(): print(f"{table_text(results_table(read_results(run)))}\n\nreport: {report}")
     return 0
 
 # %% ../nbs/27_cli.ipynb #mainmodc
