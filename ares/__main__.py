@@ -162,7 +162,7 @@ def show_cost(config: "ARESConfig") -> int: # 0
     table = estimate_costs(config)
     dollars = {name: "{:.4f}".format for name in ("live $", "batch $")}
     counts = {name: "{:,.0f}".format for name in ("calls", "tokens in", "tokens cached", "tokens out")}
-    if len(table) > 1: print(table.to_string(index=False, formatters=dollars | counts))
+    if len(table) > 1: print(table_text(table, index=False, formatters=dollars | counts))
     print(cost_sentences(config, table))
     return 0
 
@@ -197,9 +197,9 @@ def show_ledger(
     ledger = open_ledger(config, run)
     if args.export: print(f"{ledger.export_jsonl(args.export)} replies to {args.export}")
     table, failed = ledger.totals(), failures(ledger)
-    print(table.to_string(index=False, formatters={"dollars": "{:.4f}".format}))
+    print(table_text(table, index=False, formatters={"dollars": "{:.4f}".format}))
     print(f"\n{table['questions'].sum()} questions, ${table['dollars'].sum():.4f}, {table['failed'].sum()} items without an answer")
-    if len(failed): print(failed.to_string(index=False))
+    if len(failed): print(table_text(failed, index=False))
     return 0
 
 # %% ../nbs/27_cli.ipynb #3d293af3
@@ -273,7 +273,7 @@ def show_table(
     "Print what the settings are worth, and what failed."
     from ares.sweep import summary_table
     failed = table[table["state"] != "done"]
-    if len(failed) < len(table): print(summary_table(table).to_string())
+    if len(failed) < len(table): print(table_text(summary_table(table)))
     for _, row in failed.iterrows(): print(f"{row['run']}: {row['stage']} {row['state']}: {row.get('reason', '')}")
     print(f"\ntable: {page.with_name('table.parquet')}\nreport: {page}")
     return 1 if len(failed) else 0
@@ -288,7 +288,7 @@ def show_comparison(
         raise AresError(f"--to {shown_name(args.to)}: expected the name of a page, e.g. `--to compare.html`.")
     from ares.compare import common_values, compare_page, compare_table
     page = compare_page(runs, args.stage, args.to)
-    print(f"{compare_table(common_values(runs, args.stage)).T.to_string()}\n\nreport: {page}")
+    print(f"{table_text(compare_table(common_values(runs, args.stage)).T)}\n\nreport: {page}")
     return 0
 
 def watched_folder(
@@ -322,7 +322,7 @@ def show_results(
 ) -> int: # 0
     "Print a run's table."
     from ares.report import read_results, results_table
-    if _is_main(): print(f"{results_table(read_results(run)).to_string()}\n\nreport: {report}")
+    if _is_main(): print(f"{table_text(results_table(read_results(run)))}\n\nreport: {report}")
     return 0
 
 # %% ../nbs/27_cli.ipynb #4b3e1a43
@@ -384,6 +384,9 @@ def main(
         if not _is_main(): time.sleep(10)  # the main process says it, and ends all; unless it has nothing to say
         print(one_sentence(f"ares: {message}"), file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        if _is_main(): print("\nares: stopped; call the same command again to continue.", file=sys.stderr)
+        return 130
 
 # %% ../nbs/27_cli.ipynb #mainmodc
 if __name__ == "__main__" and "__file__" in globals(): sys.exit(main())  # a notebook has no file

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['stage_names', 'stage_seed', 'model_before', 'keep_model', 'train_baseline', 'collection_problems', 'save_state',
            'last_state', 'sample_collection', 'distribution', 'collect', 'rl_parts', 'train_rl', 'corrected',
-           'train_sft', 'train_stage', 'check_stage', 'run_stage', 'keep_settings', 'gained', 'run_ares']
+           'train_sft', 'keep_settings', 'train_stage', 'check_stage', 'run_stage', 'notebook_record', 'gained',
+           'run_ares']
 
 # %% ../nbs/22_alternation.ipynb #a6db8452
 import shutil, time
@@ -16,10 +17,10 @@ import torch
 
 # %% ../nbs/22_alternation.ipynb #a90c8aad
 from .core import *
-from .evaluation import evaluate_stage
+from .evaluation import evaluate_stage, validation_score
 from .parameter_files import shown, shown_name
 from .ppo import PPOTrainer, SCHEDULES
-from .processes import from_main, is_main, join_processes, launch, process_count
+from .processes import from_main, is_main, join_processes, launch, process_count, run_lock
 from .prompts import rationale_prompt
 from .rollouts import add_logprobs, generate_rollouts, recompute_logprobs, score_rollouts, to_score
 from .samplers import make_sampler
@@ -236,6 +237,20 @@ def train_sft(
     keep_model(student, run/stage/"model")
     return dict(teacher_calls=len(corrections), uncorrected=sum(c["corrected"] is None for c in corrections))
 
+# %% ../nbs/22_alternation.ipynb #7c6663b6
+def keep_settings(
+    config: ARESConfig,
+    run: Path, # folder of the run
+):
+    "Write the settings into the run's folder, or check that they are the ones it was started with; how a teacher is reached may change."
+    path, now = run/"config.json", asdict(config)
+    kept = read_json(path, dict) if path.exists() else {}
+    changed = [k for k, v in kept.items() if now.get(k) != v and k not in THE_WAY_ONLY]
+    differ = [f"`{k}` was {clipped(repr(kept[k]), 40)} and is now {clipped(repr(now.get(k)), 40)}" for k in changed]
+    if kept != now and not differ:
+        with run_lock(run): write_json(path, now)
+    if differ: raise AresError(f"{run}: this run was started with other settings ({'; '.join(differ[:2])}); choose another name, or remove the folder.")
+
 # %% ../nbs/22_alternation.ipynb #7da16bee
 def train_stage(
     config: ARESConfig,
@@ -268,6 +283,15 @@ def check_stage(
         raise AresError(f"{shown_name(run)}: {stage} begins where {before} ends, and {before} is not done; run it first.")
 
 # %% ../nbs/22_alternation.ipynb #2019305b
+def _do_stage(config: ARESConfig, run: Path, stage: str, device: torch.device) -> dict:
+    "Train and evaluate a stage that has no record yet."
+    folder = run/stage
+    if config.num_processes > 1 and process_count() == 1:
+        launch(["ares", "stage", run, stage], config.num_processes, device, folder/"processes.log")
+        return read_json(folder/"result.json", dict)
+    if not from_main((folder/"trained.json").exists): train_stage(config, run, stage)
+    return evaluate_stage(config, run, stage, read_json(folder/"trained.json", dict))
+
 def run_stage(
     config: ARESConfig,
     run: str | Path, # folder of the run
@@ -275,27 +299,22 @@ def run_stage(
 ) -> dict: # the stage's record
     "Train and evaluate one stage, or read its record when it is done."
     run, device = Path(run), pick_device(config.device)
-    folder = run/stage
     join_processes(device)
     from_main(lambda: check_stage(config, run, stage))
-    if from_main((folder/"result.json").exists): return read_json(folder/"result.json")
-    if config.num_processes > 1 and process_count() == 1:
-        launch(["ares", "stage", run, stage], config.num_processes, device, folder/"processes.log")
-        return read_json(folder/"result.json")
-    if not from_main((folder/"trained.json").exists): train_stage(config, run, stage)
-    return evaluate_stage(config, run, stage, read_json(folder/"trained.json"))
+    with run_lock(run):
+        if from_main((run/stage/"result.json").exists): return read_json(run/stage/"result.json", dict)
+        return _do_stage(config, run, stage, device)
 
-# %% ../nbs/22_alternation.ipynb #7c6663b6
-def keep_settings(
+def notebook_record(
     config: ARESConfig,
-    run: Path, # folder of the run
-):
-    "Write the settings into the run's folder, or check that they are the ones it was started with; how a teacher is reached may change."
-    path, now = run/"config.json", asdict(config)
-    kept = read_json(path) if path.exists() else {}
-    differ = [f"`{k}` was {v!r} and is now {now[k]!r}" for k, v in kept.items() if now.get(k) != v and k not in THE_WAY_ONLY]
-    if kept != now and not differ: write_json(path, now)
-    if differ: raise AresError(f"{run}: this run was started with other settings ({'; '.join(differ)}); choose another name, or remove the folder.")
+    run: str | Path, # folder of the run, made when missing
+    stage: str, # one of `stage_names(config)`
+) -> dict: # the stage's record
+    "What the notebook of a stage does: keep the settings of the run, and run the stage."
+    check_stage(config, Path(run), stage)
+    with run_lock(run):
+        keep_settings(config, Path(run))
+        return run_stage(config, run, stage)
 
 # %% ../nbs/22_alternation.ipynb #8eebcbf5
 def gained(
@@ -304,23 +323,30 @@ def gained(
 ) -> bool: # did the last complete round raise the sentence score?
     "Whether going on is worth it."
     per_round = 2 if config.method == "ares" else 1
-    scores = [r["sentence_score"] for r in list(results.values())[::per_round]]
+    scores = [validation_score(config, r) for r in list(results.values())[::per_round]]
     return len(scores) < 2 or scores[-1] > scores[-2]
 
 # %% ../nbs/22_alternation.ipynb #57319f3d
+def _all_stages(config: ARESConfig, run: Path, execute) -> dict:
+    "Do the stages of a run in their order, until there are no more or a round has brought nothing."
+    results, first_kind = {}, stage_names(config)[1].split("-")[0]
+    for stage in stage_names(config):
+        if config.stop_without_gain and stage.startswith(first_kind) and not gained(results, config): break
+        results[stage] = execute(config, run, stage)
+        from_main(lambda: write_json(run/"results.json", results))
+    return results
+
 def run_ares(
     config: ARESConfig,
     run: str | Path, # folder of the run, made when missing
     execute=run_stage, # how to run one stage; the command line runs a notebook
 ) -> dict: # stage -> record; also kept as `results.json`
     "The whole loop; what is done is not done again."
-    run, results = Path(run), {}
+    run = Path(run)
     join_processes(pick_device(config.device))
-    from_main(lambda: check_keys(config) or keep_settings(config, run))
-    first_kind = stage_names(config)[1].split("-")[0]
-    for stage in stage_names(config):
-        if config.stop_without_gain and stage.startswith(first_kind) and not gained(results, config): break
-        results[stage] = execute(config, run, stage)
-        from_main(lambda: write_json(run/"results.json", results))
-    from_main(lambda: write_json(run/"complete.json", dict(stages=list(results))))
+    from_main(lambda: check_keys(config))
+    with run_lock(run):
+        from_main(lambda: keep_settings(config, run))
+        results = _all_stages(config, run, execute)
+        from_main(lambda: write_json(run/"complete.json", dict(stages=list(results))))
     return results

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['write_rationales', 'separate_answerer', 'stage_answers', 'measure', 'baseline_texts', 'what_it_cost', 'judged',
-           'evaluate_stage']
+           'validation_score', 'evaluate_stage']
 
 # %% ../nbs/21_evaluation.ipynb #7539ee02
 import shutil, time
@@ -120,6 +120,27 @@ def judged(config: ARESConfig, run: Path, stage: str, rollouts: list, answers: l
     teacher, judge = make_teacher(config, run, f"{stage} test", noise=False), make_judge(config, run, f"{stage} test")
     return measure(teacher, judge, rollouts, answers, baseline_texts(Path(run), stage), config.similarity == "minilm", stage)
 
+# %% ../nbs/21_evaluation.ipynb #dd8c9bdf
+def _validation_scores(config: ARESConfig, run: Path, stage: str, student, problems: list) -> dict:
+    "The sentence score on validation problems where it decides about the next round; {} where it does not."
+    if not config.stop_without_gain or config.evaluate_on == "val": return {}
+    rollouts = write_rationales(student, problems, run/stage/"val_rationales.jsonl", config)
+    def score():
+        teacher = make_teacher(config, run, f"{stage} test", noise=False)
+        score_rollouts(teacher, rollouts, desc=f"{stage} val scores")
+        return dict(val_sentence_score=sentence_stats([r.scores for r in rollouts])["sentence_score"])
+    return from_main(score)
+
+def validation_score(
+    config: ARESConfig,
+    record: dict, # of a stage
+) -> float: # mean sentence score on validation problems
+    "The score that may decide whether a run goes on."
+    name = "sentence_score" if config.evaluate_on == "val" else "val_sentence_score"
+    if isinstance(record.get(name), (int, float)): return record[name]
+    raise AresError(f"stop_without_gain: a stage was evaluated without `{name}`, which decides about the next round; "
+                    "remove its result.json, and it is evaluated again.")
+
 # %% ../nbs/21_evaluation.ipynb #c2562b5c
 def evaluate_stage(
     config: ARESConfig,
@@ -128,13 +149,15 @@ def evaluate_stage(
     training: dict, # what training the stage cost: `seconds`, `teacher_calls`
 ) -> dict: # the stage's record, also kept as `result.json`
     "Put a trained stage to the test."
-    folder, started = Path(run)/stage, time.time()
-    splits = load_splits(config)
+    run, started = Path(run), time.time()
+    folder, splits = run/stage, load_splits(config)
     student = load_trained(config, folder/"model")
     rollouts = write_rationales(student, splits[config.evaluate_on], folder/"rationales.jsonl", config)
     answers = stage_answers(student, splits["train"], rollouts, folder, config)
+    validation = _validation_scores(config, run, stage, student, splits["val"])
     def finish():
-        result = judged(config, run, stage, rollouts, answers) | training | what_it_cost(config, run, stage) | dict(evaluation_seconds=round(time.time() - started, 1))
+        result = judged(config, run, stage, rollouts, answers) | validation | training
+        result |= what_it_cost(config, run, stage) | dict(evaluation_seconds=round(time.time() - started, 1))
         write_jsonl(folder/"rationales.jsonl", [r.to_dict() | dict(answer=a) for r, a in zip(rollouts, answers)])
         for unused in folder.glob("answers/checkpoint-*"): shutil.rmtree(unused)
         write_json(folder/"result.json", result)

@@ -8,6 +8,7 @@ __all__ = ['run_notebook', 'differing', 'execute_notebook', 'draw_stage', 'noteb
 
 # %% ../nbs/32_execution.ipynb #a792b065
 import logging, warnings
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import ares_runs
 # %% ../nbs/32_execution.ipynb #5e4ed2bc
 from .alternation import run_ares, run_stage
 from .core import *
-from .processes import alone, from_main, process_count, shown_progress
+from .processes import alone, from_main, process_count, run_lock, shown_progress
 from .report import export_html
 from .settings import ARESConfig, load_config
 
@@ -37,29 +38,66 @@ def differing(
     default = asdict(ARESConfig())
     return {k: v for k, v in asdict(config).items() if v != default[k]}
 
+# %% ../nbs/32_execution.ipynb #7d357e89
+@contextmanager
+def _kernel(
+    log: Path, # file for what the process of the kernel writes
+): # gives the kernel's manager
+    "A kernel that runs while inside; it is ended at once when something goes wrong."
+    from jupyter_client import AsyncKernelManager
+    from jupyter_core.utils import run_sync
+    manager, now = AsyncKernelManager(kernel_name="python3"), True
+    with open(log, "w") as out:
+        try:
+            run_sync(manager.start_kernel)(extra_arguments=["--log-level=ERROR"], stdout=out, stderr=out)
+            yield manager
+            now = False
+        finally:
+            if manager.has_kernel: run_sync(manager.shutdown_kernel)(now=now)
+
+def _kernel_fate(manager) -> str: # of `_kernel`
+    "How the process of a kernel ended, in words."
+    from jupyter_core.utils import run_sync
+    code = run_sync(manager.provisioner.poll)() if manager.has_kernel else None
+    if code is None: return "does not answer"
+    if code == -9: return "was ended by signal 9, as the system does when memory runs out"
+    return f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
 # %% ../nbs/32_execution.ipynb #3777f206
 def _literal(path: Path) -> str:
     "A path as papermill takes it: it fills parameters into braces, so real ones are doubled."
     return str(path).replace("{", "{{").replace("}", "}}")
+
+def _run_papermill(source: Path, output: Path, parameters: dict, manager):
+    "Execute a notebook in a kernel."
+    import papermill  # two seconds, which `ares --help` does without
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    paths = [_literal(path) for path in (source, output)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        papermill.execute_notebook(*paths, parameters=parameters, kernel_name="python3", progress_bar=False,
+                                   km=manager)
 
 def execute_notebook(
     name: str, # a notebook of `nbs/runs/`
     output: Path, # the executed notebook
     parameters: dict, # handed over by papermill
 ):
-    "Run a notebook; a mistake of the user comes back as its one sentence."
-    import papermill  # two seconds, which `ares --help` does without
+    "Run a notebook; whatever ends it comes back as one sentence."
     from papermill.exceptions import PapermillExecutionError
-    output.parent.mkdir(parents=True, exist_ok=True)
-    logging.getLogger("papermill").setLevel(logging.ERROR)
+    log = output.with_suffix(".log")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            papermill.execute_notebook(_literal(run_notebook(name)), _literal(output), parameters=parameters, kernel_name="python3", progress_bar=False,
-                                       extra_arguments=["--log-level=ERROR"])
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with _kernel(log) as manager:
+            try: _run_papermill(run_notebook(name), output, parameters, manager)
+            except RuntimeError:
+                raise AresError(f"{output}: the process of this notebook {_kernel_fate(manager)}; "
+                                f"call the same command again to continue (log: {log}).") from None
     except PapermillExecutionError as e:
         if e.ename == "AresError": raise AresError(e.evalue) from None
-        raise AresError(f"{output}: the notebook stopped with {e.ename}: {e.evalue} (the whole story stands in it; `ares run` goes on from there).") from None
+        raise AresError(f"{output}: the notebook stopped with {e.ename}: {clipped(e.evalue, 100)} (it holds the whole "
+                        "traceback; the same command continues from there).") from None
+    except OSError as e: raise AresError(f"{output}: cannot be written ({e.strerror or e}).") from None
 
 # %% ../nbs/32_execution.ipynb #528a18af
 def draw_stage(config: ARESConfig, run: Path, stage: str):
@@ -122,5 +160,6 @@ def complete_run(
     run: Path, # folder of the run
 ) -> Path: # report.html
     "Do all stages of a run and write its report."
-    run_notebooks(config, run)
-    return from_main(lambda: make_report(run))
+    with run_lock(run):
+        run_notebooks(config, run)
+        return from_main(lambda: make_report(run))

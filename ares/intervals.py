@@ -24,6 +24,7 @@ class Estimate(NamedTuple):
 
     def text(self, digits: int = 2, scale: float = 1) -> str: # scale: 100 turns a share into per cent
         "As it stands in a table."
+        if math.isnan(self.value): return "–"
         value, low, high = (f"{x * scale:.{digits}f}" for x in self)
         return f"{value} ({low} to {high})" if math.isfinite(self.high - self.low) else f"{value} (one seed)"
 

@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['PATIENCE', 'process_count', 'process_index', 'is_main', 'launcher_settings', 'join_processes', 'my_share', 'in_order',
-           'bring_together', 'summed', 'from_main', 'alone', 'own_dice', 'shown_progress', 'launch_command',
-           'launch_environment', 'what_happened', 'launch', 'part_of', 'load_parts', 'shard', 'is_sharded', 'whole',
-           'whole_weights', 'whole_state', 'divided_state', 'sum_gradients', 'clip_gradients']
+           'bring_together', 'summed', 'from_main', 'alone', 'end_with', 'run_lock', 'own_dice', 'shown_progress',
+           'launch_command', 'launch_environment', 'what_happened', 'launch', 'part_of', 'load_parts', 'shard',
+           'is_sharded', 'whole', 'whole_weights', 'whole_state', 'divided_state', 'sum_gradients', 'clip_gradients']
 
 # %% ../nbs/01_processes.ipynb #2213ff82
-import atexit, datetime, os, re, subprocess, sys, threading, time, warnings
+import atexit, datetime, os, re, socket, subprocess, sys, threading, time, warnings
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import psutil
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object, reduce
+from filelock import FileLock, Timeout
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -108,6 +110,71 @@ def alone():
     try: yield
     finally: os.environ |= before
 
+# %% ../nbs/01_processes.ipynb #91066b98
+_HOLDER = "ARES_LOCK"  # environment variable: process id of a lock's holder, a colon, the folder of the run
+
+def _inherited_holder(run: Path) -> int | None:
+    "The process whose lock on a run this process works under."
+    pid, _, folder = os.environ.get(_HOLDER, "").partition(":")
+    return int(pid) if folder == str(run.resolve()) else None
+
+def _is_running(process: psutil.Process) -> bool:
+    "Whether a process still runs; one that has ended and waits to be collected does not."
+    try: return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess: return False
+
+def end_with(
+    pid: int, # of another process on this machine
+    seconds: float = 0.2, # between two looks
+):
+    "End this process, without any more writing, as soon as another one has ended."
+    def watch():
+        try: holder = psutil.Process(pid)
+        except psutil.NoSuchProcess: os._exit(1)
+        while _is_running(holder): time.sleep(seconds)
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True, name=f"end with {pid}").start()
+
+# %% ../nbs/01_processes.ipynb #9483383f
+def _holder_name(run: Path) -> str:
+    "Who holds the lock of a run, in words."
+    try: holder = read_json(run/"lock.json", dict)
+    except AresError: return "another process"
+    return f"process {holder.get('pid')} on {holder.get('host')} (since {holder.get('since')})"
+
+def _take_lock(lock: FileLock, run: Path, patience: float):
+    "Take the lock of a run, or say who has it."
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=patience)
+    except Timeout:
+        raise AresError(f"{run}: {_holder_name(run)} already works on this run; wait until it ends, or stop it, "
+                        "and call the same command again.") from None
+    except OSError as e: raise AresError(f"{run}: a run cannot be kept here ({e.strerror}).") from None
+    write_json(run/"lock.json", dict(pid=os.getpid(), host=socket.gethostname(), since=time.strftime("%F %T")))
+
+# %% ../nbs/01_processes.ipynb #c8f4dcb5
+@contextmanager
+def run_lock(
+    run: str | Path, # folder of the run; it is made when missing
+    patience: float = 0, # seconds to wait for another holder; -1 waits as long as it takes
+):
+    "While inside, only this process and those that it starts work on a run; all processes of a group call it."
+    run = Path(run)
+    holder = _inherited_holder(run)
+    if holder is not None:
+        if holder != os.getpid(): end_with(holder)
+        yield
+        return
+    lock, before = FileLock(run/"lock"), os.environ.get(_HOLDER)
+    from_main(lambda: _take_lock(lock, run, patience))
+    os.environ[_HOLDER] = f"{os.getpid()}:{run.resolve()}"
+    try: yield
+    finally:
+        os.environ.pop(_HOLDER)
+        if before is not None: os.environ[_HOLDER] = before
+        lock.release()
+
 # %% ../nbs/01_processes.ipynb #56e3cfbb
 @contextmanager
 def own_dice(
@@ -123,30 +190,35 @@ def own_dice(
         yield
 
 # %% ../nbs/01_processes.ipynb #18448472
+def _copy_progress(path: Path, stream, done: threading.Event):
+    "Copy what is appended to a file, until `done` is set."
+    with open(path, newline="", encoding="utf-8", errors="replace") as f:
+        while True:
+            last = done.is_set()
+            print(f.read(), end="", file=stream, flush=True)
+            if last: return
+            time.sleep(0.3)
+
 @contextmanager
 def shown_progress(
     path: Path, # file that the bars go to
-    stream=None, # where a reader sits; the terminal by default
+    stream=None, # where it is shown; standard error by default
 ):
     "While inside, show what is written to a progress file."
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("")
-    before, done = os.environ.get("ARES_PROGRESS"), threading.Event()
-    os.environ["ARES_PROGRESS"] = str(path.resolve())
-    def copy():
-        with open(path) as f:
-            while True:
-                last = done.is_set()
-                print(f.read(), end="", file=stream or sys.stderr, flush=True)
-                if last: return
-                time.sleep(0.3)
-    thread = threading.Thread(target=copy)
+    stream, done = stream or sys.stderr, threading.Event()
+    names = ("ARES_PROGRESS", "COLUMNS")
+    before = {name: os.environ[name] for name in names if name in os.environ}
+    os.environ |= dict(ARES_PROGRESS=str(path.resolve()), COLUMNS=str(terminal_width(stream)))
+    thread = threading.Thread(target=_copy_progress, args=(path, stream, done))
     thread.start()
     try: yield
     finally:
-        done.set(); thread.join()
-        if before is None: del os.environ["ARES_PROGRESS"]
-        else: os.environ["ARES_PROGRESS"] = before
+        done.set()
+        thread.join()
+        for name in names: os.environ.pop(name, None)
+        os.environ |= before
 
 # %% ../nbs/01_processes.ipynb #8b5b5664
 def launch_command(

@@ -16,7 +16,6 @@ from pathlib import Path
 import pandas as pd
 import submitit
 import torch
-from filelock import FileLock
 from submitit.core.utils import FailedJobError
 from submitit.helpers import Checkpointable
 
@@ -27,6 +26,7 @@ from .execution import make_page, run_notebooks
 from .figures import COLOURS, PAGE, draw_seeds, figure_style, panels
 from .intervals import over_seeds
 from .parameter_files import parse_yaml, shown_name
+from .processes import run_lock
 from .report import read_results, stage_order
 from .settings import ARESConfig, THE_WAY_ONLY, check_keys, load_config, refuse_unknown
 
@@ -81,7 +81,7 @@ def sweep_configs(
     return named
 
 # %% ../nbs/33_sweep.ipynb #8ab00113
-AFTER_BASELINE = ("method rounds stop_without_gain round_calls collections sampler sampler_gpu_share rollout_batch_size num_samples temperature top_k top_p "
+AFTER_BASELINE = ("method rounds round_calls collections sampler sampler_gpu_share rollout_batch_size num_samples temperature top_k top_p "
                   "sampled_logprobs recompute_logprobs advantage feedback rl_lr rl_schedule value_lr "
                   "value_model value_warmup ppo_epochs rl_batch_size rl_grad_accum clip value_clip max_grad_norm vf_coef gamma lam kl_coef kl_target target_kl neutral "
                   "normalize_advantages save_every sft_problems sft_samples sft_lr sft_epochs sft_batch_size teacher_noise").split()
@@ -135,7 +135,7 @@ class RunJob(Checkpointable):
     ) -> str: # why it failed; "" when all went well
         os.environ.update(environment)
         if "OMP_NUM_THREADS" in environment: torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # too late for the variable
-        with FileLock(run/"lock"):
+        with run_lock(run, patience=-1):
             try: self.make(load_config(settings), run)
             except AresError as e: return str(e)
         return ""
@@ -256,7 +256,8 @@ def run_sweep(
         for name in list(waiting):
             donor = baseline_donor(name, keys, home)
             if not free or not donor and any(keys[n] == keys[name] for n in under_way): continue
-            if donor and donor != name: share_stage(home/donor, home/name)
+            if donor and donor != name:
+                with run_lock(home/name, patience=-1): share_stage(home/donor, home/name)
             slot = free.pop(0)
             waiting.remove(name)
             under_way[name] = sender.submit(job, asdict(configs[name]), home/name, slot), slot
@@ -280,8 +281,9 @@ def make_runs(
             if not (home/name/"complete.json").exists(): raise AresError(f"{home/name}: {read_jsonl(home/name/'failures.jsonl')[-1]['reason']}")
     else:
         for name, config in configs.items():
-            if donor := baseline_donor(name, keys, home): share_stage(home/donor, home/name)
-            run_ares(config, home/name)
+            with run_lock(home/name):
+                if donor := baseline_donor(name, keys, home): share_stage(home/donor, home/name)
+                run_ares(config, home/name)
     return {name: read_results(home/name) for name in configs}
 
 # %% ../nbs/33_sweep.ipynb #2f225401

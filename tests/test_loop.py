@@ -1,7 +1,8 @@
 "The whole loop: as a command, killed in each stage, and asked for nonsense."
-import json, subprocess, sys, time
+import json, os, signal, subprocess, sys, time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from ares.__main__ import main
@@ -13,6 +14,30 @@ STAGES = ["baseline", "rl-1", "sft-1", "rl-2", "sft-2"]
 
 def ares(*words, cwd):
     return subprocess.run([str(Path(sys.executable).parent/"ares"), *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=900)
+
+
+def start_ares(*words, cwd):
+    "The command in the background; what it prints goes into files."
+    command = [str(Path(sys.executable).parent/"ares"), *map(str, words)]
+    with open(cwd/"out.txt", "w") as out, open(cwd/"err.txt", "w") as err:
+        return subprocess.Popen(command, cwd=cwd, stdout=out, stderr=err, start_new_session=True)
+
+
+def wait_until(reached, process, seconds=300):
+    begun = time.time()
+    while not reached():
+        assert process.poll() is None, "the command ended too early"
+        assert time.time() < begun + seconds, "waited in vain"
+        time.sleep(0.05)
+
+
+def kernels_of(process):
+    return [p for p in psutil.Process(process.pid).children(recursive=True) if "ipykernel" in " ".join(p.cmdline())]
+
+
+def last_lines(path):
+    "What a command has said at its end, without progress bars."
+    return [line for line in path.read_bytes().decode().split("\n") if line.strip() and "\r" not in line]
 
 
 def test_results_are_complete(smoke_run):
@@ -71,11 +96,50 @@ def test_trackers_are_given_the_numbers_of_the_run(smoke_run, tmp_path):
 
 
 def test_the_command_runs_the_notebooks(smoke_run, tmp_path):
-    done = ares("run", ROOT/"params"/"smoke.yaml", "--name", "mine", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
-    run = tmp_path/"runs"/"mine"
+    words, run = ("run", ROOT/"params"/"smoke.yaml", "--name", "mine"), tmp_path/"runs"/"mine"
+    # Ctrl-C: one sentence, and the exit code that shells know it by.
+    process = start_ares(*words, cwd=tmp_path)
+    wait_until(lambda: (run/"baseline"/"fit"/"metrics.jsonl").exists(), process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    assert last_lines(tmp_path/"err.txt") == ["ares: stopped; call the same command again to continue."]
+    # A second command, and a stage's notebook by papermill, are refused while the first one works.
+    process = start_ares(*words, cwd=tmp_path)
+    wait_until(lambda: lines(run/"rl-1"/"metrics.jsonl") >= 1, process)
+    os.kill(process.pid, signal.SIGSTOP)  # so that it does not end meanwhile
+    kernel, = kernels_of(process)
+    kernel.suspend()
+    other = ares(*words, cwd=tmp_path)
+    assert other.returncode == 1 and len(other.stderr.strip().split("\n")) == 1
+    assert f"process {process.pid} on" in other.stderr and "already works on this run" in other.stderr
+    papermill = [str(Path(sys.executable).parent/"papermill"), str(ROOT/"nbs"/"runs"/"rl.ipynb"), "out.ipynb",
+                 "-f", str(ROOT/"params"/"smoke.yaml"), "-p", "run", str(run), "-p", "stage", "rl-1"]
+    done = subprocess.run(papermill, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0 and "already works on this run" in done.stderr
+    # A kernel that the system ends: one sentence.
+    os.kill(process.pid, signal.SIGCONT)
+    kernel.kill()
+    assert process.wait(60) == 1
+    said = last_lines(tmp_path/"err.txt")
+    assert len(said) == 1 and "rl-1.ipynb: the process of this notebook was ended by signal 9" in said[0]
+    # The command is killed: its kernel ends too, and writes nothing more.
+    process = start_ares(*words, cwd=tmp_path)
+    wait_until(lambda: kernels_of(process) and lines(run/"rl-1"/"metrics.jsonl") >= 2, process)
+    kernel, = kernels_of(process)
+    process.kill()
+    process.wait()
+    kernel.wait(5)
+    written = lines(run/"rl-1"/"metrics.jsonl")
+    # All of this leaves no trace in the numbers.
+    assert start_ares(*words, cwd=tmp_path).wait(600) == 0, (tmp_path/"err.txt").read_text()[-3000:]
     assert results_of(run) == results_of(smoke_run)
-    assert "rl-1" in done.stderr and "baseline" in done.stdout and "report.html" in done.stdout
+    bars = (tmp_path/"err.txt").read_bytes().decode()
+    assert written <= 4 and "KeyboardInterrupt" not in bars and "ERROR" not in bars
+    finished = [line.split("\r")[-1] for line in bars.split("\n")]
+    assert len(finished) < 40 and max(map(len, finished)) < 80  # a line a bar
+    done = ares("run", "mine", cwd=tmp_path)
+    assert max(map(len, done.stdout.split("\n"))) <= 80
+    assert "rl-1" in bars and "baseline" in done.stdout and "report.html" in done.stdout
     assert {p.stem for p in (run/"notebooks").glob("*.ipynb")} == {*STAGES, "report"}
     page = (run/"report.html").read_text()
     assert "<img" in page and "src=\"http" not in page
