@@ -55,7 +55,8 @@ def execute_notebook(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            papermill.execute_notebook(_literal(run_notebook(name)), _literal(output), parameters=parameters, kernel_name="python3", progress_bar=False,
+            papermill.execute_notebook(_literal(run_notebook(name)), _literal(output), parameters=parameters,
+                                       kernel_name="python3", progress_bar=False,
                                        extra_arguments=["--log-level=ERROR"])
     except PapermillExecutionError as e:
         if e.ename == "AresError": raise AresError(e.evalue) from None
