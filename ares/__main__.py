@@ -25,7 +25,8 @@ def run_folder(
     "The folder of a run that was started before."
     for run in (home/target, Path(target)):
         if os.path.exists(run/"config.json"): return run
-    raise AresError(f"{shown_name(target) or 'no name'}: neither a parameter file (.yaml) nor a run in {home}/.")
+    name = shown_name(target) or "no name"
+    raise AresError(f"{name}: neither a parameter file (.yaml) nor a run in {home}/.")
 
 def is_file(target: str) -> bool:
     "Whether a parameter file is meant, and not a run."
@@ -42,8 +43,8 @@ def check_name(
     "Raise when a folder in `runs/` cannot have this name."
     fits = len(name) <= _LONGEST_NAME and all(_PART.fullmatch(part) for part in name.split("/"))
     if fits: return name
-    raise AresError(f"{source}: {shown(name)} cannot be the name of a run; take letters, digits and `. , = + @ _ -`, at most "
-                    f"{_LONGEST_NAME} characters, e.g. `--name lr-1e-4`.")
+    raise AresError(f"{source}: {shown(name)} cannot be the name of a run; take letters, digits and "
+                    f"`. , = + @ _ -`, at most {_LONGEST_NAME} characters, e.g. `--name lr-1e-4`.")
 
 # %% ../nbs/27_cli.ipynb #b58f82dd
 def find_run(
@@ -63,7 +64,8 @@ def find_run(
     fixed = [k for k in overrides if k not in THE_WAY_ONLY]
     said = f" (`{fixed[0]}`)" if fixed else ""
     if name or fixed:
-        raise AresError(f"{shown_name(target)}: a run keeps its name and settings{said}; give a parameter file to start another.")
+        raise AresError(f"{shown_name(target)}: a run keeps its name and settings{said}; "
+                        "give a parameter file to start another.")
     return load_config(run/"config.json", need_data=need_data, **overrides), run
 
 # %% ../nbs/27_cli.ipynb #f1b1765a
@@ -106,7 +108,8 @@ def add_sweep(commands):
     sweep.add_argument("-p", nargs=2, action="append", default=[], metavar=("SETTING", "VALUE"), help="replace a setting of the file in all runs")
     sweep.add_argument("--home", type=Path, default=Path("runs/sweep"), help="folder of the sweep (default: runs/sweep)")
     sweep.add_argument("--executor", choices=("local", "slurm"), default="local", help="processes on this machine, or jobs of a cluster")
-    sweep.add_argument("--parallel", type=_count, default=0, metavar="N", help="runs at a time (default: here one, or one on every GPU; on a cluster all)")
+    sweep.add_argument("--parallel", type=_count, default=0, metavar="N",
+                       help="runs at a time (default: here one, or one on every GPU; on a cluster all)")
     sweep.add_argument("--job", action="append", default=[], metavar="NAME=VALUE", help="of each job, as submitit names it: timeout_min=600, gpus_per_node=1, slurm_partition=gpu")
 
 # %% ../nbs/27_cli.ipynb #3e29cdb7
@@ -156,7 +159,9 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 # %% ../nbs/27_cli.ipynb #55528b5f
-def show_cost(config: "ARESConfig") -> int: # 0
+def show_cost(
+    config, # `ARESConfig`
+) -> int: # 0
     "Print what a run would ask and pay."
     from ares.costs import cost_sentences, estimate_costs
     table = estimate_costs(config)
@@ -168,13 +173,14 @@ def show_cost(config: "ARESConfig") -> int: # 0
 
 # %% ../nbs/27_cli.ipynb #f25799d0
 def show_plan(
-    config: "ARESConfig",
+    config, # `ARESConfig`
     args: argparse.Namespace, # tflops, gigabytes_per_second, measure
 ) -> int: # 0
     "Print what a run needs."
     stated = args.tflops, args.gigabytes_per_second
     if any(stated) and not all(stated):
-        raise AresError("ares plan: --tflops and --gigabytes-per-second belong together, both above 0; or use --measure.")
+        raise AresError("ares plan: --tflops and --gigabytes-per-second belong together, both above 0; "
+                        "or use --measure.")
     from ares.plan import LAUNCH, measured_machine, plan_run, plan_text
     if args.measure: machine = measured_machine(config)
     elif all(stated): machine = dict(flops=stated[0] * 1e12, bytes=stated[1] * 1e9, launch=LAUNCH)
@@ -184,7 +190,8 @@ def show_plan(
 
 # %% ../nbs/27_cli.ipynb #bd7cfece
 def show_ledger(
-    config: "ARESConfig", run: Path, # folder of the run
+    config, # `ARESConfig`
+    run: Path, # folder of the run
     args: argparse.Namespace, # export, take: files, or None
 ) -> int: # 0
     "Print what a run has asked and paid; write or take replies."
@@ -205,7 +212,8 @@ def show_ledger(
 # %% ../nbs/27_cli.ipynb #3d293af3
 @contextmanager
 def rehearsal(
-    config: "ARESConfig", run: Path, # folder that the run would have
+    config, # `ARESConfig`
+    run: Path, # folder that the run would have
 ):
     "While inside, the stand-in answers for all providers; gives the rehearsal's folder."
     from ares.llm_teachers import load_teacher
@@ -223,11 +231,15 @@ def rehearsal(
             for k, v in old.items(): os.environ.pop(k) if v is None else os.environ.update({k: v})
 
 # %% ../nbs/27_cli.ipynb #cd9f6ef8
-def refuse_rehearsed(config: "ARESConfig", run: Path):
+def refuse_rehearsed(
+    config, # `ARESConfig`
+    run: Path, # folder that the run would have
+):
     "Raise when a rehearsal would be gone on with in earnest."
     from ares.settings import asked_models
     if not run.name.endswith("-rehearsal") or not asked_models(config): return
-    raise AresError(f"{shown_name(run.name)}: this is a rehearsal; go on with it by --rehearse, or start the run from its parameter file.")
+    raise AresError(f"{shown_name(run.name)}: this is a rehearsal; go on with it by --rehearse, "
+                    "or start the run from its parameter file.")
 
 # %% ../nbs/27_cli.ipynb #4150f83c
 def show_published(
@@ -249,7 +261,8 @@ def job_options(
     for text in given:
         name, _, value = text.partition("=")
         option = f"--job {shown_name(text, 60)}"
-        if not name.isidentifier() or not value: raise AresError(f"{option}: expected `name=value`, e.g. `--job timeout_min=600`.")
+        if not name.isidentifier() or not value:
+            raise AresError(f"{option}: expected `name=value`, e.g. `--job timeout_min=600`.")
         if name in options: raise AresError(f"{option}: `{name}` is given twice; keep one of the two.")
         options[name] = parse_yaml(value, option)
     return options
@@ -296,7 +309,8 @@ def watched_folder(
 ) -> Path:
     "The folder that `ares watch` shows."
     found = [folder for folder in (Path("runs")/target, Path(target)) if target and os.path.isdir(folder)]
-    if not found: raise AresError(f"{shown_name(target) or 'no name'}: no run in this folder; `ares run` starts one.")
+    if not found:
+        raise AresError(f"{shown_name(target) or 'no name'}: no run in this folder; `ares run` starts one.")
     return found[0]
 
 def show_watched(
@@ -329,7 +343,7 @@ def show_results(
 _STAGE = re.compile(r"baseline|(rl|sft)-[1-9][0-9]{0,8}")
 
 def check_words(args: argparse.Namespace):
-    "Raise on what is wrong with a command before anything is imported: files, YAML, names of runs and stages."
+    "Raise on what is wrong with files, YAML, and names of runs and stages, before anything is imported."
     given_values(getattr(args, "p", []))
     job_options(getattr(args, "job", []))
     if args.command == "watch": watched_folder(args.target)
@@ -337,7 +351,8 @@ def check_words(args: argparse.Namespace):
     elif args.command == "sweep": read_parameters(args.target)
     elif args.command == "stage":
         if not _STAGE.fullmatch(args.stage):
-            raise AresError(f"stage: {shown(args.stage)} is no stage; stages are baseline, rl-1, sft-1, rl-2, sft-2 and so on.")
+            raise AresError(f"stage: {shown(args.stage)} is no stage; "
+                            "stages are baseline, rl-1, sft-1, rl-2 and so on.")
         run_folder(str(args.folder))
     elif not is_file(args.target): run_folder(args.target)
     else:
@@ -352,9 +367,11 @@ def run_command(args: argparse.Namespace) -> int: # 0 when all went well
     if args.command == "stage":
         from ares.alternation import run_stage
         from ares.settings import load_config
-        return 0 if run_stage(load_config(args.folder/"config.json"), args.folder, args.stage) else 1
+        run = run_folder(str(args.folder))
+        return 0 if run_stage(load_config(run/"config.json"), run, args.stage) else 1
     overrides = given_values(getattr(args, "p", [])) | launcher_settings()
-    config, run = find_run(args.target, getattr(args, "name", None), overrides, need_data=args.command != "plan")
+    config, run = find_run(args.target, getattr(args, "name", None), overrides,
+                           need_data=args.command != "plan")
     if args.command == "cost": return show_cost(config)
     if args.command == "plan": return show_plan(config, args)
     if args.command == "publish": return show_published(run, args)
@@ -368,7 +385,8 @@ def run_command(args: argparse.Namespace) -> int: # 0 when all went well
 # %% ../nbs/27_cli.ipynb #211aea93
 def _os_fault(fault: OSError) -> str: # one sentence
     "What a fault of the file system says."
-    return f"{shown_name(fault.filename)}: {fault.strerror}; choose another place, or make room or rights for it."
+    name = shown_name(os.fsdecode(fault.filename))
+    return f"{name}: {fault.strerror}; choose another place, or make room or rights for it."
 
 def main(
     argv: list | None = None, # words of the command line
@@ -381,7 +399,8 @@ def main(
     except (AresError, OSError) as e:
         if isinstance(e, OSError) and not e.filename: raise
         message = _os_fault(e) if isinstance(e, OSError) else str(e)
-        if not _is_main(): time.sleep(10)  # the main process says it, and ends all; unless it has nothing to say
+        if not _is_main():
+            time.sleep(10)  # the main process says it, and ends all; unless it has nothing to say
         print(one_sentence(f"ares: {message}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -280,7 +280,8 @@ def check_stage(
         raise AresError(f"stage: this run has no stage {shown(stage)}; its stages are {some}.")
     before = names[names.index(stage) - 1]
     if not (run/before/"result.json").exists():
-        raise AresError(f"{shown_name(run)}: {stage} begins where {before} ends, and {before} is not done; run it first.")
+        raise AresError(f"{shown_name(run)}: {stage} begins where {before} ends, and {before} is not done; "
+                        "run it first.")
 
 # %% ../nbs/22_alternation.ipynb #2019305b
 def _do_stage(config: ARESConfig, run: Path, stage: str, device: torch.device) -> dict:

@@ -161,7 +161,7 @@ def restore_rng(
 # %% ../nbs/00_core.ipynb #8155f44a
 def pick_device(
     device: str = "auto", # "auto", "cpu", "cuda", "cuda:1", "mps"
-) -> "torch.device":
+): # `torch.device`
     "The device to compute on."
     import torch
     have = dict(cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available(), cpu=True)

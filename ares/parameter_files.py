@@ -51,7 +51,8 @@ class _StrictLoader(yaml.SafeLoader):
         alias = self.peek_event()
         node = super().compose_node(parent, index)
         if isinstance(alias, yaml.AliasEvent) and not isinstance(node, yaml.ScalarNode):
-            raise yaml.MarkedYAMLError(None, None, "an alias of a list or a mapping; write it out", alias.start_mark)
+            raise yaml.MarkedYAMLError(None, None, "an alias of a list or a mapping; write it out",
+                                       alias.start_mark)
         return node
 
     def compose_mapping_node(self, anchor):
@@ -68,7 +69,8 @@ class _StrictLoader(yaml.SafeLoader):
 # %% ../nbs/36_parameter_files.ipynb #f5161dfb
 _TAG = "tag:yaml.org,2002:"
 _INT = re.compile(r"[-+]?(0|[1-9][0-9_]*)$")
-_FLOAT = re.compile(r"([-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$")
+_DECIMAL = r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?"
+_FLOAT = re.compile(rf"({_DECIMAL}|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$")
 _READ_ANEW = [_TAG + kind for kind in ("int", "float", "timestamp")]
 
 _StrictLoader.yaml_implicit_resolvers = {
@@ -83,7 +85,8 @@ def _yaml_fault(
 ) -> str: # where and what, on one line
     "What a fault of a YAML text says."
     if isinstance(fault, RecursionError): return "it is nested too deeply"
-    if not isinstance(fault, yaml.YAMLError): return "a value that is no number, does not fit its tag, or is too long"
+    if not isinstance(fault, yaml.YAMLError):
+        return "a value that is no number, does not fit its tag, or is too long"
     mark = getattr(fault, "problem_mark", None)
     what = getattr(fault, "problem", None) or str(fault)
     return one_sentence(f"line {mark.line + 1}: {what}" if mark else what, 160)
@@ -105,7 +108,8 @@ def _file_fault(
     fault: Exception, # raised when it was opened
 ) -> str: # what is wrong, and the remedy
     "Why a file cannot be read."
-    if isinstance(fault, FileNotFoundError): return "no such file; params/ holds the files that come with ARES"
+    if isinstance(fault, FileNotFoundError):
+        return "no such file; params/ holds the files that come with ARES"
     if isinstance(fault, IsADirectoryError): return "a folder, not a parameter file"
     return f"cannot be read ({getattr(fault, 'strerror', None) or fault})"
 
@@ -117,11 +121,13 @@ def _file_text(
     try:
         with open(path, "rb") as file: data = file.read(_MOST + 1)
     except (OSError, ValueError) as e: raise AresError(f"{name}: {_file_fault(path, e)}.") from None
-    if len(data) > _MOST: raise AresError(f"{name}: longer than {_MOST:,} bytes; a parameter file has a few thousand.")
+    if len(data) > _MOST:
+        raise AresError(f"{name}: longer than {_MOST:,} bytes; a parameter file has a few thousand.")
     try: return data.decode("utf-8")
     except UnicodeDecodeError as e:
         line = data[:e.start].count(b"\n") + 1
-        raise AresError(f"{name}: line {line} is not UTF-8 text; save the file in the encoding UTF-8.") from None
+        message = f"{name}: line {line} is not UTF-8 text; save the file in the encoding UTF-8."
+        raise AresError(message) from None
 
 # %% ../nbs/36_parameter_files.ipynb #9c138579
 def read_parameters(

