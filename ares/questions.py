@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['SCALE', 'VERSION', 'DATA_NOT_ORDERS', 'SCORE', 'CORRECT', 'COMPARE', 'INSTRUCTIONS', 'MEDIA_TYPES', 'MODEL_SIDE',
-           'STRING', 'SCHEMAS', 'STOPPED', 'shown_question', 'problem_block', 'labels', 'rationale_block', 'user_text',
-           'png', 'picture_bytes', 'reply_limit', 'make_question', 'key_of', 'reply_object', 'listed', 'exact_schema',
-           'load_json', 'parse', 'keyed', 'scores_fault', 'read_scores', 'words_of', 'another_language',
-           'read_corrections', 'read_verdict', 'read_reply', 'ask_again']
+           'MAX_BASE64', 'QUALITIES', 'ORIENTATION', 'STRING', 'SCHEMAS', 'STOPPED', 'shown_question', 'problem_block',
+           'labels', 'rationale_block', 'user_text', 'file_bytes', 'written_picture', 'sendable_kind', 'picture_bytes',
+           'reply_limit', 'make_question', 'key_of', 'reply_object', 'listed', 'exact_schema', 'load_json', 'parse',
+           'keyed', 'scores_fault', 'read_scores', 'words_of', 'another_language', 'read_corrections', 'read_verdict',
+           'read_reply', 'ask_again']
 
 # %% ../nbs/10_questions.ipynb #c7b75421
 import base64, hashlib, io, json, re
@@ -175,13 +176,52 @@ def user_text(
 # %% ../nbs/10_questions.ipynb #2965f1c7
 MEDIA_TYPES = dict(PNG="image/png", JPEG="image/jpeg", GIF="image/gif", WEBP="image/webp")
 MODEL_SIDE = 1568 # pixels of the longer side that a model looks at; more would be paid for and scaled down there
+MAX_BASE64 = 5_000_000 # characters of a picture; the lowest limit among the providers (5 MB)
 
 # %% ../nbs/10_questions.ipynb #d13c83a4
-def png(picture: Image.Image) -> bytes:
-    "A picture as the bytes of a PNG file."
+def file_bytes(picture: Image.Image, kind: str = "PNG", **how) -> bytes:
+    "A picture as the bytes of a file."
     data = io.BytesIO()
-    picture.save(data, "PNG")
+    picture.save(data, kind, **how)
     return data.getvalue()
+
+def _fits(data: bytes) -> bool:
+    "Whether the base64 text of a picture is short enough."
+    return len(base64.b64encode(data)) <= MAX_BASE64
+
+# %% ../nbs/10_questions.ipynb #90d3b1cb
+QUALITIES = (90, 80, 65, 50) # of a JPEG, tried in this order
+
+def written_picture(
+    picture: Image.Image, # in RGB
+) -> tuple: # (media type, bytes, (width, height))
+    "A picture as a PNG, or as a JPEG where the PNG would be too large; scaled down where that is too large as well."
+    data = file_bytes(picture)
+    if _fits(data): return MEDIA_TYPES["PNG"], data, picture.size
+    for quality in QUALITIES:
+        data = file_bytes(picture, "JPEG", quality=quality)
+        if _fits(data): return MEDIA_TYPES["JPEG"], data, picture.size
+    half = [max(1, round(side / 2)) for side in picture.size]
+    return written_picture(picture.resize(half, Image.LANCZOS))
+
+# %% ../nbs/10_questions.ipynb #1d376374
+ORIENTATION = 0x0112 # EXIF: how to turn the picture; 1 is upright
+
+def _is_opaque(image: Image.Image) -> bool:
+    "Whether no pixel of a picture is transparent."
+    return not image.has_transparency_data or image.convert("RGBA").getchannel("A").getextrema()[0] == 255
+
+def sendable_kind(
+    data: bytes, # of an image file
+) -> str: # its format, a key of `MEDIA_TYPES`; "" where it has to be written anew
+    "The format of a file that can be sent as it is."
+    try:
+        with Image.open(io.BytesIO(data), formats=list(MEDIA_TYPES)) as image:
+            turned, several = image.getexif().get(ORIENTATION, 1) != 1, getattr(image, "n_frames", 1) > 1
+            deep = image.format == "PNG" and data[24] > 8  # the byte of its header that tells the bits a channel
+            plain = image.mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA") and not (turned or several or deep)
+            return image.format if plain and _fits(data) and _is_opaque(image) else ""
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, IndexError): return ""
 
 # %% ../nbs/10_questions.ipynb #f54e5449
 def picture_bytes(
@@ -191,11 +231,14 @@ def picture_bytes(
     "The picture as it is sent."
     picture = problem.picture()
     if picture is None: return None
-    if max(picture.size) <= side and isinstance(problem.image, (str, Path)):
-        with Image.open(problem.image) as file: kind = file.format
-        if kind in MEDIA_TYPES: return MEDIA_TYPES[kind], Path(problem.image).read_bytes(), picture.size
-    if max(picture.size) > side: picture.thumbnail((side, side), Image.LANCZOS)
-    return MEDIA_TYPES["PNG"], png(picture), picture.size
+    small = max(picture.size) <= side
+    data = Path(problem.image).read_bytes() if small and isinstance(problem.image, (str, Path)) else b""
+    kind = sendable_kind(data)
+    if kind: return MEDIA_TYPES[kind], data, picture.size
+    if not small:
+        picture = picture.copy()  # a problem keeps its own
+        picture.thumbnail((side, side), Image.LANCZOS)
+    return written_picture(picture if picture.mode in ("L", "RGB") else picture.convert("RGB"))
 
 # %% ../nbs/10_questions.ipynb #4040c111
 def reply_limit(

@@ -179,7 +179,7 @@ async def _complete(client, question: dict, picture: dict | None, options: dict)
     forms = [options["form"]] if "form" in options else FORMS
     for form in forms:
         body = completion_body(question, picture, bool(options["base_url"]), form)
-        try: raw = await client.chat.completions.with_raw_response.create(**body)
+        try: raw = await client.chat.completions.with_raw_response.create(**body, timeout=options["request_timeout"])
         except Exception as error:
             if form == forms[-1] or getattr(error, "status_code", None) not in (400, 422): raise
         else:
