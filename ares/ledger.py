@@ -18,7 +18,7 @@ from fastcore.basics import patch
 
 # %% ../nbs/11_ledger.ipynb #6fc6f97d
 from .core import *
-from .questions import key_of
+from .questions import EXPORTED, key_of, read_exported
 
 # %% ../nbs/11_ledger.ipynb #3ada637d
 PRICES_OF = "2026-11-24" # read from the providers' public price lists
@@ -450,7 +450,7 @@ def totals(self: Ledger, by: tuple = ("stage", "kind", "model")) -> pd.DataFrame
     return pd.DataFrame([r | dict(failed=count.get(tuple(r[b] for b in by), 0)) for r in asked], columns=[*by, *TOTALS])
 
 # %% ../nbs/11_ledger.ipynb #aa76f0c5
-KEPT = "key provider kind version model stage about question attempt reply stop tokens_in tokens_cached tokens_written tokens_out price answered_at seconds fault".split()
+KEPT = list(EXPORTED) # the columns of an exported question
 
 # %% ../nbs/11_ledger.ipynb #55ae5bf3
 @patch
@@ -471,14 +471,16 @@ def answered(self: Ledger) -> int:
 # %% ../nbs/11_ledger.ipynb #53d370d4
 @patch
 def import_jsonl(self: Ledger, path: str | Path) -> int: # number of replies that were new
-    "Take replies from JSON lines; what is there already stays."
-    before = self.answered()
+    "Take replies from JSON lines; what is answered already stays, and a file with a fault changes nothing."
+    records, before = read_exported(path), self.answered()
+    new = ("reply", "stop", "price", "answered_at", "seconds", "fault", "state", *(n for n in KEPT if n.startswith("tokens_")))
+    put = f"""insert into questions ({', '.join(KEPT)}, state) values ({', '.join('?' * len(KEPT))}, 'answered')
+        on conflict (key) do update set {', '.join(f'{n} = excluded.{n}' for n in new)} where state = 'queued'"""
     with self.db:
         self.db.execute("begin immediate")
-        for r in read_jsonl(path):
-            if not {*KEPT, "items"} <= set(r): raise AresError(f"{path}: a line lacks {sorted({*KEPT, 'items'} - set(r))[0]}; only files of `Ledger.export_jsonl` can be read.")
-            values = [r[k] for k in KEPT if k != "question"] + [json.dumps(r["question"], sort_keys=True, ensure_ascii=False)]
-            names = [k for k in KEPT if k != "question"] + ["question"]
-            self.db.execute(f"insert or ignore into questions ({', '.join(names)}, state) values ({', '.join('?' * len(names))}, 'answered')", values)
-            self.db.executemany("insert or ignore into items (item, key, place, value, settled) values (?,?,?,?,?)", [(i, r["key"], p, v, s) for i, p, v, s in r["items"]])
+        for r in records:
+            row = r | dict(question=json.dumps(r["question"], sort_keys=True, ensure_ascii=False))
+            self.db.execute(put, [row[name] for name in KEPT])
+            items = [(item, r["key"], place, value, settled) for item, place, value, settled in r["items"]]
+            self.db.executemany("insert or ignore into items (item, key, place, value, settled) values (?,?,?,?,?)", items)
     return self.answered() - before

@@ -119,6 +119,7 @@ def follow(self: LLMTeacher, items: list, asked: list, found: dict): # found: wh
     others = {row["key"]: problem for i, (problem, _) in zip(items, asked) if (row := found.get(i)) and not row["settled"] and row["key"] not in self.open}
     self.open |= others
     self.read(list(others))
+    if others: self.follow(items, asked, self.ledger.find([i for i in items if i not in self.known]))
 
 # %% ../nbs/13_llm_teachers.ipynb #d1feee7d
 @patch

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['SCALE', 'VERSION', 'DATA_NOT_ORDERS', 'SCORE', 'CORRECT', 'COMPARE', 'INSTRUCTIONS', 'MEDIA_TYPES', 'MODEL_SIDE',
-           'STRING', 'SCHEMAS', 'STOPPED', 'shown_question', 'problem_block', 'labels', 'rationale_block', 'user_text',
-           'png', 'picture_bytes', 'reply_limit', 'make_question', 'key_of', 'reply_object', 'listed', 'exact_schema',
+           'MAX_BASE64', 'QUALITIES', 'ORIENTATION', 'STRING', 'SCHEMAS', 'STOPPED', 'EXPORTED', 'shown_question',
+           'problem_block', 'labels', 'rationale_block', 'user_text', 'file_bytes', 'written_picture', 'sendable_kind',
+           'picture_bytes', 'reply_limit', 'make_question', 'key_of', 'reply_object', 'listed', 'exact_schema',
            'load_json', 'parse', 'keyed', 'scores_fault', 'read_scores', 'words_of', 'another_language',
-           'read_corrections', 'read_verdict', 'read_reply', 'ask_again']
+           'read_corrections', 'read_verdict', 'read_reply', 'ask_again', 'item_keys', 'read_exported']
 
 # %% ../nbs/10_questions.ipynb #c7b75421
 import base64, hashlib, io, json, re
@@ -175,13 +176,52 @@ def user_text(
 # %% ../nbs/10_questions.ipynb #2965f1c7
 MEDIA_TYPES = dict(PNG="image/png", JPEG="image/jpeg", GIF="image/gif", WEBP="image/webp")
 MODEL_SIDE = 1568 # pixels of the longer side that a model looks at; more would be paid for and scaled down there
+MAX_BASE64 = 5_000_000 # characters of a picture; the lowest limit among the providers (5 MB)
 
 # %% ../nbs/10_questions.ipynb #d13c83a4
-def png(picture: Image.Image) -> bytes:
-    "A picture as the bytes of a PNG file."
+def file_bytes(picture: Image.Image, kind: str = "PNG", **how) -> bytes:
+    "A picture as the bytes of a file."
     data = io.BytesIO()
-    picture.save(data, "PNG")
+    picture.save(data, kind, **how)
     return data.getvalue()
+
+def _fits(data: bytes) -> bool:
+    "Whether the base64 text of a picture is short enough."
+    return len(base64.b64encode(data)) <= MAX_BASE64
+
+# %% ../nbs/10_questions.ipynb #90d3b1cb
+QUALITIES = (90, 80, 65, 50) # of a JPEG, tried in this order
+
+def written_picture(
+    picture: Image.Image, # in RGB
+) -> tuple: # (media type, bytes, (width, height))
+    "A picture as a PNG, or as a JPEG where the PNG would be too large; scaled down where that is too large as well."
+    data = file_bytes(picture)
+    if _fits(data): return MEDIA_TYPES["PNG"], data, picture.size
+    for quality in QUALITIES:
+        data = file_bytes(picture, "JPEG", quality=quality)
+        if _fits(data): return MEDIA_TYPES["JPEG"], data, picture.size
+    half = [max(1, round(side / 2)) for side in picture.size]
+    return written_picture(picture.resize(half, Image.LANCZOS))
+
+# %% ../nbs/10_questions.ipynb #1d376374
+ORIENTATION = 0x0112 # EXIF: how to turn the picture; 1 is upright
+
+def _is_opaque(image: Image.Image) -> bool:
+    "Whether no pixel of a picture is transparent."
+    return not image.has_transparency_data or image.convert("RGBA").getchannel("A").getextrema()[0] == 255
+
+def sendable_kind(
+    data: bytes, # of an image file
+) -> str: # its format, a key of `MEDIA_TYPES`; "" where it has to be written anew
+    "The format of a file that can be sent as it is."
+    try:
+        with Image.open(io.BytesIO(data), formats=list(MEDIA_TYPES)) as image:
+            turned, several = image.getexif().get(ORIENTATION, 1) != 1, getattr(image, "n_frames", 1) > 1
+            deep = image.format == "PNG" and data[24] > 8  # the byte of its header that tells the bits a channel
+            plain = image.mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA") and not (turned or several or deep)
+            return image.format if plain and _fits(data) and _is_opaque(image) else ""
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, IndexError): return ""
 
 # %% ../nbs/10_questions.ipynb #f54e5449
 def picture_bytes(
@@ -191,13 +231,15 @@ def picture_bytes(
     "The picture as it is sent."
     picture = problem.picture()
     if picture is None: return None
-    if max(picture.size) <= side and isinstance(problem.image, (str, Path)):
-        with Image.open(problem.image) as file: kind = file.format
-        if kind in MEDIA_TYPES and is_plain(problem.image): return MEDIA_TYPES[kind], Path(problem.image).read_bytes(), picture.size
-    if max(picture.size) > side:
-        picture = picture.copy()  # a student still sees the whole one
+    small = max(picture.size) <= side
+    from_file = small and isinstance(problem.image, (str, Path)) and is_plain(problem.image)
+    data = Path(problem.image).read_bytes() if from_file else b""
+    kind = sendable_kind(data)
+    if kind: return MEDIA_TYPES[kind], data, picture.size
+    if not small:
+        picture = picture.copy()  # a problem keeps its own
         picture.thumbnail((side, side), Image.LANCZOS)
-    return MEDIA_TYPES["PNG"], png(picture), picture.size
+    return written_picture(picture if picture.mode in ("L", "RGB") else picture.convert("RGB"))
 
 # %% ../nbs/10_questions.ipynb #4040c111
 def reply_limit(
@@ -416,3 +458,103 @@ def ask_again(
     cut_off, shown = "cut off" in fault, text if isinstance(text, str) and text.strip() else ""
     limit = question["max_tokens"] * (2 if cut_off else 1)
     return question | dict(again=["" if cut_off else shown, complaint], max_tokens=limit)
+
+# %% ../nbs/10_questions.ipynb #879173ca
+def _is_text(value) -> bool: return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
+
+def _is_count(value) -> bool: return type(value) is int and 0 <= value < 2**53
+
+def _is_amount(value) -> bool: return type(value) in (int, float) and 0 <= value < 1e12
+
+def _is_fault(value) -> bool: return value is None or _is_text(value)
+
+def _is_sentences(value) -> bool: return isinstance(value, list) and all(map(_is_text, value))
+
+# %% ../nbs/10_questions.ipynb #4536dfca
+def _is_question(q) -> bool:
+    "Whether a value has the form of what `make_question` makes."
+    texts, rest = ("kind", "version", "model", "instructions", "picture", "text"), ("rationales", "max_tokens", "again")
+    if not isinstance(q, dict) or set(q) != {*texts, *rest} or not all(_is_text(q[name]) for name in texts): return False
+    if q["kind"] not in INSTRUCTIONS or not isinstance(q["rationales"], list): return False
+    right = _is_sentences if q["kind"] == "score" else _is_text
+    several = len(q["rationales"]) == 2 if q["kind"] == "compare" else q["rationales"]
+    return bool(several) and all(map(right, q["rationales"])) and _is_count(q["max_tokens"]) and _is_sentences(q["again"])
+
+# %% ../nbs/10_questions.ipynb #18f138ad
+EXPORTED = dict(key=_is_text, provider=_is_text, kind=_is_text, version=_is_text, model=_is_text, stage=_is_text, about=_is_text,
+                question=_is_question, attempt=_is_count, reply=_is_text, stop=_is_text, tokens_in=_is_count,
+                tokens_cached=_is_count, tokens_written=_is_count, tokens_out=_is_count, price=_is_amount,
+                answered_at=_is_amount, seconds=_is_amount, fault=_is_fault) # the fields of a line, and what they must be
+
+def _field_fault(record) -> str: # "" when nothing is wrong
+    "What is wrong with the fields of a line."
+    if not isinstance(record, dict): return "it is not an object"
+    lacking = [name for name in (*EXPORTED, "items") if name not in record]
+    if lacking: return f"it lacks `{lacking[0]}`"
+    wrong = [name for name, is_right in EXPORTED.items() if not is_right(record[name])]
+    if wrong: return f"its `{wrong[0]}` has a value that the field cannot have"
+    question = record["question"]
+    if record["key"] != key_of(question): return "its `key` is not the hash of its question"
+    other = [name for name in ("kind", "version", "model") if record[name] != question[name]]
+    return f"its `{other[0]}` is not that of its question" if other else ""
+
+# %% ../nbs/10_questions.ipynb #da0fcb4a
+def item_keys(
+    question: dict, # from `make_question`
+) -> list: # of keys
+    "The keys of what a question asks about: of each rationale, or of the pair."
+    blocks = ["", *(rationale_block(i, r) for i, r in enumerate(question["rationales"], 1))]
+    problem = question["text"].removesuffix("\n\n".join(blocks))
+    parts = [question["rationales"]] if question["kind"] == "compare" else question["rationales"]
+    return [key_of([question["kind"], question["version"], question["model"], problem, question["picture"], p]) for p in parts]
+
+# %% ../nbs/10_questions.ipynb #aa23f1e5
+def _item_fault(item, keys: list, values: list) -> str: # of the question; what its reply says
+    "What is wrong with an item of a line."
+    if not isinstance(item, list) or len(item) != 4: return "an item is not a list of key, place, value and settled"
+    key, place, value, settled = item
+    if not _is_count(place) or place >= len(keys) or key != keys[place]: return "an item is not the hash of what its question asks about"
+    if type(settled) is not int or settled not in (0, 1): return "an item is neither settled nor not"
+    if value is None: return ""
+    try: stated = load_json(value)
+    except (TypeError, ValueError): return "the value of an item is not JSON"
+    return "" if stated is None or settled and stated == values[place] else "the value of an item is not what its reply says"
+
+# %% ../nbs/10_questions.ipynb #fb088a0b
+def _checked(record) -> dict: # with its items as they are taken
+    "A line of an exported ledger; raises `ValueError` with its fault."
+    if fault := _field_fault(record): raise ValueError(fault)
+    question, items = record["question"], record["items"]
+    values, _ = read_reply(question["kind"], None, question["rationales"], record["reply"], record["stop"])
+    if not isinstance(items, list): raise ValueError("its `items` are not a list")
+    faults = [_item_fault(item, item_keys(question), values) for item in items]
+    if any(faults): raise ValueError(next(filter(None, faults)))
+    if len({place for _, place, _, _ in items}) < len(items): raise ValueError("an item is there twice")
+    settled = [v is not None and question["kind"] != "correct" and json.loads(v) is not None for _, _, v, _ in items]
+    taken = [[key, place, value if s else None, int(s)] for (key, place, value, _), s in zip(items, settled)]
+    return record | dict(items=taken)
+
+# %% ../nbs/10_questions.ipynb #68f05909
+def read_exported(
+    path: str | Path, # written by `Ledger.export_jsonl`
+) -> list: # its records, each with `items` of [key, place, value, settled]
+    "The replies of a file; raises where a line has a fault."
+    try: lines = Path(path).read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError: raise AresError(f"{str(path)[-150:]}: no such file.") from None
+    except (OSError, ValueError) as e: raise AresError(f"{str(path)[-150:]}: cannot be read ({type(e).__name__}).") from None
+    records, seen = [], set()
+    for number, line in enumerate(lines, 1):
+        if not line.strip(): continue
+        try: records.append(_checked(_line_json(line, number == len(lines))))
+        except ValueError as e: fault = str(e)
+        else: fault = "another line has the same" if seen & (new := _keys_in(records[-1])) else ""
+        if fault: raise AresError(f"{str(path)[-120:]}: line {number}: {fault}; nothing was taken from the file, export it again.")
+        seen |= new
+    return records
+
+def _line_json(line: str, is_last: bool):
+    "The value of a line; raises `ValueError` with the fault."
+    try: return load_json(line)
+    except ValueError: raise ValueError("it breaks off" if is_last else "it is not JSON") from None
+
+def _keys_in(record: dict) -> set: return {record["key"], *(item[0] for item in record["items"])}

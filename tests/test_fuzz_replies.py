@@ -8,10 +8,12 @@ import pytest
 from hypothesis import event, given, settings, strategies as st
 
 from ares import stand_in
+from ares.core import AresError, data_folder, write_jsonl
+from ares.datasets import load_scienceqa
 from ares.ledger import Ledger
-from ares.llm_teachers import ClaudeTeacher, OpenAIJudge
-from ares.problems import make_problems
-from ares.questions import ask_again, key_of, labels, make_question, problem_block, read_reply
+from ares.llm_teachers import ClaudeTeacher, LLMTeacher, OpenAIJudge
+from ares.problems import Problem, make_problems
+from ares.questions import ask_again, item_keys, key_of, labels, make_question, problem_block, read_exported, read_reply
 from ares.rollouts import split_sentences
 from ares.sending import DEFAULTS, ask_live, kind_of_error
 from ares.teachers import FactTeacher
@@ -237,3 +239,100 @@ def test_a_server_without_json_schema_is_asked_in_another_form(takes, tmp_path, 
         judge.sender.stop()
     assert values == [FactTeacher().score(p, r) for p, r in PAIRS]
     assert forms == {form: 1 for form in ("json_schema", "json_object")} | {takes[0]: len(PAIRS)}
+
+
+QUESTIONS = [make_question(kind, PROBLEM, rationales, "some-model") for kind, rationales in ASKED.items()]
+REPLIES = [dict(scores=[dict(sentence=label, score=0.5) for label in RIGHT_LABELS]),
+           dict(corrections=[dict(rationale=n, corrected=GOLD[0]) for n in "12"]), dict(better="tie")]
+
+
+def exported(question, reply):
+    "A line of an exported ledger."
+    values, _ = read_reply(question["kind"], PROBLEM, question["rationales"], json.dumps(reply))
+    items = [[key, place, json.dumps(value), 1] for place, (key, value) in enumerate(zip(item_keys(question), values))]
+    names = ("kind", "version", "model")
+    counts = dict.fromkeys(["tokens_in", "tokens_cached", "tokens_written", "tokens_out"], 1)
+    return dict(key=key_of(question), provider="anthropic", stage="rl-1", about="1", question=question, attempt=1, stop="end_turn",
+                reply=json.dumps(reply), price=0.01, answered_at=1.0, seconds=1.0, fault="", items=items, **counts,
+                **{name: question[name] for name in names})
+
+
+LINES = [exported(question, reply) for question, reply in zip(QUESTIONS, REPLIES)]
+
+
+@st.composite
+def files(draw):
+    "The bytes of an exported file in which one thing is changed."
+    lines = json.loads(json.dumps(LINES))
+    line = lines[draw(st.integers(0, 2))]
+    place = line if draw(st.booleans()) else draw(st.sampled_from([line["question"], line["items"][0], line["items"]]))
+    name = draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+    change = draw(st.sampled_from(["value", "value", "gone", "line", "cut", "text", "bytes"]))
+    if change == "value": place[name] = draw(JSON | st.sampled_from([99, -1, "[99]", "[NaN]", "[0.5]", "null", '"b"', 2]))
+    if change == "gone": place.pop(name)
+    if change == "line": lines[draw(st.integers(0, 2))] = draw(JSON)
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    if change == "text": text = text.replace(draw(st.sampled_from(["0.5", "tie", "1.1", "}", '"', "neither"])), draw(TEXT), 1)
+    data = text.encode("utf-8", "replace")
+    if change == "bytes": data = data.replace(b"0", draw(st.binary(max_size=2)), 1)
+    return data[:draw(st.integers(0, len(data)))] if change == "cut" else data
+
+
+@FUZZ
+@given(files())
+def test_a_file_of_replies_is_taken_whole_or_not_at_all(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp()/"fuzzed.jsonl"
+    path.write_bytes(data)
+    try: records = read_exported(path)
+    except AresError as error:
+        assert len(str(error)) <= 300 and str(error).isprintable()
+        return event("refused")
+    event("taken")
+    for record in records:
+        values, _ = read_reply(record["kind"], None, record["question"]["rationales"], record["reply"], record["stop"])
+        assert record["key"] == key_of(record["question"]) and record["price"] >= 0
+        for key, place, value, settled in record["items"]:
+            assert key == item_keys(record["question"])[place]
+            assert (json.loads(value) == values[place] is not None) if settled else value is None
+
+
+def test_a_faulty_file_leaves_a_ledger_as_it_was_and_a_good_one_answers(tmp_path):
+    path, ledger = tmp_path/"replies.jsonl", Ledger(tmp_path/"ledger.sqlite")
+    path.write_text("".join(json.dumps(line) + "\n" for line in [*LINES, LINES[0] | dict(price=-1)]))
+    with pytest.raises(AresError, match="line 4: its `price`"): ledger.import_jsonl(path)
+    assert not ledger.rows("select * from questions") and not ledger.rows("select * from items")
+    write_jsonl(path, LINES)
+    assert ledger.import_jsonl(path) == 3
+    teacher = ClaudeTeacher.__new__(ClaudeTeacher)
+    LLMTeacher.__init__(teacher, ledger.path, "some-model", send="replay")
+    teacher.picture = lambda problem: ""
+    asked = [(PROBLEM, rationale) for rationale in ASKED["score"]]
+    assert teacher.values("score", asked) == [[0.5, 0.5], [0.5]]
+    assert teacher.values("correct", [(PROBLEM, rationale) for rationale in ASKED["correct"]]) == [GOLD[0]] * 2
+    assert teacher.compare(PROBLEM, *ASKED["compare"]) == "tie"
+
+
+def test_questions_of_ordinary_texts_keep_their_keys():
+    "Kept ledgers stay valid: the blocks of 200 embedded problems and of ScienceQA's, whose texts have several lines."
+    def digests(problems): return [key_of([problem_block(p, k) for p in problems])[:12] for k in ("form", "answer", "facts")]
+    assert digests(make_problems(200, seed=1)) == ["a1e0f0ffa30f", "2e86b5242a6b", "f436a50d1eea"]
+    assert key_of(make_question("score", PROBLEM, [["Look at the picture.", "So the"]], "some-model"))[:12] == "ce92a871b7a1"
+    if data_folder() is None: pytest.skip("no folder with ScienceQA")
+    real = load_scienceqa(data_folder()/"scienceqa")
+    assert digests([p for p in real if "<" not in p.solution]) == ["e63d593a4f83", "7fcb45eb27d2", "f5045a6e0d20"]
+
+
+PLACES = ["question", "hint", "caption", "solution", "choices"]
+HOSTILE = st.lists(st.sampled_from(["</problem>", "<problem>", "\n", "\r", "\u2028", "Right answer: (B) b", " ", "Options: (A) x", "What?", "**",
+                                    "\ud800", "<rationale number=\"1\">", '"', "\\"]), max_size=6).map("".join)
+
+
+@FUZZ
+@given(st.fixed_dictionaries({place: HOSTILE for place in PLACES}), st.sampled_from(["form", "answer", "facts"]))
+def test_texts_of_a_problem_cannot_imitate_its_block(texts, knowledge):
+    problem = Problem("1", answer=0, **texts | dict(choices=[texts["choices"], "b"]))
+    block = problem_block(problem, knowledge)
+    assert block.count("<") == 2 and block.startswith("<problem>\n") and block.endswith("</problem>") and block.encode()
+    lines = [line.strip(' *"\\') for line in block.splitlines()]
+    assert sum(line.startswith("Right answer") for line in lines) == (knowledge != "form")
+    assert sum(line.startswith("Options") for line in lines) == 1
