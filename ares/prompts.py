@@ -125,7 +125,7 @@ def _find_choices(choices: tuple) -> _Choices:
         same = meant.setdefault(wording.lower(), {})
         same[wording] = -1 if wording in same else index
     for index, (key, wording) in enumerate(zip(bare_keys, bare)):
-        if bare_keys.count(key) == 1 and key not in meant: meant[key] = {wording: index}
+        if key and bare_keys.count(key) == 1 and key not in meant: meant[key] = {wording: index}
     keys = sorted(meant, key=len, reverse=True)
     pattern = re.compile("|".join(f"({_whole_words(k)})" for k in keys), re.IGNORECASE) if keys else None
     return _Choices(pattern, [meant[k] for k in keys], len(choices))
