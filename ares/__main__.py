@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 # %% ../nbs/27_cli.ipynb #2f3f9f67
-from .alternation import run_stage
+from .alternation import check_run, read_config, run_stage
 from .cards import publish
 from .compare import compare_page, compare_table, common_values
 from .core import *
@@ -53,7 +53,7 @@ def find_run(
     run = run_folder(target, home)
     fixed = [k for k in overrides if k not in THE_WAY_ONLY]
     if name or fixed: raise AresError(f"{target}: a run keeps its name and settings{f' (`{fixed[0]}`)' if fixed else ''}; give a parameter file to start another.")
-    return load_config(read_json(run/"config.json"), need_data, **overrides), run
+    return read_config(run, need_data, **overrides), run
 
 # %% ../nbs/27_cli.ipynb #cedaaf56
 def add_sweep(commands):
@@ -240,12 +240,14 @@ def main(
     args = parser().parse_args(argv)
     try:
         if args.command in MANY: return MANY[args.command](args)
-        if args.command == "stage": return 0 if run_stage(load_config(read_json(args.folder/"config.json")), args.folder, args.stage) else 1
+        if args.command == "stage": return 0 if run_stage(read_config(args.folder), args.folder, args.stage) else 1
         overrides = {k: yaml.safe_load(v) for k, v in getattr(args, "p", [])} | launcher_settings()
         config, run = find_run(args.target, getattr(args, "name", None), overrides, need_data=args.command != "plan")
         if args.command == "cost": return show_cost(config)
         if args.command == "plan": return show_plan(config, args)
-        if args.command == "publish": return show_published(run, args)
+        if args.command == "publish":
+            check_run(config, run)
+            return show_published(run, args)
         if args.command == "ledger": return show_ledger(config, run, args)
         if args.command == "run":
             with rehearsal(config, run) if args.rehearse else nullcontext(run) as run:
