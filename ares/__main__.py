@@ -66,7 +66,8 @@ def find_run(
     if name or fixed:
         raise AresError(f"{shown_name(target)}: a run keeps its name and settings{said}; "
                         "give a parameter file to start another.")
-    return load_config(run/"config.json", need_data=need_data, **overrides), run
+    from ares.alternation import read_config
+    return read_config(run, need_data, **overrides), run
 
 # %% ../nbs/27_cli.ipynb #f1b1765a
 def given_values(

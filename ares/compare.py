@@ -13,6 +13,7 @@ import pandas as pd
 from IPython.display import HTML
 
 # %% ../nbs/34_compare.ipynb #85deff12
+from .alternation import check_run, read_config
 from .core import *
 from .execution import make_page
 from .figures import COLOURS, PAGE, figure_style, panels
@@ -65,6 +66,7 @@ def common_values(
 ) -> dict: # name of a run -> `problem_values` of the problems that all have in common
     "Runs on the same problems."
     if len(runs) < 2: raise AresError("compare: name at least two runs.")
+    for run in map(Path, runs): check_run(read_config(run), run)
     values = {name: problem_values(run, stage) for name, run in named_runs(runs).items()}
     first, *others = values.values()
     ids = [i for i in first.index if all(i in v.index and v.loc[i, "problem"].question == first.loc[i, "problem"].question for v in others)]

@@ -15,7 +15,7 @@ from pathlib import Path
 import ares_runs
 
 # %% ../nbs/32_execution.ipynb #5e4ed2bc
-from .alternation import run_ares, run_stage
+from .alternation import check_run, read_config, run_ares, run_stage
 from .core import *
 from .processes import alone, from_main, process_count, run_lock, shown_progress
 from .report import export_html
@@ -113,7 +113,7 @@ def notebook_stage(
     result = run/stage/"result.json"
     if not result.exists():
         with shown_progress(run/"progress.txt"): draw_stage(config, run, stage)
-    return read_json(result)
+    return read_json(result, dict)
 
 # %% ../nbs/32_execution.ipynb #6de15d61
 def shared_stage(
@@ -145,6 +145,7 @@ def make_report(
 ) -> Path: # report.html
     "Execute the report notebook and turn it into a page."
     if not (run/"results.json").exists(): raise AresError(f"{run}: no finished stage to report on; start one with `ares run`.")
+    check_run(read_config(run), run)
     return make_page("report", run/"notebooks"/"report.ipynb", run/"report.html", run=str(run))
 
 # %% ../nbs/32_execution.ipynb #c03556e9

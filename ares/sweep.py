@@ -20,7 +20,7 @@ from submitit.core.utils import FailedJobError
 from submitit.helpers import Checkpointable
 
 # %% ../nbs/33_sweep.ipynb #21cf4199
-from .alternation import keep_settings, run_ares, stage_names
+from .alternation import is_complete, keep_settings, read_record, run_ares, stage_names
 from .core import *
 from .execution import make_page, run_notebooks
 from .figures import COLOURS, PAGE, draw_seeds, figure_style, panels
@@ -212,10 +212,11 @@ def run_rows(
     run: Path, # folder of a run
 ) -> list: # of dicts, one a stage
     "A run's part of the table."
-    results = read_results(run) if any(run.glob("*/result.json")) else {}
+    done = sorted((p.parent for p in run.glob("*/result.json")), key=lambda folder: stage_order(folder.name))
+    results = {folder.name: read_record(folder, needed=()) for folder in done}
     shared = {s: read_json(run/s/"shared.json")["from"] for s in results if (run/s/"shared.json").exists()}
     rows = [dict(stage=s, state="done", shared_from=shared.get(s)) | flat_record(r) for s, r in results.items()]
-    if (run/"complete.json").exists(): return rows
+    if is_complete(run): return rows
     failures = read_jsonl(run/"failures.jsonl")
     return rows + [dict(state="failed") | failures[-1] if failures else dict(stage="", state="not finished")]
 
@@ -224,7 +225,7 @@ def sweep_table(
     home: str | Path, # folder of a sweep
 ) -> pd.DataFrame: # a row for each run and stage
     "The settings that differ, and all results."
-    runs = {p.parent.name: read_json(p) for p in sorted(Path(home).glob("*/config.json"))}
+    runs = {p.parent.name: read_json(p, dict) for p in sorted(Path(home).glob("*/config.json"))}
     if not runs: raise AresError(f"{home}: no run in there; start some with `ares sweep`.")
     differ = differing_settings(runs)
     def plain(value): return value if isinstance(value, (int, float, bool, str)) else str(value)
@@ -246,7 +247,7 @@ def run_sweep(
     free = local_slots(parallel, max(c.num_processes for c in configs.values())) if executor == "local" else [{}] * (parallel or len(configs))
     for config in configs.values(): check_keys(config)
     for name, config in configs.items(): keep_settings(config, home/name)
-    waiting, under_way = [n for n in configs if not (home/n/"complete.json").exists()], {}
+    waiting, under_way = [n for n in configs if not is_complete(home/n)], {}
     bar = progress(total=len(configs), desc=home.name)
     bar.update(len(configs) - len(waiting))
     while waiting or under_way:
@@ -280,7 +281,7 @@ def make_runs(
     if parallel > 1 or executor != "local":
         run_sweep(configs, home, executor, parallel, job=RunJob(run_ares))
         for name in configs:
-            if not (home/name/"complete.json").exists(): raise AresError(f"{home/name}: {read_jsonl(home/name/'failures.jsonl')[-1]['reason']}")
+            if not is_complete(home/name): raise AresError(f"{home/name}: {read_jsonl(home/name/'failures.jsonl')[-1]['reason']}")
     else:
         for name, config in configs.items():
             with run_lock(home/name):
@@ -299,7 +300,7 @@ def by_setting(
     names = [f.name for f in fields(ARESConfig) if f.name in table and f.name != "seed"]
     rows = table[(table.stage == stage) & table[metric].notna()].assign(setting=lambda t: t[names].apply(lambda r: ", ".join(f"{k} {v}" for k, v in r.items()), axis=1) if names else "all")
     seeds = {s: part.set_index("seed" if "seed" in part else "run")[metric] for s, part in rows.groupby("setting", sort=False)}
-    first = next(iter(seeds.values()))
+    first = next(iter(seeds.values()), None)
     return pd.DataFrame({s: dict(seeds=len(v), values=v.tolist(), mean=over_seeds(v), difference=None if v is first else over_seeds((v - first).dropna())) for s, v in seeds.items()}).T
 
 # %% ../nbs/33_sweep.ipynb #df638246

@@ -11,7 +11,7 @@ import re, statistics, sys, time
 from datetime import timedelta
 from pathlib import Path
 
-from .alternation import stage_names
+from .alternation import is_complete, read_config, read_record, stage_names
 from .core import *
 from .ledger import Ledger
 from .report import RL_PANELS, read_curves
@@ -37,8 +37,9 @@ def stage_seconds(
     run: Path, # folder of the run
 ) -> dict: # kind ("baseline", "rl", "sft") -> seconds of its last stage that is done
     "What the stages have taken so far."
-    done = [(p.parent.name, read_json(p)) for p in sorted(run.glob("*/result.json"), key=lambda p: p.stat().st_mtime)]
-    return {stage.split("-")[0]: r.get("seconds", 0) + r.get("evaluation_seconds", 0) for stage, r in done}
+    done = [(p.parent.name, read_record(p.parent, needed=())) for p in sorted(run.glob("*/result.json"), key=lambda p: p.stat().st_mtime)]
+    names = ("seconds", "evaluation_seconds")
+    return {stage.split("-")[0]: sum(r.get(name) or 0 for name in names) for stage, r in done}
 
 # %% ../nbs/35_watch.ipynb #76f625c2
 def time_left(
@@ -97,7 +98,7 @@ def last_sign(run: Path) -> float: # seconds
 # %% ../nbs/35_watch.ipynb #cf8c8334
 def is_over(config, run: Path) -> bool:
     "Whether nothing more will come: the run says so, or all its stages are there."
-    return (run/"complete.json").exists() or all((run/s/"result.json").exists() for s in stage_names(config))
+    return is_complete(run) or all((run/s/"result.json").exists() for s in stage_names(config))
 
 def watch_line(
     config, run: Path, # folder of the run
@@ -113,8 +114,14 @@ def watch_line(
 # %% ../nbs/35_watch.ipynb #63de6292
 def run_config(run: Path):
     "The settings of a run, as far as watching needs them."
-    if not (run/"config.json").exists(): raise AresError(f"{run}: no run in this folder; `ares run` starts one.")
-    return load_config(read_json(run/"config.json"), need_data=False)
+    return read_config(run, need_data=False)
+
+def _result_line(stage: str, record: dict) -> str:
+    "What a stage has reached, in a line."
+    shown = (("accuracy", "accuracy", "5.1f", " %", 1), ("sentence_score", "score", ".2f", "", 1),
+             ("win_rate", "wins", ".0f", " %", 100))
+    known = [part for part in shown if record.get(part[0]) is not None]
+    return f"{stage:10} " + "   ".join(f"{word} {record[name] * scale:{form}}{unit}" for name, word, form, unit, scale in known)
 
 def watch_text(
     run: str | Path, # folder of a run, or of a sweep
@@ -124,9 +131,10 @@ def watch_text(
     inside = sorted(p.parent for p in run.glob("*/config.json"))
     if inside: return "\n".join([f"{run.name}: {sum(is_over(run_config(r), r) for r in inside)} of {len(inside)} runs complete"] + [f"{r.name:40} {watch_line(run_config(r), r)}" for r in inside])
     config = run_config(run)
-    done = {s: read_json(run/s/"result.json") for s in stage_names(config) if (run/s/"result.json").exists()}
+    finished = [s for s in stage_names(config) if (run/s/"result.json").exists()]
+    done = {s: read_record(run/s, needed=()) for s in finished}
     todo = [s for s in stage_names(config) if s not in done]
-    results = [f"{s:10} accuracy {r.get('accuracy', 0):5.1f} %   score {r.get('sentence_score', 0):.2f}" + (f"   wins {100 * r['win_rate']:.0f} %" if r.get("win_rate") is not None else "") for s, r in done.items()]
+    results = [_result_line(s, r) for s, r in done.items()]
     return "\n".join([f"{run.name}: {'  '.join(f'{s} ✓' if s in done else s for s in stage_names(config))}", watch_line(config, run), "", *results, "", *(curve_lines(run, todo[0]) if todo else [])]).strip()
 
 # %% ../nbs/35_watch.ipynb #af2efaa3
