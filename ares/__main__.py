@@ -366,16 +366,18 @@ def run_command(args: argparse.Namespace) -> int: # 0 when all went well
     if args.command in MANY: return MANY[args.command](args)
     from ares.processes import from_main, launcher_settings
     if args.command == "stage":
-        from ares.alternation import run_stage
-        from ares.settings import load_config
+        from ares.alternation import read_config, run_stage
         run = run_folder(str(args.folder))
-        return 0 if run_stage(load_config(run/"config.json"), run, args.stage) else 1
+        return 0 if run_stage(read_config(run), run, args.stage) else 1
     overrides = given_values(getattr(args, "p", [])) | launcher_settings()
     config, run = find_run(args.target, getattr(args, "name", None), overrides,
                            need_data=args.command != "plan")
     if args.command == "cost": return show_cost(config)
     if args.command == "plan": return show_plan(config, args)
-    if args.command == "publish": return show_published(run, args)
+    if args.command == "publish":
+        from ares.alternation import check_run
+        check_run(config, run)
+        return show_published(run, args)
     if args.command == "ledger": return show_ledger(config, run, args)
     from ares.execution import complete_run, make_report
     if args.command == "report": return show_results(run, from_main(lambda: make_report(run)))
