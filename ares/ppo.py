@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SCHEDULES', 'STATS', 'compute_advantages', 'whiten', 'sentence_places', 'group_advantages', 'policy_loss',
            'value_loss', 'PPOConfig', 'adapted_kl_coef', 'padded', 'rollout_advantages', 'shuffled_batches',
-           'batch_losses', 'collection_metrics', 'apply_gradients', 'check_ppo', 'step_groups', 'own_batches',
-           'PPOTrainer']
+           'batch_losses', 'kl_estimate', 'collection_metrics', 'apply_gradients', 'check_ppo', 'step_groups',
+           'own_batches', 'PPOTrainer']
 
 # %% ../nbs/15_ppo.ipynb #6dc935ad
 import math, random, time
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 # %% ../nbs/15_ppo.ipynb #4ad0d21d
 from .core import *
 from .processes import DTensor, clip_gradients, divided_state, from_main, process_count, process_index, sum_gradients, summed, whole_state
-from .rewards import regraded, token_rewards
+from .rewards import regraded, settle_cut_off, token_rewards
 from .rollouts import batch_of
 
 # %% ../nbs/15_ppo.ipynb #0c793f81
@@ -40,10 +40,10 @@ def compute_advantages(
 # %% ../nbs/15_ppo.ipynb #de81a777
 def whiten(
     advantages: torch.Tensor, # (rows, length)
-    mask: torch.Tensor, # (rows, length)
-) -> torch.Tensor: # mean 0 and spread 1 over real tokens, zero at padding
+    mask: torch.Tensor, # (rows, length), 1.0 on the tokens that count
+) -> torch.Tensor: # mean 0 and spread 1 over real tokens, zero at the others
     "Normalise advantages over the real tokens of a whole collection."
-    n, total = mask.sum(), (advantages * mask).sum()
+    n, total = mask.sum().clamp(min=1), (advantages * mask).sum()
     centred = (advantages - total / n) * mask
     spread = (centred.pow(2).sum() / n).sqrt()
     return centred / (spread + 1e-8)
@@ -122,6 +122,9 @@ class PPOConfig:
     temperature: float = 1.0 # at which rollouts were sampled
     top_k: int = 0 # > 0 when their logprobs are those of the truncated distribution
     value_warmup: int = 0 # first updates that train the value head alone
+    truncated: bool = False # were the tokens drawn from a part of the vocabulary (top_k, top_p)?
+    cut_off: str = "keep" # what the length limit cuts off: see `settle_cut_off`
+    weight_decay: float = 0.0 # of AdamW (official code: 0.01)
 
 # %% ../nbs/15_ppo.ipynb #09c247f5
 def adapted_kl_coef(
@@ -144,22 +147,26 @@ def padded(
 
 # %% ../nbs/15_ppo.ipynb #f2fae6cc
 def rollout_advantages(
-    rollouts: list, # with scores, logprobs, ref_logprobs, and values unless the advantage is "group"
+    rollouts: list, # with logprobs, ref_logprobs, scores (or None), and values unless the advantage is "group"
     config: PPOConfig,
-    kl_coef: float, # the fee at present
-): # (advantages, returns), (rollouts, longest response)
+    kl_coef: float, # weight of the KL penalty at present
+): # (advantages, returns), (rollouts, longest response); advantages are zero where there are no scores
     "What the tokens of a collection are worth."
     rollouts = regraded(rollouts, config.feedback, config.neutral)
-    rewards, mask = padded([token_rewards(r, kl_coef, config.neutral) for r in rollouts]), padded([[1.0] * len(r.tokens) for r in rollouts])
+    rewards = padded([token_rewards(r, kl_coef, config.neutral) for r in rollouts])
+    mask = padded([[1.0] * len(r.tokens) for r in rollouts])
+    scored = mask * torch.tensor([[r.scores is not None] for r in rollouts])
     if config.advantage == "gae":
-        advantages, returns = compute_advantages(rewards, padded([r.values for r in rollouts]), mask, config.gamma, config.lam)
-        return (whiten(advantages, mask) if config.normalize_advantages else advantages), returns
-    scores = padded([token_rewards(r, 0.0, config.neutral) for r in rollouts])
-    scores, returns = (compute_advantages(x, torch.zeros_like(x), mask, config.gamma, 1.0)[1] for x in (scores, rewards))
+        values = padded([r.values for r in rollouts])
+        advantages, returns = compute_advantages(rewards, values, mask, config.gamma, config.lam)
+        return (whiten(advantages, scored) if config.normalize_advantages else advantages * scored), returns
+    def to_come(x): return compute_advantages(x, torch.zeros_like(x), mask, config.gamma, 1.0)[1]
+    returns, earned = to_come(rewards), to_come(padded([token_rewards(r, 0.0, config.neutral) for r in rollouts]))
     places = padded([sentence_places(r.spans, len(r.tokens)) for r in rollouts]).long()
     owners = [(r.problem.id, r.scores is None) for r in rollouts]
-    known = mask * torch.tensor([[r.scores is not None] for r in rollouts])
-    return (group_advantages(scores, places, mask, owners, config.normalize_advantages) + group_advantages(returns - scores, places, mask, owners, False)) * known, returns
+    by_score = group_advantages(earned, places, mask, owners, config.normalize_advantages)
+    by_penalty = group_advantages(returns - earned, places, mask, owners, False)
+    return (by_score + by_penalty) * scored, returns
 
 # %% ../nbs/15_ppo.ipynb #1628b911
 def shuffled_batches(
@@ -201,24 +208,47 @@ def batch_losses(
         stats = dict(policy_loss=loss, value_loss=v_loss, approx_kl=((change.exp() - 1 - change) * mask).sum(), ratio=(change.exp() * mask).sum(), clip_fraction=outside.sum())
     return loss, v_loss, {k: v.detach() for k, v in stats.items()}
 
+# %% ../nbs/15_ppo.ipynb #08cdbd63
+def kl_estimate(
+    logprobs: torch.Tensor, ref_logprobs: torch.Tensor, # (rows, length), of sampled tokens; equal at padding
+    truncated: bool, # were the tokens drawn from a part of the vocabulary?
+) -> float: # nats a response
+    "Estimate the KL divergence of the student from its reference, summed over a response."
+    change = logprobs - ref_logprobs
+    each = (-change).exp() - 1 + change if truncated else change
+    return each.sum(1).mean().item()
+
 # %% ../nbs/15_ppo.ipynb #27d5f2f4
+def _explained_variance(rollouts: list, returns: torch.Tensor) -> dict: # empty where nothing has values and scores
+    "The share of the returns' variance that the value head predicted."
+    rows = [i for i, r in enumerate(rollouts) if r.values is not None and r.scores is not None]
+    if not rows: return {}
+    values = padded([rollouts[i].values for i in rows])
+    mask = padded([[1.0] * len(rollouts[i].tokens) for i in rows]).bool()
+    returns = returns[rows, :mask.shape[1]]
+    spread, missed = returns[mask].var(unbiased=False), (returns - values)[mask].var(unbiased=False)
+    return dict(explained_variance=(1 - missed / (spread + 1e-8)).item())
+
+# %% ../nbs/15_ppo.ipynb #d0850432
 def collection_metrics(
-    rollouts: list, returns: torch.Tensor, neutral: float,
+    rollouts: list, returns: torch.Tensor, # (rollouts, longest response)
+    neutral: float, # score that earns nothing
+    truncated: bool = False, # see `kl_estimate`
 ) -> dict:
     "What a collection says about the student that wrote it."
-    logprobs, ref = (padded([getattr(r, n) for r in rollouts]) for n in ("logprobs", "ref_logprobs"))
+    logprobs, ref = padded([r.logprobs for r in rollouts]), padded([r.ref_logprobs for r in rollouts])
     mask = padded([[1.0] * len(r.tokens) for r in rollouts]).bool()
     scored = [r.scores for r in rollouts if r.scores is not None]
     scores, n = [s for row in scored for s in row], max(1, len(scored))
-    by_position = [[row[i] - neutral for row in scored if len(row) > i] for i in range(max(map(len, scored), default=0))]
-    foreseen = {}
-    if all(r.values is not None for r in rollouts):
-        spread, missed = returns[mask].var(unbiased=False), (returns - padded([r.values for r in rollouts]))[mask].var(unbiased=False)
-        foreseen = dict(explained_variance=(1 - missed / (spread + 1e-8)).item())
-    return dict(score=sum(scores) / max(1, len(scores)), reward=sum(s - neutral for s in scores) / n, sentences=len(scores) / n, unscored=len(rollouts) - len(scored),
-                kl=((logprobs - ref) * mask).sum(1).mean().item(), entropy=-logprobs[mask].mean().item(),
-                response_length=mask.sum(1).float().mean().item(), finished=sum(r.finished for r in rollouts) / len(rollouts),
-                reward_by_sentence_position=[round(sum(x) / len(x), 4) for x in by_position]) | foreseen
+    positions = range(max(map(len, scored), default=0))
+    by_position = [[row[i] - neutral for row in scored if len(row) > i] for i in positions]
+    return dict(
+        score=sum(scores) / max(1, len(scores)), reward=sum(s - neutral for s in scores) / n,
+        sentences=len(scores) / n, unscored=len(rollouts) - len(scored),
+        kl=kl_estimate(logprobs, ref, truncated), entropy=-logprobs[mask].mean().item(),
+        response_length=mask.sum(1).float().mean().item(), finished=sum(r.finished for r in rollouts) / len(rollouts),
+        reward_by_sentence_position=[round(sum(x) / len(x), 4) for x in by_position],
+    ) | _explained_variance(rollouts, returns)
 
 # %% ../nbs/15_ppo.ipynb #6c573acf
 def apply_gradients(
@@ -228,7 +258,9 @@ def apply_gradients(
     "Sum gradients over processes, clip them, and take the step."
     sum_gradients([p for group in optimizer.param_groups for p in group["params"]])
     norms = [clip_gradients(g["params"], max_norm) for g in optimizer.param_groups]
-    optimizer.step(); optimizer.zero_grad()
+    check_finite({"gradient norm": torch.tensor(norms)}, "rl_lr")
+    optimizer.step()
+    optimizer.zero_grad()
     return norms[0]
 
 # %% ../nbs/15_ppo.ipynb #8222b90c
@@ -265,42 +297,25 @@ def own_batches(
     passes = math.ceil(math.ceil(len(order) / n) / size)
     return [mine[i * size:(i + 1) * size] for i in range(passes)]
 
-# %% ../nbs/15_ppo.ipynb #1fad8f76
-class PPOTrainer:
-    "Updates a student, and its value head if there is one, on collections of scored rollouts."
-    def __init__(self, student, value_head, config: PPOConfig):
-        check_ppo(config)
-        if (value_head is None) != (config.advantage == "group"): raise AresError(f"PPO: `advantage: {config.advantage}` goes with{'out' if config.advantage == 'group' else ''} a value head.")
-        self.student, self.value_head, self.config = student, value_head, config
-        learners = [(student.model, config.lr)] + ([(value_head, config.value_lr or config.lr)] if value_head else [])
-        groups = [dict(params=[p for p in m.parameters() if p.requires_grad], lr=lr) for m, lr in learners]
-        mixed = any(isinstance(p, DTensor) for g in groups for p in g["params"])  # divided weights and whole ones cannot share a kernel
-        self.optimizer, self.kl_coef, self.updates = torch.optim.AdamW(groups, weight_decay=0.0, foreach=False if mixed else None), config.kl_coef, 0
-    def step(self, batches, rollouts, advantages, returns, policy):
-        "One optimizer step on a few batches; returns its statistics as means over tokens."
-        count, totals = sum(len(rollouts[i].tokens) for b in batches for i in b), torch.zeros(len(STATS), device=self.student.device)
-        for b in own_batches(batches, self.config.batch_size):
-            done = b or batches[0][:1]  # an empty batch takes part with a rollout that does not count
-            loss, v_loss, stats = batch_losses(self.student, self.value_head, [rollouts[i] for i in done], advantages[done], returns[done], self.config, policy)
-            ((loss * policy + self.config.vf_coef * v_loss) / count * bool(b)).backward()
-            totals += torch.stack([stats[k] for k in STATS]) * bool(b)
-        norm = apply_gradients(self.optimizer, self.config.max_grad_norm)
-        return {k: v / count for k, v in zip(STATS, summed(totals).tolist()) if k != "value_loss" or self.value_head} | dict(grad_norm=norm)
-    def update(self, rollouts: list, lr_factor: float = 1.0) -> dict:
-        "A few passes over one collection, at a share of the policy's learning rate; returns metrics."
-        started, config, rollouts = time.time(), self.config, [r for r in rollouts if r.tokens]
-        if not rollouts: raise AresError("PPO: no rollout of the collection has a token to learn from.")
-        advantages, returns = rollout_advantages(rollouts, config, self.kl_coef)
-        metrics = collection_metrics(rollouts, returns, config.neutral) | dict(kl_coef=self.kl_coef, lr=config.lr * lr_factor)
-        self.optimizer.param_groups[0]["lr"] = metrics["lr"]
-        steps, policy = [], self.updates >= config.value_warmup
-        for batches in step_groups([len(r.tokens) for r in rollouts], [r.problem.id for r in rollouts], config):
-            steps.append(self.step(batches, rollouts, advantages, returns, policy))
-            if config.target_kl and steps[-1]["approx_kl"] > config.target_kl: break
-        self.updates, self.kl_coef = self.updates + 1, adapted_kl_coef(self.kl_coef, metrics["kl"], config.kl_target)
-        return metrics | {k: sum(s[k] for s in steps) / len(steps) for k in steps[0]} | dict(steps=len(steps), update_seconds=time.time() - started)
+# %% ../nbs/15_ppo.ipynb #62ead825
+def _check_collection(rollouts: list, config: PPOConfig):
+    "Raise when the student, its reference or its value head gave numbers that are not finite."
+    check_finite({"log-probabilities": padded([r.logprobs + r.ref_logprobs for r in rollouts])}, "rl_lr")
+    values = padded([r.values or [0.0] for r in rollouts])
+    check_finite({"value estimates": values}, "value_lr" if config.value_lr else "rl_lr")
+
+def _check_learned(student, value_head, rollouts, advantages, returns, config: PPOConfig):
+    "Raise when the weights have become such that a rollout cannot be read any more; all processes call it."
+    with student.whole(), (value_head or student).whole(), torch.no_grad():
+        stats = batch_losses(student, value_head, rollouts[:1], advantages[:1], returns[:1], config)[-1]
+    numbers = summed(torch.stack([stats[k] for k in STATS]))
+    check_finite({"the losses after the last step": numbers}, "rl_lr")
+
+# %% ../nbs/15_ppo.ipynb #529691de
+class _KeptTrainer:
+    "Keeps the optimizer, the weight of the KL penalty and the number of updates of a trainer."
     def save(self, folder):
-        "Keep optimizer, fee and count (the weights are the student's and the value head's to keep); all processes call it."
+        "Write them into a folder (students and value heads keep their own weights); all processes call it."
         state = whole_state(self.optimizer)
         def write():
             Path(folder).mkdir(parents=True, exist_ok=True)
@@ -311,6 +326,74 @@ class PPOTrainer:
         "Put back what `save` kept."
         state = torch.load(Path(folder)/"optimizer.pt", weights_only=True, map_location="cpu")
         self.optimizer.load_state_dict(divided_state(self.optimizer, state))
-        for group in self.optimizer.param_groups: group["foreach"] = self.optimizer.defaults["foreach"]  # the weights may have been divided otherwise
+        for group in self.optimizer.param_groups:  # the weights may have been divided otherwise
+            group["foreach"] = self.optimizer.defaults["foreach"]
         kept = read_json(Path(folder)/"trainer.json")
         self.kl_coef, self.updates = kept["kl_coef"], kept["updates"]
+
+# %% ../nbs/15_ppo.ipynb #e1575a92
+def _ppo_optimizer(student, value_head, config: PPOConfig) -> torch.optim.Optimizer:
+    "The optimizer of the policy's weights, its first group, and of the value head's."
+    learners = [(student.model, config.lr)] + ([(value_head, config.value_lr or config.lr)] if value_head else [])
+    groups = [dict(params=[p for p in m.parameters() if p.requires_grad], lr=lr) for m, lr in learners]
+    mixed = any(isinstance(p, DTensor) for g in groups for p in g["params"])  # divided and whole ones share no kernel
+    return torch.optim.AdamW(groups, weight_decay=config.weight_decay, foreach=False if mixed else None)
+
+def _scored_only(rollouts: list, advantages: torch.Tensor, returns: torch.Tensor) -> tuple:
+    "The rollouts that have scores, with their advantages and returns."
+    rows = [i for i, r in enumerate(rollouts) if r.scores is not None]
+    return [rollouts[i] for i in rows], advantages[rows], returns[rows]
+
+def _means(steps: list) -> dict: # empty without a step
+    "The mean of each statistic over the steps of an update."
+    return {k: sum(s[k] for s in steps) / len(steps) for k in (steps[0] if steps else ())}
+
+# %% ../nbs/15_ppo.ipynb #1fad8f76
+class PPOTrainer(_KeptTrainer):
+    "Updates a student, and its value head if there is one, on collections of scored rollouts."
+    def __init__(self, student, value_head, config: PPOConfig):
+        check_ppo(config)
+        if (value_head is None) != (config.advantage == "group"):
+            way = "without" if config.advantage == "group" else "with"
+            raise AresError(f"PPO: `advantage: {config.advantage}` goes {way} a value head.")
+        self.student, self.value_head, self.config = student, value_head, config
+        self.kl_coef, self.updates = config.kl_coef, 0
+        self.optimizer = _ppo_optimizer(student, value_head, config)
+    def step(self, batches, rollouts, advantages, returns, policy):
+        "One optimizer step on a few batches; returns its statistics as means over tokens."
+        count = sum(len(rollouts[i].tokens) for b in batches for i in b)
+        totals = torch.zeros(len(STATS), device=self.student.device)
+        for b in own_batches(batches, self.config.batch_size):
+            done = b or batches[0][:1]  # an empty batch takes part with a rollout that does not count
+            some = [rollouts[i] for i in done]
+            loss, v_loss, stats = batch_losses(
+                self.student, self.value_head, some, advantages[done], returns[done], self.config, policy)
+            ((loss * policy + self.config.vf_coef * v_loss) / count * bool(b)).backward()
+            totals += torch.stack([stats[k] for k in STATS]) * bool(b)
+        stats = {k: v / count for k, v in zip(STATS, summed(totals).tolist())}
+        if not self.value_head: del stats["value_loss"]
+        check_finite(stats, "rl_lr")
+        return stats | dict(grad_norm=apply_gradients(self.optimizer, self.config.max_grad_norm))
+    def passes(self, rollouts, advantages, returns):
+        "All steps of an update; returns the statistics of each."
+        steps, policy = [], self.updates >= self.config.value_warmup
+        lengths, owners = [len(r.tokens) for r in rollouts], [r.problem.id for r in rollouts]
+        for batches in step_groups(lengths, owners, self.config):
+            steps.append(self.step(batches, rollouts, advantages, returns, policy))
+            if self.config.target_kl and steps[-1]["approx_kl"] > self.config.target_kl: break
+        if steps: _check_learned(self.student, self.value_head, rollouts, advantages, returns, self.config)
+        return steps
+    def update(self, rollouts: list, lr_factor: float = 1.0) -> dict:
+        "A few passes over one collection, at a share of the policy's learning rate; returns metrics."
+        started, config, rollouts = time.time(), self.config, [r for r in rollouts if r.tokens]
+        if not rollouts: raise AresError("PPO: no rollout of the collection has a token to learn from.")
+        _check_collection(rollouts, config)
+        self.optimizer.param_groups[0]["lr"] = config.lr * lr_factor
+        paid = settle_cut_off(rollouts, config.cut_off)
+        advantages, returns = rollout_advantages(paid, config, self.kl_coef)
+        metrics = collection_metrics(rollouts, returns, config.neutral, config.truncated)
+        metrics |= dict(kl_coef=self.kl_coef, lr=config.lr * lr_factor)
+        steps = self.passes(*_scored_only(paid, advantages, returns))
+        self.updates += bool(steps)
+        self.kl_coef = adapted_kl_coef(self.kl_coef, metrics["kl"], config.kl_target)
+        return metrics | _means(steps) | dict(steps=len(steps), update_seconds=time.time() - started)
