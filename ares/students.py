@@ -6,11 +6,12 @@
 __all__ = ['MARK', 'SLICE', 'BLOCK', 'SIZES', 'image_patches', 'train_tokenizer', 'fuse', 'MultimodalT5Config', 'FusedEncoder',
            'in_slices', 'summed_loss', 'label_loss', 'MultimodalT5', 'initialise', 'attend', 'heads_of', 'DecoderCache',
            'decode_step', 'truncate', 'draw', 'next_tokens', 'sample_responses', 'vocabulary_logits', 'chosen_logprobs',
-           'sliced_logprobs', 'T5Steps', 'T5Student', 'views', 'patch_batch', 'checkpoint_layers', 'set_ways',
-           'full_sizes', 'new_student', 'load_t5', 'load_student', 'ValueHead']
+           'sliced_logprobs', 'T5Steps', 'T5Student', 'views', 'patch_batch', 'forgotten', 'checkpoint_layers',
+           'set_ways', 'full_sizes', 'new_student', 'load_t5', 'load_student', 'ValueHead']
 
 # %% ../nbs/06_students.ipynb #b721a059
 import copy, difflib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -434,12 +435,28 @@ def patch_batch(
     return dict(patches=patches, patch_mask=mask)
 
 # %% ../nbs/06_students.ipynb #979d58b8
+def forgotten(
+    model, # whose mode, training or evaluation, is that of the layer too
+    layer: GradientCheckpointingLayer, # one of its layers
+    compute, *args, # the layer's own computation, and what it gets
+):
+    "Compute a layer, keep its input alone, and compute it again on the way back."
+    def in_the_mode_of_the_model(*args):
+        layer.training = model.training
+        try: return compute(*args)
+        finally: layer.training = True
+    return checkpoint(in_the_mode_of_the_model, *args, use_reentrant=False)
+
+# %% ../nbs/06_students.ipynb #b3bb587e
 def checkpoint_layers(model):
     "Let each layer forget its activations and compute them again."
     enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)  # its name in newer versions
-    enable(dict(use_reentrant=False))
-    for module in model.modules():
-        if isinstance(module, GradientCheckpointingLayer): module.training = True  # else it is ignored in PPO, which trains without dropout
+    try: enable(dict(use_reentrant=False))
+    except ValueError: raise AresError(f"gradient_checkpointing: {type(model).__name__} cannot do it; set it to false.") from None
+    for layer in model.modules():
+        if not isinstance(layer, GradientCheckpointingLayer): continue
+        layer.training = True  # `transformers` checkpoints no layer that is not in training
+        layer._gradient_checkpointing_func = partial(forgotten, model, layer)
 
 # %% ../nbs/06_students.ipynb #28ba89ea
 def set_ways(
