@@ -63,7 +63,7 @@ def from_checkpoint(
 ): # what it loads
     "Load a part of a checkpoint, or say in one sentence why not."
     hf_logging.disable_progress_bar()
-    try: return load(name, **settings)
+    try: return load(name, trust_remote_code=False, **settings)
     except (OSError, ValueError, KeyError, ImportError) as e: raise AresError(f"model: {name!r} cannot be used ({' '.join(str(e).split())[:200]}); name a folder or checkpoint that can be fetched, of the right kind.") from None
 
 # %% ../nbs/04_vision.ipynb #4b5fbe79
