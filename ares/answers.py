@@ -48,7 +48,10 @@ def add_adapter(
 ):
     "Put a LoRA adapter on every linear layer of the student's model; one that is there is trained on."
     if hasattr(student.model, "peft_config"): return
-    config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear")
+    if unlearned := getattr(student, "unlearned", ()):
+        raise AresError(f"lora: the checkpoint has no vector for {unlearned[0]}, which its chat template uses, and an adapter trains none; "
+                        "set `lora` to false, or `answer_model` to conclusion or separate.")
+    config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear", modules_to_save=list(student.fresh) or None)
     student.model = get_peft_model(student.model, config).eval()
     student.model.peft_config["default"].base_model_name_or_path = base
 

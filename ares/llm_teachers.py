@@ -202,6 +202,7 @@ def chat_model(model: str, device: str): # a name, a folder, or a .gguf file
     "A chat model and its tokenizer."
     from transformers import AutoModelForCausalLM, AutoTokenizer
     where, how = (str(Path(model).parent), dict(gguf_file=Path(model).name)) if model.endswith(".gguf") else (model, {})
+    how = how | dict(trust_remote_code=False)
     try: tokenizer, lm = AutoTokenizer.from_pretrained(where, padding_side="left", **how), AutoModelForCausalLM.from_pretrained(where, **how)
     except (OSError, ValueError, ImportError) as e: raise AresError(f"teacher_model: {model!r} cannot be loaded as a chat model ({' '.join(str(e).split())[:200]}).") from None
     if not tokenizer.chat_template: raise AresError(f"teacher_model: {model!r} has no chat template; choose a model made for chat.")

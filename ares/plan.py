@@ -99,6 +99,7 @@ def planned_config(
 ): # (configuration, where it comes from)
     "The configuration of a student that need not be there."
     folder, how = gguf_file(source)
+    how = how | dict(trust_remote_code=False)
     for where, local in (("its folder or the hub's cache", True), ("a table of known students, since neither a folder nor the hub's cache has it", None), ("the hub", False)):
         if local is None:
             if source in KNOWN: return AutoConfig.for_model("multimodal_t5", **KNOWN[source]), where

@@ -319,6 +319,9 @@ def whole_weights(
 ) -> dict: # name -> tensor, as its `state_dict`, which would divide the weights again
     "All weights of a module, to be saved."
     weights = {n: p.detach() for n, p in module.named_parameters(remove_duplicate=False)}
+    for prefix, part in module.named_modules(remove_duplicate=False):
+        kept = {n: b for n, b in part._buffers.items() if b is not None and n not in part._non_persistent_buffers_set}
+        weights |= {f"{prefix}.{n}".lstrip("."): b for n, b in kept.items()}
     assert not any(isinstance(w, DTensor) for w in weights.values()), "weights are saved inside `whole`"
     return weights
 

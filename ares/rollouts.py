@@ -272,11 +272,13 @@ def make_rollout(
     tokens: list, logprobs: list, # of one sample, padded
 ) -> Rollout:
     "The record of one sample: padding off, text decoded, sentences found."
-    pad, eos = student.tokenizer.pad_token_id, student.tokenizer.eos_token_id
-    length = tokens.index(eos) + 1 if eos in tokens else len(tokens) - next((i for i, t in enumerate(reversed(tokens)) if t != pad), len(tokens))
+    pad, ends = student.tokenizer.pad_token_id, student.ends
+    ended = next((i + 1 for i, t in enumerate(tokens) if t in ends), 0)
+    length = ended or len(tokens) - next((i for i, t in enumerate(reversed(tokens)) if t != pad), len(tokens))
     tokens = tokens[:length]
-    text = student.tokenizer.decode(tokens, skip_special_tokens=True)
-    return Rollout(problem, prompt, text, tokens, eos in tokens, sentences_of(text), sentence_spans(text, tokens, student.tokenizer), logprobs[:length])
+    text = student.tokenizer.decode(tokens[:-1] if ended else tokens, skip_special_tokens=True)
+    spans = sentence_spans(text, tokens, student.tokenizer)
+    return Rollout(problem, prompt, text, tokens, bool(ended), sentences_of(text), spans, logprobs[:length])
 
 # %% ../nbs/08_rollouts.ipynb #73c7cf0b
 def generate_rollouts(

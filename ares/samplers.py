@@ -34,12 +34,12 @@ def engine_arguments(
 # %% ../nbs/31_samplers.ipynb #3c26bd68
 def sampling_ways(
     count: int, # of prompts
-    pad: int | None, eos: int, # ids of tokens; `pad` is None where the engine's model has none
+    pad: int | None, ends: set, # ids of tokens; `pad` is None where the engine's model has none
     num_samples: int, max_new_tokens: int, temperature: float, top_k: int, top_p: float, sample: bool, # see `VLLMSampler.generate`
 ) -> list: # of `vllm.SamplingParams`, one a prompt
     "How vLLM is to answer each prompt."
     from vllm import SamplingParams
-    return [SamplingParams(n=num_samples, temperature=temperature if sample else 0.0, top_k=top_k, top_p=top_p, max_tokens=max_new_tokens, seed=seed, stop_token_ids=[eos], ignore_eos=True,
+    return [SamplingParams(n=num_samples, temperature=temperature if sample else 0.0, top_k=top_k, top_p=top_p, max_tokens=max_new_tokens, seed=seed, stop_token_ids=sorted(ends), ignore_eos=True,
                            logit_bias=None if pad is None else {pad: -100.0}, logprobs=0, detokenize=False) for seed in torch.randint(2**31, (count,)).tolist()]
 
 # %% ../nbs/31_samplers.ipynb #2b4b0444
@@ -80,9 +80,9 @@ class VLLMSampler:
         "Sample responses: (tokens, logprobs), as the student would."
         from vllm.lora.request import LoRARequest
         if self.engine is None: self.start(max_new_tokens, of_sampled)
-        pad, eos = self.student.tokenizer.pad_token_id, self.student.tokenizer.eos_token_id
+        pad, ends = self.student.tokenizer.pad_token_id, self.student.ends
         prompts = [dict(prompt_token_ids=ids[mask.bool()].tolist()) for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"])]
-        ways = sampling_ways(len(prompts), pad if pad < self.known else None, eos, num_samples, max_new_tokens, temperature, top_k, top_p, sample)
+        ways = sampling_ways(len(prompts), pad if pad < self.known else None, ends, num_samples, max_new_tokens, temperature, top_k, top_p, sample)
         adapter = LoRARequest(f"update {self.adapters}", self.adapters, self.kept.name) if self.adapters else None
         return padded_rows(self.engine.generate(prompts, ways, lora_request=adapter, use_tqdm=False), pad)
 

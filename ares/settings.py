@@ -30,6 +30,7 @@ from .parameter_files import one_sentence, read_parameters, shown, shown_name
 from .problems import SKILLS, in_words, make_problems
 from .prompts import answer_prompt, answer_target, rationale_prompt, rationale_target
 from .sft import SFTConfig
+from .decoders import check_length, set_conversation
 from .students import SIZES, full_sizes, load_student, set_ways
 from .ledger import model_facts
 from .llm_teachers import TEACHERS, check_key, check_model, default_model, load_teacher
@@ -56,6 +57,8 @@ class DataSettings:
     gold_problems: int = 0 # train problems whose gold rationale the baseline may read; 0 for all. RL uses all train problems
     gold_conclusion: bool = False # end gold rationales in the answer, for students whose answer is read from there
     student: str | dict = "declare-lab/flan-alpaca-base" # a name, a folder, or the sizes of a student made on the spot
+    system_prompt: str = "" # said to a student made for conversation before each prompt; "" for what its template says by itself
+    chat_template_kwargs: dict = field(default_factory=dict) # variables of its chat template, e.g. {enable_thinking: false}
     max_prompt_tokens: int = 512 # longer prompts are cut (paper)
     max_new_tokens: int = 512 # longer rationales are cut off (paper)
     teacher: str = "facts" # "facts" for embedded problems, "reference" for real ones; "claude", "openai" or "local" for any
@@ -512,6 +515,8 @@ def make_student(
     gold = train[:config.gold_problems or None]
     texts = [rationale_prompt(p) for p in train] + [rationale_target(p, prefix=False) for p in gold] + [answer_prompt(p, "") for p in train] + [answer_target(p) for p in gold]
     student = set_ways(load_student(config.student, texts=texts, device=pick_device(config.device), dtype=config.dtype, max_prompt_tokens=config.max_prompt_tokens, image_dim=shown_width(config)), **student_ways(config))
+    set_conversation(student, config.system_prompt, config.chat_template_kwargs)
+    check_length(student, max(config.max_new_tokens, config.answer_tokens))
     if config.lora: add_adapter(student, config.lora_r, config.lora_alpha, config.lora_dropout, base=config.student)
     return student
 
@@ -521,7 +526,8 @@ def load_trained(
     folder: str | Path, # where the student was saved
 ): # a `Student`
     "A saved student on the run's device."
-    return set_ways(load_student(str(folder), device=pick_device(config.device), dtype=config.dtype, max_prompt_tokens=config.max_prompt_tokens, image_dim=shown_width(config)), **student_ways(config))
+    student = set_ways(load_student(str(folder), device=pick_device(config.device), dtype=config.dtype, max_prompt_tokens=config.max_prompt_tokens, image_dim=shown_width(config)), **student_ways(config))
+    return set_conversation(student, config.system_prompt, config.chat_template_kwargs)
 
 # %% ../nbs/20_settings.ipynb #ledgerp1
 def ledger_path(

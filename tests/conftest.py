@@ -9,7 +9,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch is imported
 from ares.alternation import run_ares
 from ares.settings import load_config
 
-FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 200))
 ROOT = Path(__file__).resolve().parent.parent
 FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 200))  # of each fuzz test; thousands for the full size
 FORKS = multiprocessing.get_context("forkserver")  # a process of it has everything imported: one that is killed at once costs no six seconds
