@@ -1,14 +1,20 @@
 "Teachers that are language models, against a server that misbehaves: nothing lost, nothing paid twice, no key left lying about."
-import json, os, random, signal, subprocess, sys, time
+import json, os, random, signal, subprocess, sys, threading, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import yaml
 
+from ares import sending, stand_in
 from ares.alternation import run_ares
 from ares.core import AresError
+from ares.ledger import Ledger, price_of
 from ares.llm_teachers import ClaudeTeacher, OpenAIJudge
 from ares.problems import make_problems
+from ares.questions import make_question, picture_bytes
 from ares.rollouts import split_sentences
 from ares.sending import note_batch
 from ares.settings import load_config
@@ -292,3 +298,189 @@ def test_a_sender_that_falls_over_again_and_again_is_not_started_forever(tmp_pat
         teacher = ClaudeTeacher(tmp_path/"ledger.sqlite", concurrency="many")
         with pytest.raises(AresError, match="ledger.log: the sender was lost 2 times"): teacher.values("score", ASKED[:4])
     assert "TypeError" in (tmp_path/"ledger.log").read_text()
+
+
+REFUSED = dict.fromkeys(("400", "413", "422"), 0.1)
+
+
+def dollars_of(server):
+    "What the server would bill."
+    t = server.tokens
+    bill = dict(tokens_in=t["input_tokens"], tokens_cached=t["cache_read_input_tokens"],
+                tokens_written=t["cache_creation_input_tokens"], tokens_out=t["output_tokens"])
+    return price_of("claude-haiku-5-5", bill)
+
+
+@pytest.mark.parametrize("send", ["live", "batch"])
+def test_a_refused_question_does_not_end_the_run(send, tmp_path, reach):
+    few = ASKED[:160]
+    faults = dict(faults=REFUSED) if send == "live" else dict(batch_fates={"refused": 0.2, "too large": 0.1})
+    with reach(StandIn(PROBLEMS[:40], FACTS, seed=1, **faults)) as server:
+        for _ in range(2):  # also at the next start
+            teacher = ClaudeTeacher(tmp_path/"ledger.sqlite", send=send, batch_poll_seconds=0.1)
+            failed = check(teacher.values("score", few), few)
+            teacher.sender.stop()
+        totals = teacher.ledger.totals().iloc[0]
+    assert 4 <= totals["refused"] < 25 and totals["refused"] + totals["answered"] == 40
+    assert failed == 4 * totals["refused"] and set(server.answered.values()) == {1}
+
+
+def test_when_all_questions_are_refused_the_run_stops_and_can_go_on_later(tmp_path, reach):
+    few = ASKED[:40]
+    with reach(StandIn(PROBLEMS[:10], FACTS, faults={"400": 1.0})) as server:
+        for _ in range(2):
+            teacher = ClaudeTeacher(tmp_path/"ledger.sqlite")
+            with pytest.raises(AresError, match="refused all `score` questions.*this question cannot be answered"):
+                teacher.values("score", few)
+            teacher.sender.stop()
+        server.faults = {}
+        teacher = ClaudeTeacher(tmp_path/"ledger.sqlite")
+        assert check(teacher.values("score", few), few) == 0
+        teacher.sender.stop()
+
+
+def test_a_run_is_not_trained_on_refusals(tmp_path, reach):
+    problems = [p for split, n in (("train", 48), ("val", 16), ("test", 24)) for p in make_problems(n, split=split, seed=0)]
+    with reach(StandIn(problems, FACTS, faults={"422": 1.0})):
+        with pytest.raises(AresError, match="refused all `score` questions"):
+            run_ares(load_config(ROOT/"params"/"smoke.yaml", teacher="claude", rounds=1), tmp_path/"run")
+    assert not (tmp_path/"run"/"rl-1"/"trained.json").exists()
+
+
+def test_a_refused_batch_is_cut_until_the_question_is_found(tmp_path, reach, monkeypatch):
+    few = ASKED[:40]
+    with reach(StandIn(PROBLEMS[:10], FACTS)) as server:
+        teacher = ClaudeTeacher(tmp_path/"ledger.sqlite", send="batch", batch_poll_seconds=0.1)
+        teacher.ask("score", few)
+        sizes = [len(r["question"]) for r in teacher.ledger.rows("select question from questions")]
+        monkeypatch.setitem(stand_in.MOST_BYTES, "batch", 3 * max(sizes))
+        assert check(teacher.values("score", few), few) == 0
+        teacher.sender.stop()
+    assert len(server.batches) >= 4 and set(server.answered.values()) == {1}
+
+
+def test_batches_are_cut_by_their_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(sending, "BATCH_BYTES", 50_000)
+    ledger = Ledger(tmp_path/"ledger.sqlite")
+    for p in PROBLEMS[:20]:
+        ledger.queue(make_question("score", p, [[p.solution]], "claude-haiku-5-5"), "anthropic", [(0, p.id)])
+    rows = ledger.rows("select * from questions")
+    requests = sending.batch_requests(SimpleNamespace(ledger=ledger), rows)
+    assert 1 < len(requests) < 20 and len(json.dumps(requests)) <= 50_000
+    monkeypatch.setattr(sending, "BATCH_BYTES", 10)
+    assert len(sending.batch_requests(SimpleNamespace(ledger=ledger), rows)) == 1  # one that is too large goes alone
+
+
+def test_a_reply_may_have_many_tokens(tmp_path, reach):
+    "The SDK refuses calls of more than 21,333 tokens that have no timeout of their own."
+    with reach(StandIn(PROBLEMS[:1], FACTS)) as server:
+        ledger = Ledger(tmp_path/"ledger.sqlite")
+        picture = ledger.add_picture(picture_bytes(PROBLEMS[0]))
+        question = make_question("score", PROBLEMS[0], [[PROBLEMS[0].solution]], "claude-haiku-5-5", picture=picture)
+        key = ledger.queue(question | dict(max_tokens=30_000), "anthropic", [(0, "item")])
+        sender = sending.Sender(ledger.path, **sending.DEFAULTS)
+        while not ledger.answered():
+            sender.start()
+            time.sleep(0.05)
+        sender.stop()
+    assert ledger.rows("select state from questions where key = ?", key) == [dict(state="answered")]
+
+
+@pytest.mark.parametrize("fault", ["broken off", "endless"])
+def test_a_budget_holds_when_replies_break_off_or_time_out(fault, tmp_path, reach):
+    with reach(StandIn(PROBLEMS, FACTS, faults={fault: 0.8}, seed=5)) as server:
+        poor = ClaudeTeacher(tmp_path/"ledger.sqlite", budget_usd=0.02, request_timeout=1.0)
+        with pytest.raises(AresError, match="budget_usd"): poor.values("score", ASKED)
+        poor.sender.stop()
+    spent = poor.ledger.spent()
+    print(f"{fault}: ledger ${spent['dollars']:.4f}, billed ${dollars_of(server):.4f}, {server.requests} requests")
+    assert dollars_of(server) <= spent["dollars"] <= 0.02 and spent["booked"] == 0
+    assert spent["dollars"] > 0.015 and spent["calls"] >= server.requests
+
+
+def test_a_budget_of_calls_counts_requests(tmp_path, reach):
+    with reach(StandIn(PROBLEMS, FACTS, faults={"broken off": 0.4, "503": 0.2, "429": 0.2}, seed=5)) as server:
+        poor = ClaudeTeacher(tmp_path/"ledger.sqlite", budget_calls=10)
+        with pytest.raises(AresError, match="budget_calls: 10 calls are used up"): poor.values("score", ASKED)
+        poor.sender.stop()
+    print(f"budget_calls 10: {server.requests} requests")
+    assert server.requests == 10
+
+
+def test_a_killed_sender_does_not_make_its_requests_free(tmp_path, reach):
+    with reach(StandIn(PROBLEMS[:20], FACTS, seconds=1.0)) as server:
+        teacher = ClaudeTeacher(tmp_path/"ledger.sqlite", concurrency=8)
+        teacher.ask("score", ASKED[:80])
+        teacher.fetch()
+        while server.requests < 8: time.sleep(0.02)
+        teacher.sender.process.kill()
+        teacher.sender.process.wait()
+        time.sleep(1.5)  # the server answers into nothing, and bills
+        teacher.ledger.recover("anthropic")
+    assert teacher.ledger.spent()["dollars"] >= dollars_of(server) > 0
+
+
+@pytest.mark.timeout(60)
+def test_a_long_retry_after_is_told_and_ends_with_the_run(tmp_path, reach, capfd):
+    with reach(StandIn(PROBLEMS[:10], FACTS, faults={"429 retry-after": 1.0}, retry_after="1e9")):
+        teacher = ClaudeTeacher(tmp_path/"ledger.sqlite")
+        teacher.ask("score", ASKED[:40])
+        said, until = "", time.monotonic() + 30
+        while "note:" not in said and time.monotonic() < until:
+            teacher.fetch()
+            time.sleep(0.1)
+            said += capfd.readouterr().err
+        started = time.monotonic()
+        teacher.sender.stop()
+    assert "anthropic asks to wait 1e+09 seconds; the next request goes out in 300 seconds" in said
+    assert time.monotonic() - started < 5
+
+
+class Spy(BaseHTTPRequestHandler):
+    "Keeps the headers of each request, and refuses it."
+    seen = []
+
+    def log_message(self, *args): pass
+
+    def do_POST(self):
+        "Refuse a request."
+        self.seen.append({name.lower(): value for name, value in self.headers.items()})
+        self.send_response(401)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+
+@pytest.mark.parametrize("own", ["", "sk-key-of-the-judge"])
+def test_a_server_that_a_file_names_gets_no_key_of_openai(own, tmp_path, monkeypatch):
+    monkeypatch.setattr(Spy, "seen", [])
+    for name, value in dict(OPENAI_API_KEY=KEY, OPENAI_ORG_ID="org-secret", ARES_JUDGE_API_KEY=own).items():
+        monkeypatch.setenv(name, value)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Spy)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    judge = OpenAIJudge(tmp_path/"ledger.sqlite", base_url=f"http://127.0.0.1:{server.server_port}/v1")
+    with pytest.raises(AresError, match="ARES_JUDGE_API_KEY"): judge.compare(PROBLEMS[0], "One.", "Two.")
+    server.shutdown()
+    assert KEY not in str(Spy.seen) and "org-secret" not in str(Spy.seen)
+    assert Spy.seen[0]["authorization"] == f"Bearer {own or 'none'}"
+
+
+def test_a_password_in_an_address_is_refused_and_kept_nowhere(tmp_path):
+    url = "https://me:passw0rd@host/v1"
+    (tmp_path/"p.yaml").write_text(yaml.safe_dump(dict(teacher="facts", judge="openai", judge_base_url=url)))
+    ares = str(Path(sys.executable).parent/"ares")
+    done = subprocess.run([ares, "run", "p.yaml"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "`judge_base_url` must be an address without user name, password" in done.stderr
+    assert "passw0rd" not in done.stdout + done.stderr and [p.name for p in tmp_path.iterdir()] == ["p.yaml"]
+    with pytest.raises(AresError, match="without user name") as said: OpenAIJudge(tmp_path/"l.sqlite", base_url=url)
+    assert "passw0rd" not in str(said.value)
+
+
+def test_the_options_of_a_sender_stand_in_no_list_of_processes(tmp_path, reach):
+    with reach(StandIn(PROBLEMS[:1], FACTS)):
+        teacher = ClaudeTeacher(tmp_path/"ledger.sqlite")
+        teacher.fetch()
+        until = time.monotonic() + 20
+        while not (shown := psutil.Process(teacher.sender.process.pid).cmdline()) and time.monotonic() < until:
+            time.sleep(0.05)
+        teacher.sender.stop()
+    assert "budget_usd" not in " ".join(shown) and str(tmp_path/"ledger.sqlite") in shown[-1]
