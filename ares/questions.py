@@ -126,10 +126,10 @@ def shown_question(
     problem: Problem,
 ) -> str: # as `question_text`
     "Question, context and options as the teacher reads them."
+    hint, caption = _shown(problem.hint), "" if problem.has_image else _shown(problem.caption, first=0)
+    if hint and caption != problem.caption and not problem.has_image: hint = _quoted(problem.hint)  # they share a line
     choices = [_shown(choice) for choice in problem.choices]
-    safe = replace(problem, question=_shown(problem.question), choices=choices,
-                   hint=_shown(problem.hint), caption=_shown(problem.caption, first=0))
-    return question_text(safe, caption=not problem.has_image)
+    return question_text(replace(problem, question=_shown(problem.question), hint=hint, caption=caption, choices=choices))
 
 # %% ../nbs/10_questions.ipynb #09db417b
 def problem_block(
