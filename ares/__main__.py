@@ -27,7 +27,7 @@ from .plan import LAUNCH, measured_machine, plan_run, plan_text
 from .processes import from_main, is_main, launcher_settings
 from .stand_in import StandIn
 from .report import read_results, results_table
-from .settings import ARESConfig, THE_WAY_ONLY, asked_models, ledger_path, load_config, load_splits
+from .settings import ARESConfig, THE_WAY_ONLY, asked_models, kept_settings, ledger_path, load_config, load_splits
 from .sweep import read_values, report_sweep, run_sweep, summary_table, sweep_configs
 from .watch import watch
 
@@ -53,7 +53,7 @@ def find_run(
     run = run_folder(target, home)
     fixed = [k for k in overrides if k not in THE_WAY_ONLY]
     if name or fixed: raise AresError(f"{target}: a run keeps its name and settings{f' (`{fixed[0]}`)' if fixed else ''}; give a parameter file to start another.")
-    return load_config(read_json(run/"config.json"), need_data, **overrides), run
+    return load_config(kept_settings(run), need_data, **overrides), run
 
 # %% ../nbs/27_cli.ipynb #cedaaf56
 def add_sweep(commands):
@@ -240,7 +240,7 @@ def main(
     args = parser().parse_args(argv)
     try:
         if args.command in MANY: return MANY[args.command](args)
-        if args.command == "stage": return 0 if run_stage(load_config(read_json(args.folder/"config.json")), args.folder, args.stage) else 1
+        if args.command == "stage": return 0 if run_stage(load_config(kept_settings(args.folder)), args.folder, args.stage) else 1
         overrides = {k: yaml.safe_load(v) for k, v in getattr(args, "p", [])} | launcher_settings()
         config, run = find_run(args.target, getattr(args, "name", None), overrides, need_data=args.command != "plan")
         if args.command == "cost": return show_cost(config)

@@ -274,7 +274,7 @@ def keep_settings(
 ):
     "Write the settings into the run's folder, or check that they are the ones it was started with; how a teacher is reached may change."
     path, now = run/"config.json", asdict(config)
-    kept = read_json(path) if path.exists() else {}
+    kept = asdict(ARESConfig()) | kept_settings(run) if path.exists() else {}
     differ = [f"`{k}` was {v!r} and is now {now[k]!r}" for k, v in kept.items() if now.get(k) != v and k not in THE_WAY_ONLY]
     if kept != now and not differ: write_json(path, now)
     if differ: raise AresError(f"{run}: this run was started with other settings ({'; '.join(differ)}); choose another name, or remove the folder.")
