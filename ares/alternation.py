@@ -148,7 +148,7 @@ def read_config(
     "The settings of a run, as its folder remembers them."
     path = Path(run)/"config.json"
     if not path.exists(): raise AresError(f"{run}: no run in this folder; `ares run` starts one.")
-    values = read_json(path, dict)
+    values = kept_settings(run)
     try: return load_config(values, need_data=need_data, **overrides)
     except AresError as e: raise AresError(f"{path}: {e}") from None
 
@@ -378,7 +378,7 @@ def keep_settings(
 ):
     "Write the settings into the run's folder, or check that they are the ones it was started with; how a teacher is reached may change."
     path, now = run/"config.json", asdict(config)
-    kept = read_json(path, dict) if path.exists() else {}
+    kept = asdict(ARESConfig()) | kept_settings(run) if path.exists() else {}
     changed = [k for k, v in kept.items() if now.get(k) != v and k not in THE_WAY_ONLY]
     differ = [f"`{k}` was {clipped(repr(kept[k]), 40)} and is now {clipped(repr(now.get(k)), 40)}" for k in changed]
     if kept != now and not differ:

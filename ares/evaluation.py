@@ -71,7 +71,7 @@ def stage_answers(
     else:
         own = write_rationales(student, problems, folder/"train_rationales.jsonl", config)
         answerer = fit_answers(student, problems, [r.text for r in own], folder/"answers", sft_config(config, "answer"), desc=f"{folder.name} answers", look=config.answer_images,
-                               lora=dict(r=config.lora_r, alpha=config.lora_alpha, dropout=config.lora_dropout))
+                               lora=lora_settings(config))
     return predict_answers(answerer, [r.problem for r in rollouts], [r.text for r in rollouts], max_new_tokens=config.answer_tokens, look=config.answer_images)
 
 # %% ../nbs/21_evaluation.ipynb #a4fc1a9b

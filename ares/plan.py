@@ -42,7 +42,7 @@ from .figures import COLOURS, PAGE, PALE, figure_style
 from .ppo import PPOTrainer, batch_losses
 from .problems import make_problems
 from .prompts import answer_target, rationale_prompt
-from .settings import ARESConfig, load_config, load_splits, ppo_config
+from .settings import ARESConfig, load_config, load_splits, lora_settings, ppo_config
 from .students import SIZES, SLICE, ValueHead, checkpoint_layers, chosen_logprobs, next_tokens, set_ways, train_tokenizer, vocabulary_logits
 
 # %% ../nbs/25_plan.ipynb #aef870be
@@ -134,7 +134,7 @@ def planned_student(
     student.model.to(torch.bfloat16 if rounded else getattr(torch, config.dtype))
     with torch.device("meta"):
         if source != config.student: student.model = get_peft_model(student.model, PeftConfig.from_pretrained(config.student)).eval()
-        elif config.lora: add_adapter(student, config.lora_r, config.lora_alpha, config.lora_dropout)
+        elif config.lora: add_adapter(student, **lora_settings(config))
     if rounded: student.model.is_loaded_in_4bit = True
     student.max_prompt_tokens, student.slice = prompt_tokens or config.max_prompt_tokens, SLICE * (1 if config.device == "cpu" else 16)
     student.patches = (None if isinstance(config.student, dict) else 145) if config.use_images else 0
@@ -240,7 +240,7 @@ def stage_models(
     student.model.requires_grad_(False)
     if config.answer_model == "conclusion": return student, None, {"weights": [student.model]}
     with torch.device("meta"):
-        if config.answer_model == "adapter": add_adapter(answerer, config.lora_r, config.lora_alpha, config.lora_dropout)
+        if config.answer_model == "adapter": add_adapter(answerer, **lora_settings(config))
     return answerer, None, {"weights": [answerer.model, student.model]}
 
 # %% ../nbs/25_plan.ipynb #ca2de208

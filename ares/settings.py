@@ -6,9 +6,9 @@
 __all__ = ['THE_WAY_ONLY', 'CHOICES', 'AT_LEAST_ONE', 'POSITIVE', 'SHARES', 'NOT_NEGATIVE', 'OFFLINE', 'SLOW', 'DataSettings',
            'TeacherSettings', 'TrainingSettings', 'ARESConfig', 'refuse_unknown', 'typed', 'asked_models',
            'check_teachers', 'check_sampler', 'check_config', 'bfloat16_slowdown', 'say', 'warn_slow', 'load_config',
-           'notebook_config', 'shown_splits', 'load_splits', 'shown_width', 'student_ways', 'make_student',
-           'load_trained', 'ledger_path', 'llm_settings', 'make_teacher', 'make_judge', 'check_keys', 'ppo_config',
-           'sft_config']
+           'notebook_config', 'kept_settings', 'shown_splits', 'load_splits', 'shown_width', 'student_ways',
+           'lora_settings', 'make_student', 'load_trained', 'ledger_path', 'llm_settings', 'make_teacher', 'make_judge',
+           'check_keys', 'ppo_config', 'sft_config']
 
 # %% ../nbs/20_settings.ipynb #b475beb6
 import difflib, importlib.util, math, os, re, sys, timeit, typing, unicodedata
@@ -20,10 +20,10 @@ import torch, yaml
 
 # %% ../nbs/20_settings.ipynb #ce306200
 from .core import *
-from .answers import add_adapter
+from .answers import add_adapter, freeze_vision
 from .decoders import DECODER_SIZES, VLM_SIZES
 from .ppo import PPOConfig, SCHEDULES
-from .rewards import FEEDBACKS
+from .rewards import CUT_OFFS, FEEDBACKS
 from .datasets import ANSWERS, DIVISIONS, RATIONALES, is_hub_name, load_aokvqa, load_scienceqa
 from .datasets import read_captions, refuse_blind
 from .parameter_files import one_sentence, read_parameters, shown, shown_name
@@ -148,6 +148,13 @@ class TrainingSettings(TeacherSettings):
     normalize_advantages: bool = True # (paper, Base); over a collection, with "group" over the samples of each problem
     save_every: int = 10 # collections between two kept states
     lora: bool = False # train a LoRA adapter on the student, in RL and SFT alike, and leave its own weights as they are
+    lora_targets: str = "all-linear" # layers that get an adapter: all linear ones, or names with spaces between, e.g. "q v"
+    freeze_vision: bool = False # leave the vision tower of a student that sees as it is
+    cut_off: str = "keep" # rationales of RL cut off by `max_new_tokens`: "keep" (paper), "mask" (not learned from) or "penalise"
+    warmup: float = 0.1 # of the learning rate in supervised stages: below 1 a share of the steps, from 1 on a number of steps
+    weight_decay: float = 0.01 # of AdamW in supervised stages
+    rl_weight_decay: float = 0.0 # of AdamW in RL (official code: 0.01)
+    sft_grad_accum: int = 1 # forward passes for one step, in all supervised stages: baseline, corrections and answers
 
 # %% ../nbs/20_settings.ipynb #ecae29e6
 @dataclass
@@ -226,17 +233,17 @@ def typed(
 # %% ../nbs/20_settings.ipynb #8cf0c522
 CHOICES = dict(problems=("embedded", "scienceqa", "aokvqa"), aokvqa_division=DIVISIONS, aokvqa_rationale=tuple(RATIONALES), aokvqa_answers=ANSWERS, teacher=tuple(TEACHERS), judge=("", *TEACHERS), teacher_send=("live", "batch", "replay"), teacher_knowledge=("form", "answer", "facts"),
                method=("ares", "rl", "sft"), similarity=("lexical", "minilm"), advantage=("gae", "group"), feedback=FEEDBACKS, value_model=("separate", "shared"), rl_schedule=tuple(SCHEDULES), answer_model=("adapter", "separate", "conclusion"),
-               dtype=("float32", "bfloat16", "4bit"), mixed_precision=("no", "bf16"), attention=("sdpa", "eager"), sampler=("student", "vllm"), evaluate_on=("test", "val"))
+               dtype=("float32", "bfloat16", "4bit"), mixed_precision=("no", "bf16"), attention=("sdpa", "eager"), sampler=("student", "vllm"), cut_off=CUT_OFFS, evaluate_on=("test", "val"))
 
 # %% ../nbs/20_settings.ipynb #5669c37c
 AT_LEAST_ONE = ("rounds num_samples collections collect_problems ppo_epochs rl_batch_size rl_grad_accum baseline_epochs baseline_batch_size sft_samples "
-                "sft_epochs sft_batch_size answer_epochs answer_batch_size answer_tokens max_new_tokens max_prompt_tokens lora_r lora_alpha save_every rollout_batch_size rationales_per_request concurrency num_processes").split()
+                "sft_epochs sft_batch_size answer_epochs answer_batch_size answer_tokens max_new_tokens max_prompt_tokens lora_r lora_alpha save_every rollout_batch_size rationales_per_request concurrency num_processes sft_grad_accum").split()
 POSITIVE = "temperature rl_lr baseline_lr sft_lr answer_lr clip max_grad_norm request_timeout batch_wait_minutes batch_poll_seconds".split()
 
 # %% ../nbs/20_settings.ipynb #4eb08850
 SHARES = "sampler_gpu_share top_p gamma lam teacher_noise lora_dropout".split()
 NOT_NEGATIVE = ("train_problems val_problems test_problems gold_problems sft_problems answer_problems round_calls top_k value_lr value_warmup kl_coef kl_target "
-                "target_kl value_clip vf_coef seed requests_per_minute tokens_per_minute budget_usd budget_calls").split()
+                "target_kl value_clip vf_coef seed requests_per_minute tokens_per_minute budget_usd budget_calls warmup weight_decay rl_weight_decay").split()
 
 # %% ../nbs/20_settings.ipynb #4a09453a
 _SEEDS, _COUNTS = 2**32, 2**31 # seeds, and other whole numbers, are below
@@ -388,7 +395,14 @@ def check_config(
     need("teacher", config.teacher != "facts" or config.problems == "embedded", "another one for real problems, whose facts no program knows (reference, claude, local)")
     need("judge", config.judge != "facts" or config.problems == "embedded", "another one for real problems, whose facts no program knows")
     need("lora", not config.lora or isinstance(config.student, str), "false for a student made on the spot, whose own weights have yet to be learned")
-    need("dtype", config.dtype != "4bit" or config.lora, "float32 or bfloat16 where all weights are trained (4bit goes with `lora: true`)")
+    need("dtype", config.dtype == "float32" or config.lora, "float32 where all weights are trained, or their small steps are "
+         "rounded away (bfloat16 and 4bit go with `lora: true`); `mixed_precision: bf16` computes in bfloat16")
+    need("answer_model", config.answer_model != "separate" or config.dtype != "bfloat16", "adapter or conclusion for weights in "
+         "bfloat16, where the small steps of a whole model are rounded away")
+    need("sampled_logprobs", not config.sampled_logprobs or config.top_p == 1, "false with `top_p` below 1, which the "
+         "log-probabilities of the trainer do not know")
+    need("warmup", config.warmup < 1 or config.warmup == int(config.warmup), "a share below 1, or a whole number of steps")
+    need("lora_targets", config.lora_targets.split(), "all-linear, or names of layers")
     need("features", config.use_images or not config.features, "empty where `use_images` is false")
     check_teachers(config, need)
     check_sampler(config, need)
@@ -459,6 +473,15 @@ def notebook_config(
         raise AresError(f"params: expected the name of a parameter file, not {shown(params)}.")
     return load_config(params or {}, **given)
 
+# %% ../nbs/20_settings.ipynb #ec84f860
+_BEFORE = dict(warmup=50.0) # how runs went whose folder does not name the setting
+
+def kept_settings(
+    run: str | Path, # folder of a run
+) -> dict: # name -> value
+    "The settings that a run was started with."
+    return _BEFORE | read_json(Path(run)/"config.json", dict)
+
 # %% ../nbs/20_settings.ipynb #efc6c342
 def shown_splits(
     config: ARESConfig,
@@ -506,6 +529,21 @@ def student_ways(config: ARESConfig) -> dict:
     "How a student computes, for `set_ways`."
     return {n: getattr(config, n) for n in ("mixed_precision", "gradient_checkpointing", "attention", "compile")}
 
+def lora_settings(config: ARESConfig) -> dict:
+    "The settings of an adapter, for `add_adapter`."
+    return dict(r=config.lora_r, alpha=config.lora_alpha, dropout=config.lora_dropout, targets=config.lora_targets)
+
+def _load_settings(config: ARESConfig) -> dict:
+    "What `load_student` needs beside the name of a student."
+    return dict(device=pick_device(config.device), dtype=config.dtype, max_prompt_tokens=config.max_prompt_tokens,
+                image_dim=shown_width(config))
+
+def _as_set(config: ARESConfig, student): # the same student
+    "A student that computes, is asked, and is trained as the settings say."
+    set_ways(student, **student_ways(config))
+    set_conversation(student, config.system_prompt, config.chat_template_kwargs)
+    return freeze_vision(student) if config.freeze_vision else student
+
 # %% ../nbs/20_settings.ipynb #cc400a67
 def make_student(
     config: ARESConfig,
@@ -514,10 +552,10 @@ def make_student(
     "The student before any training."
     gold = train[:config.gold_problems or None]
     texts = [rationale_prompt(p) for p in train] + [rationale_target(p, prefix=False) for p in gold] + [answer_prompt(p, "") for p in train] + [answer_target(p) for p in gold]
-    student = set_ways(load_student(config.student, texts=texts, device=pick_device(config.device), dtype=config.dtype, max_prompt_tokens=config.max_prompt_tokens, image_dim=shown_width(config)), **student_ways(config))
-    set_conversation(student, config.system_prompt, config.chat_template_kwargs)
+    student = load_student(config.student, texts=texts, **_load_settings(config))
+    _as_set(config, student)
     check_length(student, max(config.max_new_tokens, config.answer_tokens))
-    if config.lora: add_adapter(student, config.lora_r, config.lora_alpha, config.lora_dropout, base=config.student)
+    if config.lora: add_adapter(student, **lora_settings(config), base=config.student)
     return student
 
 # %% ../nbs/20_settings.ipynb #846e4582
@@ -526,8 +564,7 @@ def load_trained(
     folder: str | Path, # where the student was saved
 ): # a `Student`
     "A saved student on the run's device."
-    student = set_ways(load_student(str(folder), device=pick_device(config.device), dtype=config.dtype, max_prompt_tokens=config.max_prompt_tokens, image_dim=shown_width(config)), **student_ways(config))
-    return set_conversation(student, config.system_prompt, config.chat_template_kwargs)
+    return _as_set(config, load_student(str(folder), **_load_settings(config)))
 
 # %% ../nbs/20_settings.ipynb #ledgerp1
 def ledger_path(
@@ -585,10 +622,11 @@ def check_keys(
 # %% ../nbs/20_settings.ipynb #b989e043
 def ppo_config(config: ARESConfig) -> PPOConfig:
     "The settings of `PPOTrainer`."
-    same = "advantage ppo_epochs clip vf_coef gamma lam kl_coef neutral feedback normalize_advantages value_warmup max_grad_norm temperature".split()
+    same = "advantage ppo_epochs clip vf_coef gamma lam kl_coef neutral feedback normalize_advantages value_warmup max_grad_norm temperature cut_off".split()
     return PPOConfig(**{n: getattr(config, n) for n in same}, lr=config.rl_lr, value_lr=config.value_lr or None, batch_size=config.rl_batch_size,
                      grad_accum=config.rl_grad_accum, kl_target=config.kl_target or None, target_kl=config.target_kl or None, value_clip=config.value_clip or None,
-                     top_k=config.top_k if config.sampled_logprobs else 0)
+                     top_k=config.top_k if config.sampled_logprobs else 0, truncated=config.top_k > 0 or config.top_p < 1,
+                     weight_decay=config.rl_weight_decay)
 
 # %% ../nbs/20_settings.ipynb #aef2e190
 def sft_config(
@@ -596,5 +634,7 @@ def sft_config(
     stage: str, # "baseline", "sft" or "answer": whose learning rate, epochs and batch size
 ) -> SFTConfig:
     "The settings of `fit_sft` for a kind of stage."
-    return SFTConfig(lr=getattr(config, f"{stage}_lr"), epochs=getattr(config, f"{stage}_epochs"),
-                     batch_size=getattr(config, f"{stage}_batch_size"), seed=config.seed, bf16="bf" in config.dtype + config.mixed_precision, fsdp=config.fsdp)
+    own = {n: getattr(config, f"{stage}_{n}") for n in ("lr", "epochs", "batch_size")}
+    same = {n: getattr(config, n) for n in ("seed", "fsdp", "warmup", "weight_decay")}
+    half = "bf" in config.dtype + config.mixed_precision
+    return SFTConfig(**own, **same, grad_accum=config.sft_grad_accum, bf16=half, setting=f"{stage}_lr")

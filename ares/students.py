@@ -549,7 +549,7 @@ def load_student(
     max_prompt_tokens: int = 512, image_dim: int | None = None, # longer prompts are cut; width of the features it will be shown, None without
 ) -> T5Student:
     "A student, ready to use."
-    if dtype not in ("float32", "bfloat16", "4bit"): raise AresError(f"dtype: a student is trained in float32 or bfloat16, or has an adapter in front of 4bit; not in {dtype!r}.")
+    if dtype not in ("float32", "bfloat16", "4bit"): raise AresError(f"dtype: a student is trained in float32, or has an adapter beside frozen weights in bfloat16 or 4bit; not in {dtype!r}.")
     hf_logging.disable_progress_bar()  # loading takes a moment here; its bars would only fill the notebooks
     from ares.decoders import adapter_base, adapter_width, four_bits, load_adapter, load_decoder, made_student, read_source  # they build on what is here
     if base := adapter_base(source):
@@ -564,7 +564,7 @@ def load_student(
         if image_dim not in (None, getattr(student.model.config, "image_dim", None)): raise AresError(f"student: {source!r} was trained on patches of width {student.model.config.image_dim}, not {image_dim} as those of the features; name the features it was trained on, or another student.")
     student.max_prompt_tokens = max_prompt_tokens
     if dtype != "4bit": student.model.to(device=device, dtype=getattr(torch, dtype))
-    elif not getattr(student.model, "is_loaded_in_4bit", False): raise AresError(f"dtype: 4bit is for a decoder from a checkpoint in safetensors, which {source!r} is not; take bfloat16.")
+    elif not getattr(student.model, "is_loaded_in_4bit", False): raise AresError(f"dtype: 4bit is for a decoder from a checkpoint in safetensors, which {source!r} is not; take bfloat16 (with `lora: true`).")
     return student
 
 # %% ../nbs/06_students.ipynb #ddd61911
