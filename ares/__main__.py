@@ -240,7 +240,8 @@ def main(
     args = parser().parse_args(argv)
     try:
         if args.command in MANY: return MANY[args.command](args)
-        if args.command == "stage": return 0 if run_stage(read_config(args.folder), args.folder, args.stage) else 1
+        if args.command == "stage":
+            return 0 if run_stage(read_config(args.folder), args.folder, args.stage) else 1
         overrides = {k: yaml.safe_load(v) for k, v in getattr(args, "p", [])} | launcher_settings()
         config, run = find_run(args.target, getattr(args, "name", None), overrides, need_data=args.command != "plan")
         if args.command == "cost": return show_cost(config)

@@ -9,7 +9,7 @@ __all__ = ['LONGEST_MESSAGE', 'BAR', 'clipped', 'AresError', 'write_json', 'read
            'data_folder']
 
 # %% ../nbs/00_core.ipynb #b911f35a
-import hashlib, json, os, random, shutil, sys, uuid
+import hashlib, json, os, random, sys, uuid
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ def clipped(
     return line if len(line) <= most else f"{line[:most - end - 5]} ... {line[-end:]}"
 
 class AresError(ValueError):
-    "A mistake in the user's input: its text names the place and the remedy, in one line of at most 300 characters."
+    "A mistake in the user's input: one line, at most 300 characters, with the place and the remedy."
     def __init__(self, text: str = ""): super().__init__(clipped(text))
 
 # %% ../nbs/00_core.ipynb #82637d00
@@ -60,7 +60,8 @@ def read_json(
     except RecursionError: raise AresError(f"{path}: not valid JSON (nested too deeply).") from None
     except ValueError as e: raise AresError(f"{path}: not valid JSON ({clipped(e, 120)}).") from None
     if isinstance(value, kind): return value
-    raise AresError(f"{path}: must hold a JSON {_JSON_NAMES.get(kind, kind.__name__)}, not {clipped(repr(value), 40)}.")
+    name = _JSON_NAMES.get(kind, kind.__name__)
+    raise AresError(f"{path}: must hold a JSON {name}, not {clipped(repr(value), 40)}.")
 
 _JSON_NAMES = {dict: "object", list: "list", str: "text"}
 
