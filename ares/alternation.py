@@ -40,11 +40,13 @@ def stage_names(
 
 # %% ../nbs/22_alternation.ipynb #c2bdcce8
 _NUMBER = (int, float, type(None))
-_RECORD = {name: _NUMBER for name in """accuracy n sentence_score sentences_per_rationale wrong_per_rationale fully_right
-    repeated unfinished empty over_long win_rate ties wins losses teacher_calls seconds evaluation_seconds dollars
-    requests val_sentence_score""".split()} | dict(accuracy_by_category=dict, win_rate_ci=list)
+_MEASURES = """accuracy n sentence_score sentences_per_rationale wrong_per_rationale fully_right repeated
+    unfinished empty over_long win_rate ties wins losses teacher_calls seconds evaluation_seconds dollars requests
+    val_sentence_score""".split()
+_RECORD = dict.fromkeys(_MEASURES, _NUMBER) | dict(accuracy_by_category=dict, win_rate_ci=list)
 _RATIONALE = dict(id=str, text=str, finished=bool, scores=(list, type(None)))
-_LINES = {"rationales.jsonl": _RATIONALE, "train_rationales.jsonl": _RATIONALE, "val_rationales.jsonl": _RATIONALE,
+_LINES = {"rationales.jsonl": _RATIONALE, "train_rationales.jsonl": _RATIONALE,
+          "val_rationales.jsonl": _RATIONALE,
           "corrections.jsonl": dict(id=str, rationale=str, corrected=(str, type(None)))}
 
 def _check_fields(
@@ -71,7 +73,7 @@ def _check_fields(
 # %% ../nbs/22_alternation.ipynb #84ca2786
 def _remedy(stage: Path) -> str:
     "What to do about a fault in the folder of a stage."
-    return f"restore it from a copy, or remove the folder {stage.name} so that `ares run` makes this stage again"
+    return f"restore it, or remove the folder {stage.name} so that `ares run` makes this stage again"
 
 def read_record(
     stage: Path, # folder of a stage
@@ -107,14 +109,16 @@ def _check_stage_folder(stage: Path):
     if (stage/"result.json").exists(): read_record(stage)
     if (stage/"trained.json").exists():
         fields = dict(seconds=(int, float), teacher_calls=(int, float))
-        _check_fields(f"{stage}/trained.json", read_json(stage/"trained.json", dict), fields, tuple(fields), remedy)
+        trained = read_json(stage/"trained.json", dict)
+        _check_fields(f"{stage}/trained.json", trained, fields, tuple(fields), remedy)
         _check_weights(stage/"model", remedy)
     for name, fields in _LINES.items():
         for number, record in enumerate(read_jsonl(stage/name), 1):
             _check_fields(f"{stage/name}: line {number}", record, fields, tuple(fields), remedy)
     _check_logs(stage, remedy)
     if (stage/"shared.json").exists():
-        _check_fields(f"{stage}/shared.json", read_json(stage/"shared.json", dict), {"from": str}, ("from",), remedy)
+        shared = read_json(stage/"shared.json", dict)
+        _check_fields(f"{stage}/shared.json", shared, {"from": str}, ("from",), remedy)
 
 def is_complete(
     run: Path, # folder of a run
@@ -135,8 +139,8 @@ def check_run(
     is_complete(run)
     if (run/"results.json").exists(): read_json(run/"results.json", dict)
     for number, record in enumerate(read_jsonl(run/"failures.jsonl"), 1):
-        _check_fields(f"{run}/failures.jsonl: line {number}", record, dict(stage=str, reason=str), ("reason",),
-                      "remove this file")
+        fields = dict(stage=str, reason=str)
+        _check_fields(f"{run}/failures.jsonl: line {number}", record, fields, ("reason",), "remove this file")
     for stage in stage_names(config): _check_stage_folder(run/stage)
 
 # %% ../nbs/22_alternation.ipynb #5a9458a1
@@ -161,7 +165,8 @@ def loading(
     try: yield
     except AresError: raise
     except Exception as e:
-        raise AresError(f"{folder}: cannot be loaded ({type(e).__name__}: {clipped(e, 70)}); {remedy}.") from None
+        fault = f"{type(e).__name__}: {clipped(e, 70)}"
+        raise AresError(f"{folder}: cannot be loaded ({fault}); {remedy}.") from None
 
 # %% ../nbs/22_alternation.ipynb #a64512a1
 def stage_seed(
@@ -287,7 +292,8 @@ def rl_parts(
     set_seed(stage_seed(config, stage))
     state, reference = from_main(lambda: last_state(run/stage)), model_before(config, run, stage)
     remedy = f"remove this folder, and {stage} begins again"
-    with loading(state, remedy): student = load_trained(config, state/"student") if state else reference.copy()
+    with loading(state, remedy):
+        student = load_trained(config, state/"student") if state else reference.copy()
     if config.mixed_precision == "bf16" and not config.lora: reference.model.bfloat16()  # it is never trained
     value_head = ValueHead(student, trunk=config.value_model) if config.advantage == "gae" else None
     with loading(state, remedy):
@@ -380,10 +386,12 @@ def keep_settings(
     path, now = run/"config.json", asdict(config)
     kept = asdict(ARESConfig()) | kept_settings(run) if path.exists() else {}
     changed = [k for k, v in kept.items() if now.get(k) != v and k not in THE_WAY_ONLY]
-    differ = [f"`{k}` was {clipped(repr(kept[k]), 40)} and is now {clipped(repr(now.get(k)), 40)}" for k in changed]
+    def shown(value): return clipped(repr(value), 40)
+    differ = [f"`{k}` was {shown(kept[k])} and is now {shown(now.get(k))}" for k in changed[:2]]
     if kept != now and not differ:
         with run_lock(run): write_json(path, now)
-    if differ: raise AresError(f"{run}: this run was started with other settings ({'; '.join(differ[:2])}); choose another name, or remove the folder.")
+    if differ: raise AresError(f"{run}: this run was started with other settings ({'; '.join(differ)}); "
+                               "choose another name, or remove the folder.")
 
 # %% ../nbs/22_alternation.ipynb #7da16bee
 def train_stage(

@@ -29,7 +29,8 @@ def compared_settings(
     runs: list, # folders of runs
 ) -> pd.DataFrame: # a row a setting, a column a run
     "The settings in which some runs differ."
-    return differing_settings({name: read_json(Path(run)/"config.json") for name, run in named_runs(runs).items()})
+    configs = {name: read_json(Path(run)/"config.json", dict) for name, run in named_runs(runs).items()}
+    return differing_settings(configs)
 
 def named_runs(
     runs: list, # folders of runs

@@ -9,7 +9,7 @@ __all__ = ['LONGEST_MESSAGE', 'BAR', 'clipped', 'AresError', 'check_finite', 'wr
            'tracker_settings', 'Tracker', 'data_folder']
 
 # %% ../nbs/00_core.ipynb #b911f35a
-import hashlib, json, os, random, shutil, sys, uuid
+import hashlib, json, os, random, sys, uuid
 from collections import Counter
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def clipped(
     return line if len(line) <= most else f"{line[:most - end - 5]} ... {line[-end:]}"
 
 class AresError(ValueError):
-    "A mistake in the user's input: its text names the place and the remedy, in one line of at most 300 characters."
+    "A mistake in the user's input: one line, at most 300 characters, with the place and the remedy."
     def __init__(self, text: str = ""): super().__init__(clipped(text))
 
 # %% ../nbs/00_core.ipynb #cc8854fc
@@ -90,7 +90,8 @@ def read_json(
     "Read a JSON file, or say in one sentence what is wrong with it."
     value = parse_json(read_text(path), path)
     if isinstance(value, kind): return value
-    raise AresError(f"{path}: must hold a JSON {_JSON_NAMES.get(kind, kind.__name__)}, not {clipped(repr(value), 40)}.")
+    name = _JSON_NAMES.get(kind, kind.__name__)
+    raise AresError(f"{path}: must hold a JSON {name}, not {clipped(repr(value), 40)}.")
 
 _JSON_NAMES = {dict: "object", list: "list", str: "text"}
 

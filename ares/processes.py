@@ -148,10 +148,11 @@ def _take_lock(lock: FileLock, run: Path, patience: float):
         run.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=patience)
     except Timeout:
-        raise AresError(f"{run}: {_holder_name(run)} already works on this run; wait until it ends, or stop it, "
-                        "and call the same command again.") from None
+        raise AresError(f"{run}: {_holder_name(run)} already works on this run; wait until it ends, or stop "
+                        "it, and call the same command again.") from None
     except OSError as e: raise AresError(f"{run}: a run cannot be kept here ({e.strerror}).") from None
-    write_json(run/"lock.json", dict(pid=os.getpid(), host=socket.gethostname(), since=time.strftime("%F %T")))
+    holder = dict(pid=os.getpid(), host=socket.gethostname(), since=time.strftime("%F %T"))
+    write_json(run/"lock.json", holder)
 
 # %% ../nbs/01_processes.ipynb #c8f4dcb5
 @contextmanager
@@ -159,7 +160,7 @@ def run_lock(
     run: str | Path, # folder of the run; it is made when missing
     patience: float = 0, # seconds to wait for another holder; -1 waits as long as it takes
 ):
-    "While inside, only this process and those that it starts work on a run; all processes of a group call it."
+    "While inside, only this process and those that it starts work on a run."
     run = Path(run)
     holder = _inherited_holder(run)
     if holder is not None:

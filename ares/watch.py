@@ -37,7 +37,8 @@ def stage_seconds(
     run: Path, # folder of the run
 ) -> dict: # kind ("baseline", "rl", "sft") -> seconds of its last stage that is done
     "What the stages have taken so far."
-    done = [(p.parent.name, read_record(p.parent, needed=())) for p in sorted(run.glob("*/result.json"), key=lambda p: p.stat().st_mtime)]
+    paths = sorted(run.glob("*/result.json"), key=lambda p: p.stat().st_mtime)
+    done = [(p.parent.name, read_record(p.parent, needed=())) for p in paths]
     names = ("seconds", "evaluation_seconds")
     return {stage.split("-")[0]: sum(r.get(name) or 0 for name in names) for stage, r in done}
 
@@ -121,7 +122,8 @@ def _result_line(stage: str, record: dict) -> str:
     shown = (("accuracy", "accuracy", "5.1f", " %", 1), ("sentence_score", "score", ".2f", "", 1),
              ("win_rate", "wins", ".0f", " %", 100))
     known = [part for part in shown if record.get(part[0]) is not None]
-    return f"{stage:10} " + "   ".join(f"{word} {record[name] * scale:{form}}{unit}" for name, word, form, unit, scale in known)
+    cells = [f"{word} {record[name] * scale:{form}}{unit}" for name, word, form, unit, scale in known]
+    return f"{stage:10} " + "   ".join(cells)
 
 def watch_text(
     run: str | Path, # folder of a run, or of a sweep
