@@ -48,7 +48,8 @@ def tally(
     "Count verdicts."
     wins, losses, unjudged = verdicts.count("win"), verdicts.count("loss"), verdicts.count(None)
     decided, judged = wins + losses, len(verdicts) - unjudged
-    return dict(win_rate=wins / decided if decided else None, win_rate_ci=list(wilson_interval(wins, decided)),
+    return dict(win_rate=wins / decided if decided else None,
+                win_rate_ci=list(wilson_interval(wins, decided)),
                 ties=(judged - decided) / max(1, judged), wins=wins, losses=losses, unjudged=unjudged)
 
 # %% ../nbs/19_judge.ipynb #20ef2404
@@ -70,9 +71,11 @@ def split_verdicts(
     baseline_texts: list, # of the same problems
 ) -> dict: # name of a group of pairs -> see `tally`, with the number of pairs as `pairs`
     "Win rates where both or neither conclude, and by which rationale is longer."
-    def concludes(text, problem): return any(read_conclusion_in(problem, s) is not None for s in sentences_of(text))
+    def concludes(text, problem):
+        return any(read_conclusion_in(problem, s) is not None for s in sentences_of(text))
     rows = list(zip(verdicts, problems, texts, baseline_texts, strict=True))
-    groups = {"all": rows, "both or neither conclude": [r for r in rows if concludes(r[2], r[1]) == concludes(r[3], r[1])],
+    alike = [row for row in rows if concludes(row[2], row[1]) == concludes(row[3], row[1])]
+    groups = {"all": rows, "both or neither conclude": alike,
               "the new one is longer": [r for r in rows if len(r[2]) > len(r[3])],
               "the new one is shorter": [r for r in rows if len(r[2]) < len(r[3])],
               "equally long": [r for r in rows if len(r[2]) == len(r[3])]}
@@ -87,7 +90,8 @@ def win_table(
         low, high = (100 * x for x in found["win_rate_ci"])
         decided = found["win_rate"] is not None
         wins = f"{100 * found['win_rate']:.0f} ({low:.0f} to {high:.0f})" if decided else "–"
-        return {"pairs": found["pairs"], "wins % of the decided": wins, "ties %": f"{100 * found['ties']:.0f}"}
+        return {"pairs": found["pairs"], "wins % of the decided": wins,
+                "ties %": f"{100 * found['ties']:.0f}"}
     return pd.DataFrame({name: row(found) for name, found in splits.items()}).T
 
 # %% ../nbs/19_judge.ipynb #b8d6a2fd
@@ -98,8 +102,8 @@ def contradictions(
     "How many sentences say something false about a problem."
     if "skill" not in problem.facts: return 0
     true = true_sentences(problem)
-    false = [s for s in sentences if s not in true and is_well_formed(s) and sentence_slot(problem, s) not in (None, "answer")]
-    return len(set(false))
+    false = {s for s in sentences if s not in true and is_well_formed(s)}
+    return sum(sentence_slot(problem, s) not in (None, "answer") for s in false)
 
 # %% ../nbs/19_judge.ipynb #970c7d0c
 class ConclusionJudge(OfflineTeacher):

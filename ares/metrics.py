@@ -97,7 +97,8 @@ def _common_words(
     return common
 
 def rouge_l(
-    text: str, reference: str, # the measure is the same both ways but for the choice among equally long subsequences
+    # the measure is the same both ways but for the choice among equally long subsequences
+    text: str, reference: str,
 ) -> float: # F1, 0.0 .. 1.0; 0.0 where either has no word
     "ROUGE-L as the package `rouge` 1.0.1 counts it."
     if not (bleu_tokens(text) and bleu_tokens(reference)): return 0.0
@@ -127,7 +128,8 @@ def rationale_metrics(
     pairs = [(t, r) for t, r in zip(texts, references, strict=True) if bleu_tokens(r)]
     similar = similarity_to(*map(list, zip(*pairs))) if similarity and pairs else {}
     def bleu(text, reference, weights):
-        return sentence_bleu([bleu_tokens(reference)], bleu_tokens(text), weights) if bleu_tokens(text) else 0.0
+        return sentence_bleu([bleu_tokens(reference)], bleu_tokens(text),
+                             weights) if bleu_tokens(text) else 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         rows = dict(bleu1=[bleu(t, r, (1, 0, 0, 0)) for t, r in pairs], bleu4=[bleu(t, r, (0.25,) * 4) for t, r in pairs],

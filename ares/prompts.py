@@ -101,6 +101,7 @@ class _Choices(NamedTuple):
         exact, wording = self.meant[match.lastindex - 1], match.group().replace("\n", " ")
         return next(iter(exact.values())) if len(exact) == 1 else exact.get(wording, -1)
 
+# %% ../nbs/05_prompts.ipynb #3da50f1d
 def _is_spaced(char: str) -> bool: # not in Chinese, Japanese and Thai
     "Whether a character belongs to a script that puts white space between words."
     return char.isalnum() and not re.match("[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]", char)
@@ -135,7 +136,8 @@ _RIGHT_ONE = r"(?:the )?(?:correct |right |best )?(?:answer|choice|option)"
 _DENIED_BEFORE = re.compile(
     r"(?:\b(?:not|never|neither|nor|cannot|unlike|except|rather than|instead of|other than)|n't|不是|不)"
     r"((?: (?!but\b|so\b|because\b|and\b|only\b)[\w'-]+){0,5})[\s\"'(\[]*$", re.IGNORECASE)
-_LINK_WORDS = re.compile(r"(?: (?:be|a|an|the|option|choice|answer|really|actually|necessarily))*", re.IGNORECASE)
+_LINK_WORDS = re.compile(r"(?: (?:be|a|an|the|option|choice|answer|really|actually|necessarily))*",
+                         re.IGNORECASE)
 _DENIED_AFTER = re.compile(
     r"[)\]\"']* (?:(?:is|are|was|were)(?: \w+)? (?:wrong|incorrect|false|ruled out|eliminated)\b"
     rf"|(?:cannot|can't|can not) be\b|(?:is|are|was|were)(?: not|n't) (?:correct|right|true|{_RIGHT_ONE})\b)",
@@ -151,6 +153,7 @@ def _standing(text: str, start: int, end: int) -> str: # "given", "denied" or "d
 # %% ../nbs/05_prompts.ipynb #f22fb9f0
 _BLANK, _MARKS = re.compile(r"[\s:=]*"), re.compile(r"[\s:=,\"']*")
 
+# %% ../nbs/05_prompts.ipynb #28c9a208
 class _Named(NamedTuple):
     "A choice that a text names at one place."
     index: int # -1 where several choices have the same words
@@ -162,6 +165,7 @@ def _letter_index(letter: str, choices: _Choices) -> int | None: # None for a le
     index = ord(letter.upper()) - 65
     return index if index < choices.count else None
 
+# %% ../nbs/05_prompts.ipynb #45ebf895
 def _letter_at(text: str, place: int, choices: _Choices, *patterns) -> _Named | None:
     "The choice whose letter stands at a place."
     for m in (p.match(text, place) for p in patterns):
@@ -174,7 +178,8 @@ def _words_at(text: str, place: int, choices: _Choices) -> _Named | None:
     return _Named(choices.index(m), m.end(), False) if m else None
 
 # %% ../nbs/05_prompts.ipynb #55e7a67b
-_LABEL = re.compile(r"[(\[]([A-Za-z])[)\]]|\b(?:option|choice|answer) (?-i:([A-Zb-z]))\b(?!['-]\w)", re.IGNORECASE)
+_LABEL = re.compile(r"[(\[]([A-Za-z])[)\]]|\b(?:option|choice|answer) (?-i:([A-Zb-z]))\b(?!['-]\w)",
+                    re.IGNORECASE)
 
 def _labels(text: str, choices: _Choices): # yields (index, start, end)
     "The choices that a text names by their letters, in brackets or after a word such as \"option\"."
@@ -184,17 +189,22 @@ def _labels(text: str, choices: _Choices): # yields (index, start, end)
         same = words and words.index == index # as in "(A) cat"
         if index is not None: yield index, m.start(), words.end if same else m.end()
 
+# %% ../nbs/05_prompts.ipynb #0991476d
 def _mentions(text: str, choices: _Choices): # yields (index, start, end)
-    "The choices that a text names in words. \"a\", \"I\", and \"no\" before a noun, are words of the language."
+    "The choices that a text names in words; not \"a\", \"I\", and \"no\" before a noun."
     for m in choices.pattern.finditer(text) if choices.pattern else ():
         of_noun = m.group().lower() == "no" and re.match(r" [^\W\d]", text[m.end():m.end() + 2])
         if m.group() not in ("a", "A", "I") and not of_noun: yield choices.index(m), m.start(), m.end()
 
-def _named_in(text: str, choices: _Choices) -> list: # of (index, start, end); -1 where it is doubtful or unclear
+# of (index, start, end); -1 where it is doubtful or unclear
+
+# %% ../nbs/05_prompts.ipynb #2603f6c8
+def _named_in(text: str, choices: _Choices) -> list:
     "The choices that a text names and does not deny, by their letters or else in words."
     for found in (_labels(text, choices), _mentions(text, choices)):
         standing = [(_standing(text, start, end), index, start, end) for index, start, end in found]
-        named = [(i if how == "given" else -1, start, end) for how, i, start, end in standing if how != "denied"]
+        named = [(i if how == "given" else -1, start, end) for how, i, start,
+                 end in standing if how != "denied"]
         if named: return named
     return []
 
@@ -205,8 +215,8 @@ def _only_one(text: str, choices: _Choices) -> int | None:
 
 # %% ../nbs/05_prompts.ipynb #af5e1c60
 _FILLER = re.compile(
-    r"""(?:[\s:=,"']|-(?!\d)|\b(?:that|option|choice|answer|clearly|therefore|thus|probably|most|likely|actually|indeed"""
-    r"""|definitely|simply|just|obviously|either|both)\b)*+""", re.IGNORECASE)
+    r"""(?:[\s:=,"']|-(?!\d)|\b(?:that|option|choice|answer|clearly|therefore|thus|probably|most|likely"""
+    r"""|actually|indeed|definitely|simply|just|obviously|either|both)\b)*+""", re.IGNORECASE)
 _ARTICLE = re.compile(r"[(\[\"']*(?:(?:an?|the) )?[(\[\"']*", re.IGNORECASE)
 _ENDS = r"""(?=["')\]]*(?:[.,;:!?](?!\w)|\n|$| (?:is|are|and|or|because|since|as)\b))"""
 _BRACKETED = re.compile(r"[(\[]([A-Za-z])[)\]]|([A-Za-z])\)")
@@ -214,6 +224,7 @@ _FIRST_LETTER = re.compile(rf"([A-HJ-Z])(?![A-Za-z0-9À-ɏ]|\.\w|['-]\w)|([A-Za-
 _NEXT_LETTER, _ANY_LETTER = re.compile(rf"([A-Z]){_ENDS}"), re.compile(r"([A-Za-z])(?!\w)")
 _JOINT = re.compile(r"""["')\]]*(?: ?[,;/&] ?| )(?:(?:and|or) )?["'(\[]*""")
 
+# %% ../nbs/05_prompts.ipynb #d854a90a
 def _first_named(text: str, start: int, choices: _Choices) -> _Named | None:
     "The choice that the text names at this place, by its letter or in words."
     blank, near, far = (p.match(text, start).end() for p in (_BLANK, _MARKS, _FILLER))
@@ -234,6 +245,7 @@ def _has_rival(text: str, first: _Named, choices: _Choices) -> bool:
     else: other = _words_at(text, joint.end(), choices)
     return bool(other) and other.index != first.index and not _DENIED_AFTER.match(text, other.end)
 
+# %% ../nbs/05_prompts.ipynb #55eee980
 def _read_after(text: str, start: int, choices: _Choices) -> int | None:
     "The choice that a statement names which begins at `start`; None where it names several or none."
     first = _first_named(text, start, choices)
@@ -244,6 +256,7 @@ def _read_after(text: str, start: int, choices: _Choices) -> int | None:
     unclear = first.index < 0 or _DENIED_AFTER.match(text, first.end) or _has_rival(text, first, choices)
     return None if unclear else first.index
 
+# %% ../nbs/05_prompts.ipynb #6cb59aad
 def _read_before(text: str, end: int, choices: _Choices) -> int | None:
     "The choice of which a sentence says that it is the right one; \"is correct\" begins at `end`."
     clause = _SENTENCE_END.split(text[max(0, end - 200):end])[-1]
@@ -258,9 +271,11 @@ _NOUN = r"\b(?:ans(?:wers?)?|respuesta|réponse|antwort|risposta|resposta|отв
 _IS = r"(?:is|are|was|(?:would|should|must|will|may|might|could|can only|has to) be|es|est|ist|è|é)\b"
 _THEN_LETTER = r"(?=(?:option |choice )?(?:[(\[][A-Za-z][)\]]|(?-i:[A-Z])(?=[.,;:!)]|$|\n| is\b)))"
 _CUE = re.compile("|".join((
-    rf"{_NOUN}(?: (?:choice|option|letter))?(?: (?:to|for|of) [^.:\n]{{1,80}}?)?(?: {_IS}|'s\b|['\"]? ?[:=]| -|\n)",
+    rf"{_NOUN}(?: (?:choice|option|letter))?(?: (?:to|for|of) [^.:\n]{{1,80}}?)?"
+    rf"(?: {_IS}|'s\b|['\"]? ?[:=]| -|\n)",
     rf"\b(?:correct|right|best|final) (?:option|choice|one)(?: {_IS}| ?[:=])",
-    r"\b(?:choose|pick|select|go with|so|therefore|thus|hence|(?<!anything )(?<!all )but|it is|it's|must be|corresponds to),? "
+    r"\b(?:choose|pick|select|go with|so|therefore|thus|hence|(?<!anything )(?<!all )but"
+    r"|it is|it's|must be|corresponds to),? "
     rf"{_THEN_LETTER}",
     r"(?:答案|答え|正解|정답|उत्तर)(?:应该|應該)?(?:是|为|為|は|은|है)? ?:?",
     rf"(?P<verdict>(?<=[\w)\]]) (?:is|are|was)(?: (?!not\b)\w+)? (?:correct\b|{_RIGHT_ONE}\b)"
@@ -275,10 +290,12 @@ def _read_whole(text: str, choices: _Choices) -> int | None:
     if first and not re.search(r"\w", text[first.end:]): return first.index if first.index >= 0 else None
     letter = re.match(r"\W*([A-Z]) ?[.):\]-]+ ?", text)
     named = _words_at(text, letter.end(), choices) if letter else None
-    agree = named and named.index == _letter_index(letter[1], choices) and not _DENIED_AFTER.match(text, named.end)
+    agree = named and named.index == _letter_index(letter[1], choices) and not _DENIED_AFTER.match(text,
+                                                                                                   named.end)
     agree = agree and {index for index, _, _ in _labels(text, choices)} <= {named.index}
     return named.index if agree else _only_one(text, choices)
 
+# %% ../nbs/05_prompts.ipynb #07669cad
 def read_answer(
     text: str, # what a model said
     choices: list, # of the problem

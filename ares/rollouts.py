@@ -30,14 +30,17 @@ _NO_WORDS = regex.compile(r"(?:[\s\x1c-\x1f]|</?think>)*+") # what is no sentenc
 _OPENERS = "\"'“‘«([（「『¿¡*_`"
 _TITLES = set("mr mrs ms mx dr drs prof st gen sen rep gov capt col lt sgt rev hon mt vs".split())
 _ABBREVIATIONS = set("sr jr etc dept est inc ltd co corp ft assn bros ave blvd rd approx temp misc".split())
-_SHORT_FORMS = set("jan feb mar apr aug sept oct nov dec mon tues wed thurs fri oz lb lbs min max sec hr hrs tsp tbsp pt qt gal "
-                   "yd mi cm mm km kg al avg ca cf eq eqs fig figs no nos vol vols ch p pp sec secs ref refs ed eds art sat sun".split())
-_ONLY_BEFORE_NUMBERS = set("no nos sat sun mar art p".split()) # words or parts of a reference: "No. 5"
-_STARTERS = set("The An He She It They We You I This That These Those There In On At So But And If When What Who Why How "
-                "Yes Then Thus Therefore However For As After Before Because Since While Where Which Both Each Some Many Most "
-                "Our Your My His Her Their Its Now Here".split())
-_LABELED = set("solution sample pair figure option choice point object magnet beaker group part class team container plant "
-               "vitamin letter grade mixture substance answer is".split()) # a letter after these is no initial
+_SHORT_FORMS = set(
+    "jan feb mar apr aug sept oct nov dec mon tues wed thurs fri oz lb lbs min max sec secs hr hrs tsp "
+    "tbsp pt qt gal yd mi cm mm km kg al avg ca cf eq eqs fig figs vol vols ch pp ref refs ed eds".split())
+_ONLY_BEFORE_NUMBERS = set("no nos sat sun art p".split()) # words, or parts of a reference: "No. 5"
+_STARTERS = set(
+    "The An He She It They We You I This That These Those There In On At So But And If When What Who Why "
+    "How Yes Then Thus Therefore However For As After Before Because Since While Where Which Both Each "
+    "Some Many Most Our Your My His Her Their Its Now Here".split())
+_LABELED = set( # a letter after these is no initial
+    "solution sample pair figure option choice point object magnet beaker group part class team container "
+    "plant vitamin letter grade mixture substance answer is".split())
 
 # %% ../nbs/08_rollouts.ipynb #40cfb128
 def _starts_sentence(after: str) -> bool:
@@ -53,7 +56,8 @@ def _abbreviates(before: str, after: str, at_line_start: bool) -> bool:
     if lower in ("e.g", "i.e", *_TITLES): return True
     if lower in _ONLY_BEFORE_NUMBERS: return number
     if lower in _SHORT_FORMS: return number or small
-    if lower in _ABBREVIATIONS or regex.fullmatch(r"(?:\p{L}\.)+\p{L}|ph\.d", lower): return not _starts_sentence(after)
+    if lower in _ABBREVIATIONS or regex.fullmatch(r"(?:\p{L}\.)+\p{L}|ph\.d",
+                                                  lower): return not _starts_sentence(after)
     if len(word) == 1 and word.isupper() and not before[:-1].endswith("-"): # an initial?
         labeled = (before.lower().split()[-2:-1] or [""])[0] in _LABELED
         return not labeled and not _starts_sentence(after)
@@ -70,7 +74,7 @@ def _ends_here(
     if mark is None or "\n" in space or stop.end() == len(text): return True
     unspaced = bool(_UNSPACED.search(mark))
     if not space and not (unspaced or _UNSPACED.search(mark + close)): return False
-    if unspaced: return not (mark == "．" and text[stop.start() - 1:stop.start()].isdigit() and text[stop.end()].isdigit())
+    if unspaced: return not (mark == "．" and text[stop.start() - 1].isdigit() and text[stop.end()].isdigit())
     after = text[stop.end():stop.end() + 40].lstrip(_OPENERS)
     if mark.startswith(("...", ". . .", "…")): return not after[:1].islower()
     if mark != ".": return not _inside(text, start, stop, after)
@@ -79,7 +83,8 @@ def _ends_here(
 
 def _inside(text: str, start: int, stop, after: str) -> bool:
     "Whether a sentence that began with a capital goes on with a small letter, or a number with an operator."
-    factorial = stop[1] == "!" and text[stop.start() - 1].isdigit() and after[:1] in set("+-−–*/×÷=<>≤≥,;:)^%")
+    of_number = stop[1] == "!" and text[stop.start() - 1].isdigit()
+    factorial = of_number and after[:1] in set("+-−–*/×÷=<>≤≥,;:)^%")
     first = regex.search(r"\p{L}|\d", text[start:start + 40])
     return factorial or (after[:1].islower() and bool(first) and not first.group().islower())
 
@@ -181,7 +186,7 @@ def _token_starts(
     text: str,
     ends: list, # see `token_ends`
 ) -> list:
-    "Where each token's first character lies that is not white space; for white space, the next one in the text."
+    "Where each token's first character lies, white space aside; for white space, the next character."
     return [_BLANK.match(text, begin).end() if begin < end else end for begin, end in zip([0, *ends], ends)]
 
 def sentence_spans(
@@ -224,7 +229,8 @@ class Rollout:
     @staticmethod
     def from_dict(record: dict, problem: Problem, prompt: str = "") -> "Rollout":
         "A rollout for evaluation and reports, as it was kept; tokens are not."
-        return Rollout(problem, prompt, record["text"], [], record["finished"], sentences_of(record["text"]), [], scores=record["scores"])
+        return Rollout(problem, prompt, record["text"], [], record["finished"], sentences_of(record["text"]),
+                       [], scores=record["scores"])
 
     def _repr_html_(self): return rollout_html(self)
 

@@ -213,11 +213,13 @@ def reference_correction(
     ends_right = is_right(problem, read_ending(sentences, problem))
     ending = len(split_sentences(conclusion_of(problem))) if ends_right else 0
     for place, (sentence, (like, nearest)) in enumerate(zip(sentences, likeness, strict=True)):
-        closes = knowledge != "form" and place >= len(sentences) - ending # the right conclusion stays word for word
+        # the right conclusion stays word for word
+        closes = knowledge != "form" and place >= len(sentences) - ending
         if knowledge == "facts" and like < 0.7 and nearest and not closes: sentence = nearest
         answer = read_conclusion_in(problem, sentence) if knowledge != "form" else None
         wrong = answer is not None and not is_right(problem, answer)
-        if is_finished(sentence) and (closes or not (wrong or sentence_key(sentence) in seen)): kept.append(sentence)
+        faulty = wrong or sentence_key(sentence) in seen
+        if is_finished(sentence) and (closes or not faulty): kept.append(sentence)
         seen.add(sentence_key(sentence))
     return " ".join(kept if knowledge == "form" else concluded(problem, kept))
 
@@ -231,8 +233,10 @@ class ReferenceTeacher(OfflineTeacher):
     def reference(self, problem):
         "The sentences of the reference, what they are compared by, and all words; worked out once a problem."
         if problem.id not in self.known:
-            own, more = ([s for s in sentences_of(text) if is_finished(s)] for text in (problem.solution, problem.lecture))
-            if not is_right(problem, read_conclusion_in(problem, (own or [""])[-1])): own += sentences_of(conclusion_of(problem))
+            own, more = ([s for s in sentences_of(text) if is_finished(s)] for text in (problem.solution,
+                                                                                        problem.lecture))
+            stated = bool(own) and is_right(problem, read_conclusion_in(problem, own[-1]))
+            if not stated: own += sentences_of(conclusion_of(problem))
             sentences = [*own, *more] if problem.solution or problem.lecture else []
             words = content_words(" ".join(own if problem.solution else [*more, *own]) if sentences else "")
             self.known[problem.id] = sentences, self.features(sentences), words
@@ -240,18 +244,20 @@ class ReferenceTeacher(OfflineTeacher):
 
     def features(self, sentences):
         "What sentences are compared by: embeddings or words."
-        return minilm().encode(sentences) if self.similarity == "minilm" and sentences else list(map(content_words, sentences))
+        if self.similarity == "minilm" and sentences: return minilm().encode(sentences)
+        return list(map(content_words, sentences))
 
     def likeness(self, problem, sentences):
         "For each sentence, (likeness to the most alike reference sentence, that sentence)."
         reference, theirs, _ = self.reference(problem)
         def alike(x, y):
-            return max(0.0, float(x @ y / ((x @ x) * (y @ y)) ** 0.5)) if self.similarity == "minilm" else word_f1(x, y)
+            if self.similarity != "minilm": return word_f1(x, y)
+            return max(0.0, float(x @ y / ((x @ x) * (y @ y)) ** 0.5))
         if not reference: return [(0.5, "")] * len(sentences)
         return [max((alike(x, y), r) for r, y in zip(reference, theirs)) for x in self.features(sentences)]
 
     def score(self, problem, sentences):
-        "Likeness to the reference in steps of 0.1, neutral without a reference; conclusions by what they say."
+        "Likeness to the reference in steps of 0.1, or 0.5 without one; conclusions by what they say."
         seen, scores = set(), []
         for place, (sentence, (like, _)) in enumerate(zip(sentences, self.likeness(problem, sentences))):
             is_last = place == len(sentences) - 1

@@ -9,18 +9,21 @@ from ares.core import data_folder
 from ares.metrics import bleu_tokens, failure_signatures, rationale_metrics, rouge_l
 from ares.problems import Problem
 from ares.prompts import read_answer, read_direct, read_reply
-from ares.rollouts import drop_repeated, is_finished, read_ending, sentence_chars, sentences_of, split_sentences
+from ares.rollouts import drop_repeated, is_finished, read_ending, sentence_chars
+from ares.rollouts import sentences_of, split_sentences
 from ares.teachers import ReferenceTeacher, concluded, conclusion_of, content_words
 from conftest import FUZZ_EXAMPLES
 
 FUZZ = settings(max_examples=FUZZ_EXAMPLES, derandomize=True, deadline=None, database=None)
 # Pieces that the readers look for, mixed with anything that Unicode has.
-PIECES = ("The answer is ", "answer: ", "(A)", "(B) ", "B", "not ", "no ", "dog", "cat", "a ", ". ", "! ", "? ", "...", "\n",
-          "\n\n", "\\boxed{", "}", "**", "$", "<think>", "</think>", "Dr. ", "e.g. ", "Jan. 5", "U.S. ", "1. ", "5! ", "。", "।",
-          "۔ ", "؟ ", "｡", "\"", ")", " ", "is correct", "So, ", "if ", "\u200d", "\x1f", "\u00a0", "İ", "ß", "\ud7ff",
-          "Virginia", "West Virginia", "答案是", "_", "-", "5", ".5")
-CHOICES = ("dog", "cat", "a dog", "A", "B", "no", "yes", "5", "50", "0.5", "Virginia", "West Virginia", "", ".", "the ",
-           "It is hot. It melts.")
+PIECES = (
+    "The answer is ", "answer: ", "(A)", "(B) ", "B", "not ", "no ", "dog", "cat", "a ", ". ", "! ", "? ",
+    "...", "\n", "\n\n", "\\boxed{", "}", "**", "$", "<think>", "</think>", "Dr. ", "e.g. ", "Jan. 5", "U.S. ",
+    "1. ", "5! ", "。", "।", "۔ ", "؟ ", "｡", "\"", ")", " ", "is correct", "So, ", "if ", "\u200d", "\x1f",
+    "\u00a0", "İ", "ß", "\ud7ff", "Virginia", "West Virginia", "答案是", "_", "-", "5", ".5")
+CHOICES = (
+    "dog", "cat", "a dog", "A", "B", "no", "yes", "5", "50", "0.5", "Virginia", "West Virginia", "", ".",
+    "the ",    "It is hot. It melts.")
 texts = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=8)), max_size=25).map("".join)
 choice_lists = st.lists(st.one_of(st.sampled_from(CHOICES), st.text(max_size=12)), min_size=2, max_size=10)
 words = st.from_regex(r"[b-z]{3,6}( [b-z]{3,6}){0,2}", fullmatch=True)
