@@ -6,6 +6,7 @@
 __all__ = ['read_conclusion', 'answer_examples', 'add_adapter', 'fit_answers', 'predict_answers']
 
 # %% ../nbs/17_answers.ipynb #df81db21
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,7 +50,10 @@ def add_adapter(
     "Put a LoRA adapter on every linear layer of the student's model; one that is there is trained on."
     if hasattr(student.model, "peft_config"): return
     config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear")
-    student.model = get_peft_model(student.model, config).eval()
+    with warnings.catch_warnings():
+        # PEFT asks for this property by its old name
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        student.model = get_peft_model(student.model, config).eval()
     student.model.peft_config["default"].base_model_name_or_path = base
 
 # %% ../nbs/17_answers.ipynb #ecc4497b
