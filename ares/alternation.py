@@ -41,8 +41,8 @@ def stage_names(
 # %% ../nbs/22_alternation.ipynb #c2bdcce8
 _NUMBER = (int, float, type(None))
 _MEASURES = """accuracy n sentence_score sentences_per_rationale wrong_per_rationale fully_right repeated
-    unfinished empty over_long win_rate ties wins losses teacher_calls seconds evaluation_seconds dollars requests
-    val_sentence_score""".split()
+    unfinished empty over_long win_rate ties wins losses teacher_calls seconds evaluation_seconds
+    dollars requests val_sentence_score""".split()
 _RECORD = dict.fromkeys(_MEASURES, _NUMBER) | dict(accuracy_by_category=dict, win_rate_ci=list)
 _RATIONALE = dict(id=str, text=str, finished=bool, scores=(list, type(None)))
 _LINES = {"rationales.jsonl": _RATIONALE, "train_rationales.jsonl": _RATIONALE,

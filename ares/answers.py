@@ -6,7 +6,7 @@
 __all__ = ['read_conclusion', 'answer_examples', 'vision_tower', 'freeze_vision', 'add_adapter', 'fit_answers', 'predict_answers']
 
 # %% ../nbs/17_answers.ipynb #df81db21
-import re
+import re, warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,7 +93,10 @@ def add_adapter(
     layers, exclude = _lora_layers(student, targets)
     config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=layers,
                         exclude_modules=exclude, modules_to_save=list(student.fresh) or None)
-    student.model = get_peft_model(student.model, config).eval()
+    with warnings.catch_warnings():
+        # PEFT asks for this property by its old name
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        student.model = get_peft_model(student.model, config).eval()
     student.model.peft_config["default"].base_model_name_or_path = base
 
 # %% ../nbs/17_answers.ipynb #ecc4497b

@@ -138,8 +138,8 @@ def validation_score(
     "The score that may decide whether a run goes on."
     name = "sentence_score" if config.evaluate_on == "val" else "val_sentence_score"
     if isinstance(record.get(name), (int, float)): return record[name]
-    raise AresError(f"stop_without_gain: a stage was evaluated without `{name}`, which decides about the next "
-                    "round; remove its result.json, and it is evaluated again.")
+    raise AresError(f"stop_without_gain: a stage was evaluated without `{name}`, which decides about the "
+                    "next round; remove its result.json, and it is evaluated again.")
 
 # %% ../nbs/21_evaluation.ipynb #c2562b5c
 def evaluate_stage(

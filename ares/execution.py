@@ -96,8 +96,8 @@ def execute_notebook(
     except PapermillExecutionError as e:
         if e.ename == "AresError": raise AresError(e.evalue) from None
         fault = f"{e.ename}: {clipped(e.evalue, 100)}"
-        raise AresError(f"{output}: the notebook stopped with {fault} (it holds the whole traceback; the same "
-                        "command continues from there).") from None
+        raise AresError(f"{output}: the notebook stopped with {fault} (it holds the whole traceback; the "
+                        "same command continues from there).") from None
     except OSError as e: raise AresError(f"{output}: cannot be written ({e.strerror or e}).") from None
 
 # %% ../nbs/32_execution.ipynb #528a18af

@@ -114,6 +114,9 @@ class ShowProgress(TrainerCallback):
         self.bar.close(); self.tracker.close()
 
 # %% ../nbs/16_sft.ipynb #15f9027f
+_CHECKPOINTING = next(name for name in ("activation_checkpointing", "gradient_checkpointing")
+                      if name in TrainingArguments.__dataclass_fields__)  # new name or old
+
 def sft_arguments(
     folder: Path, # for checkpoints
     config: SFTConfig,
@@ -125,7 +128,7 @@ def sft_arguments(
         output_dir=str(folder), learning_rate=config.lr, num_train_epochs=config.epochs, logging_nan_inf_filter=False,
         weight_decay=config.weight_decay, adam_beta2=0.98, warmup_steps=config.warmup,
         per_device_train_batch_size=config.batch_size//n, per_device_eval_batch_size=4*config.batch_size//n, ddp_find_unused_parameters=n > 1 or None,
-        gradient_accumulation_steps=config.grad_accum, gradient_checkpointing=False, seed=config.seed, data_seed=config.seed, bf16=config.bf16,
+        gradient_accumulation_steps=config.grad_accum, **{_CHECKPOINTING: False}, seed=config.seed, data_seed=config.seed, bf16=config.bf16,
         eval_strategy="epoch", save_strategy="epoch", logging_strategy="epoch", save_total_limit=1,
         load_best_model_at_end=True, metric_for_best_model="eval_loss", greater_is_better=False,
         remove_unused_columns=False, dataloader_pin_memory=False, label_names=["labels"], prediction_loss_only=True,
