@@ -10,6 +10,7 @@ from ares.alternation import run_ares
 from ares.settings import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
+FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 200))
 FORKS = multiprocessing.get_context("forkserver")  # a process of it has everything imported: one that is killed at once costs no six seconds
 FORKS.set_forkserver_preload(["ares.alternation", "ares.llm_teachers", "ares.stand_in", "ares.vision"])
 
