@@ -221,6 +221,7 @@ def rehearsal(
     from ares.settings import asked_models, load_splits
     from ares.stand_in import StandIn
     if config.ledger: raise AresError("ledger: a rehearsal must not write into a ledger that other runs share; leave `ledger` empty.")
+    if config.judge_base_url: raise AresError("judge_base_url: a rehearsal reaches no server; leave it empty, as by -p judge_base_url ''.")
     if not asked_models(config): raise AresError("teacher: there is nothing to rehearse; neither teacher nor judge is a language model.")
     problems = [p for split in load_splits(config).values() for p in split]
     offline = load_teacher("facts" if config.problems == "embedded" else "reference", knowledge=config.teacher_knowledge)

@@ -158,8 +158,9 @@ def _among(column: str, least: float, most: float, null: bool = False) -> str:
 
 _COUNTS = [_among(c, 0, 1e15) for c in "sends tokens_in tokens_cached tokens_written tokens_out price booked".split()]
 _TEXTS = [f"typeof({c}) = 'text'" for c in "key provider kind version model question".split()]
+_NULLABLE = [f"typeof({c}) in ('text', 'null')" for c in "stage about owner batch reply stop fault".split()]
 _SOUND = dict( # what must be true of each row of a table
-    questions=" and ".join([*_TEXTS, *_COUNTS, "json_valid(question)", _among("attempt", 1, 9),
+    questions=" and ".join([*_TEXTS, *_COUNTS, *_NULLABLE, "json_valid(question)", _among("attempt", 1, 9),
         _among("asked_at", 0, 1e12, null=True), _among("seconds", -1e12, 1e12, null=True),
         "state in ('queued', 'sent', 'answered', 'refused')",
         f"""(state in ('queued', 'sent') or typeof(reply) = 'text' and typeof(stop) = 'text'

@@ -9,7 +9,8 @@ __all__ = ['THINKING_ROOM', 'LONGEST_PAUSE', 'JUDGE_KEY', 'FORMS', 'TRIES', 'LON
            'short', 'asked_pause', 'url_fault', 'server_note', 'make_client', 'whole', 'ask_live', 'Run', 'send_once',
            'send_one', 'wait_after', 'price_at_most', 'budget_sentence', 'begin_next', 'is_under_way', 'send_live',
            'batch_requests', 'submit_batch', 'hand_in', 'note_batch', 'adopt_batches', 'drop_batch', 'keep_result',
-           'fetch_batch', 'batch_round', 'send_batches', 'main', 'run_sender', 'note_stop', 'tell', 'Sender']
+           'fetch_batch', 'batch_round', 'send_batches', 'main', 'run_sender', 'note_stop', 'tell', 'known_to',
+           'Sender']
 
 # %% ../nbs/12_sending.ipynb #f6f5257f
 import asyncio, base64, inspect, json, math, os, random, re, subprocess, sys, threading, time, uuid
@@ -564,6 +565,10 @@ def tell(sentence: str):
     if not where: return print(f"note: {sentence}", file=sys.stderr)
     with open(where, "a", encoding="utf-8") as shown: print(f"\nnote: {sentence}", file=shown)
 
+def known_to(url: str) -> dict: # url: of `judge_base_url`, or ""
+    "The environment of a sender: for a server that a file names, nothing of OpenAI."
+    return {name: value for name, value in os.environ.items() if not (url and name.startswith("OPENAI_"))}
+
 # %% ../nbs/12_sending.ipynb #2e4c22db
 MOST_LOST = 5 # senders of one run that may be killed before somebody should look
 
@@ -581,14 +586,9 @@ class Sender:
         command = [sys.executable, "-c", "from ares.sending import main; main()", str(self.ledger.resolve())]
         with open(self.ledger.with_suffix(".log"), "a") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log,
-                                            bufsize=0, start_new_session=True, env=self.environment())
+                                            bufsize=0, start_new_session=True, env=known_to(self.options.get("base_url", "")))
         try: self.process.stdin.write(json.dumps(self.options).encode() + b"\n")
         except BrokenPipeError: pass  # it has ended already; the next look finds its reason
-
-    def environment(self) -> dict:
-        "What the sender may know: for a server that a file names, nothing of OpenAI."
-        own = bool(self.options.get("base_url"))
-        return {name: value for name, value in os.environ.items() if not (own and name.startswith("OPENAI_"))}
 
     def said(self, owner: str) -> str:
         "What the sender has left in the ledger."
