@@ -48,8 +48,8 @@ def add_adapter(
 ):
     "Put a LoRA adapter on every linear layer of the student's model; one that is there is trained on."
     if hasattr(student.model, "peft_config"): return
-    if unlearned := getattr(student, "unlearned", ()):
-        raise AresError(f"lora: the checkpoint has no vector for {unlearned[0]}, which its chat template uses, and an adapter trains none; "
+    if student.unlearned:
+        raise AresError(f"lora: the checkpoint has no vector for {student.unlearned[0]}, which its chat template uses, and an adapter trains none; "
                         "set `lora` to false, or `answer_model` to conclusion or separate.")
     config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear", modules_to_save=list(student.fresh) or None)
     student.model = get_peft_model(student.model, config).eval()

@@ -273,6 +273,8 @@ def check_config(
     need("lora", not config.lora or isinstance(config.student, str), "false for a student made on the spot, whose own weights have yet to be learned")
     need("dtype", config.dtype != "4bit" or config.lora, "float32 or bfloat16 where all weights are trained (4bit goes with `lora: true`)")
     need("features", config.use_images or not config.features, "empty where `use_images` is false")
+    named = all(isinstance(k, str) and isinstance(v, (bool, int, float, str)) for k, v in config.chat_template_kwargs.items())
+    need("chat_template_kwargs", named, "variables of a chat template with numbers, texts, true or false")
     check_teachers(config, need)
     check_sampler(config, need)
     need("report_to", not tracker_fault(config.report_to), tracker_fault(config.report_to))
