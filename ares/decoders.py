@@ -7,7 +7,7 @@ __all__ = ['TODAY', 'STAND_IN', 'DECODER_SIZES', 'MAKERS', 'TABLES', 'PICTURE', 
            'refuse_too_long', 'places_in_pictures', 'take', 'keeps_states', 'replace_states', 'with_slices', 'render',
            'dated', 'turn_end', 'settle_tokens', 'Conversation', 'special_texts', 'as_data', 'conversation_text',
            'spoken', 'shortened', 'within', 'caching', 'longer', 'closed_up', 'SamplesCache', 'sample_with_cache',
-           'sft_trainer', 'DecoderSteps', 'CausalStudent', 'small_llama', 'fresh_start', 'new_decoder',
+           'sft_trainer', 'DecoderSteps', 'DecoderText', 'CausalStudent', 'small_llama', 'fresh_start', 'new_decoder',
            'refuse_features', 'made_student', 'learned_places', 'check_length', 'as_student', 'settled', 'words_only',
            'as_words', 'opening', 'seen_text', 'VisionStudent', 'set_conversation', 'read_conversation', 'as_seeing',
            'new_vlm', 'gguf_file', 'read_source', 'refuse_own_code', 'whole_decoder', 'fetch_decoder', 'read_processor',
@@ -337,10 +337,10 @@ class DecoderSteps:
         cache.mask = longer(cache.mask, 1)
         return self.model.states(last[:, None], cache.mask, past_key_values=cache.kept, use_cache=True).last_hidden_state[:, -1]
 
-# %% ../nbs/07_decoders.ipynb #9eae7aa8
-class CausalStudent(DecoderSteps, T5Student):
-    "A causal language model with its tokenizer, and the verbs of every student."
-    follows_tokens, talk = True, Conversation()
+# %% ../nbs/07_decoders.ipynb #84b6fdae
+class DecoderText:
+    "What a decoder knows of its texts: how it is spoken to, what ends them, and how they are joined."
+    talk = Conversation()
     @property
     def ends(self) -> set:
         "The tokens that end a response: the turn's, and all that its checkpoint lists."
@@ -351,6 +351,21 @@ class CausalStudent(DecoderSteps, T5Student):
         "Write weights (safetensors), configuration, tokenizer, and how it is spoken to."
         super().save(folder)
         if self.talk != Conversation(): write_json(Path(folder)/TALK, asdict(self.talk))
+    def reads_again(self, inputs: dict) -> bool:
+        "Whether a prompt is read once for each of its responses, instead of once for all of them, with the cache."
+        checkpointed = any(getattr(m, "gradient_checkpointing", False) for m in self.model.modules())
+        return self.model.training or checkpointed or keeps_states(self.model.config) and "pixel_values" not in inputs
+    def chosen(self, inputs: dict, rows: torch.Tensor) -> dict:
+        "The inputs of some prompts, perhaps several times."
+        return {k: v[rows] for k, v in inputs.items()}
+    def joined(self, inputs: dict, more: torch.Tensor) -> dict:
+        "Prompts with tokens (rows, length) behind them."
+        return inputs | dict(input_ids=torch.cat([inputs["input_ids"], more], 1), attention_mask=longer(inputs["attention_mask"], more.shape[1]))
+
+# %% ../nbs/07_decoders.ipynb #9eae7aa8
+class CausalStudent(DecoderSteps, DecoderText, T5Student):
+    "A causal language model with its tokenizer, and the verbs of every student."
+    follows_tokens = True
     parts = property(lambda self: [self.model.base_model])
     trainer = property(lambda self: sft_trainer())
     def shard(self): raise AresError("fsdp: the weights of decoder students are not divided yet; set it to false, and `lora: true` where memory is short.")
@@ -379,16 +394,6 @@ class CausalStudent(DecoderSteps, T5Student):
             if torch.is_grad_enabled(): replace_states(cache)
             mask = longer(inputs["attention_mask"][rows], responses.shape[1] - 1)
             return torch.cat([first, self.model.states(responses[:, :-1], mask, past_key_values=cache, use_cache=True).last_hidden_state], 1)
-    def reads_again(self, inputs: dict) -> bool:
-        "Whether a prompt is read once for each of its responses, instead of once for all of them, with the cache."
-        checkpointed = any(getattr(m, "gradient_checkpointing", False) for m in self.model.modules())
-        return self.model.training or checkpointed or keeps_states(self.model.config) and "pixel_values" not in inputs
-    def chosen(self, inputs: dict, rows: torch.Tensor) -> dict:
-        "The inputs of some prompts, perhaps several times."
-        return {k: v[rows] for k, v in inputs.items()}
-    def joined(self, inputs: dict, more: torch.Tensor) -> dict:
-        "Prompts with tokens (rows, length) behind them."
-        return inputs | dict(input_ids=torch.cat([inputs["input_ids"], more], 1), attention_mask=longer(inputs["attention_mask"], more.shape[1]))
     def examples_collator(self):
         "A function from examples (prompt, view, target) to a batch with labels, for the trainer."
         def collate(examples):
@@ -431,7 +436,7 @@ def new_decoder(
 # %% ../nbs/07_decoders.ipynb #e7f02fae
 def refuse_features(source, image_dim):
     "Raise when a decoder is to be shown features made for a T5."
-    if image_dim: raise AresError(f"features: {source!r} is a decoder, which takes no features; leave `features` empty, or choose a T5.")
+    if image_dim: raise AresError(f"features: {in_short(source, 60)!r} is a decoder, which takes no features; leave `features` empty, or choose a T5.")
 
 # %% ../nbs/07_decoders.ipynb #068ab8dd
 MAKERS = dict(t5=new_student, decoder=new_decoder)
@@ -573,11 +578,14 @@ def set_conversation(
     talk = Conversation(system_prompt, chat_template_kwargs or {})
     if talk == Conversation(): return student
     speaker = getattr(student, "processor", student.tokenizer)
-    if not student.tokenizer.eos_token or not speaker.chat_template or not isinstance(student, CausalStudent):
+    if not isinstance(student, CausalStudent) or not speaker.chat_template:
         name = "system_prompt" if system_prompt else "chat_template_kwargs"
-        raise AresError(f"{name}: the student ({type(student.model).__name__}) has no chat template; leave it empty, or choose a student made for conversation.")
+        raise AresError(f"{name}: the student ({type(student.model).__name__}) has no chat template; leave it empty, "
+                        "or choose a student made for conversation.")
+    lost = [name for name in talk.template if name not in str(speaker.chat_template)]
+    if lost: raise AresError(f"chat_template_kwargs: the student's chat template has no variable `{in_short(lost[0], 40)}`; leave it out.")
     student.talk = talk
-    student.inputs(["?"], [None])
+    student.inputs(["?"], [None])  # what the template refuses is refused now
     return student
 
 def read_conversation(student, source: str | Path):
@@ -621,7 +629,7 @@ def gguf_file(
     package = importlib.util.find_spec(source) if source.isidentifier() and not Path(source).exists() else None
     path = Path(package.origin).parent if package and package.origin else Path(source)
     found = [path] if path.suffix == ".gguf" else sorted(path.glob("*.gguf")) if path.is_dir() and not (path/"config.json").exists() else []
-    if len(found) > 1: raise AresError(f"student: {source!r} holds {len(found)} GGUF files; name one of them, such as {found[0].name}.")
+    if len(found) > 1: raise AresError(f"student: {in_short(source, 60)!r} holds {len(found)} GGUF files; name one of them, such as {found[0].name}.")
     return (str(found[0].parent), dict(gguf_file=found[0].name)) if found else (source, {})
 
 # %% ../nbs/07_decoders.ipynb #0e4306f0
@@ -653,7 +661,7 @@ def whole_decoder(
     "A model with all its weights, in float32 unless `how` says otherwise."
     model, found = kind.from_pretrained(source, trust_remote_code=False, output_loading_info=True, **dict(dtype=torch.float32) | how)
     lost = sorted(found["missing_keys"])
-    if lost: raise AresError(f"student: {source!r} lacks {len(lost)} weights of a {type(model).__name__}, {lost[0]} among them; fetch the checkpoint anew, it is not whole.")
+    if lost: raise AresError(f"student: {in_short(source, 60)!r} lacks {len(lost)} weights of a {type(model).__name__}, {lost[0]} among them; fetch the checkpoint anew, it is not whole.")
     for m in model.modules():
         if hasattr(m, "support_avx512bf16_for_cpu"): m.support_avx512bf16_for_cpu = False  # weights packed for it let no gradient through
     return model
@@ -676,9 +684,12 @@ def fetch_decoder(
 def read_processor(source: str):
     "The processor of a model that sees, with its part for pictures."
     try: processor, why = AutoProcessor.from_pretrained(source, trust_remote_code=False), "it has none for images"
-    except (OSError, ValueError, ImportError) as e: processor, why = None, " ".join(str(e).split())[:120]
+    except Exception as e:  # files that are damaged lead to errors of any kind
+        refuse_own_code(source, e)
+        processor, why = None, in_short(e, 50)
     if getattr(processor, "image_processor", None) is None:
-        raise AresError(f"student: {source!r} is a model that sees, and no processor beside it prepares pictures ({why}); put the processor_config.json or preprocessor_config.json of its checkpoint there, or choose a student that only reads, with `use_images: false`.")
+        raise AresError(f"student: {in_short(source, 60)!r} sees, and no processor beside it prepares pictures ({why}); put its processor_config.json "
+                        "or preprocessor_config.json there, or choose a student that only reads, with `use_images: false`.")
     return processor
 
 # %% ../nbs/07_decoders.ipynb #bce9b289
@@ -690,9 +701,9 @@ def check_vocabulary(
     known, special = config.vocab_size, {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     most, ends = max(set(tokenizer.get_vocab().values()) - special, default=0), getattr(config, "eos_token_id", None)
     ends = [e for e in (ends if isinstance(ends, list) else [ends]) if e is not None and 0 <= e < known]
-    remedy = f"put the tokenizer of its own checkpoint into {source!r}"
-    if most >= known: raise AresError(f"student: {source!r} knows {known} tokens, and its tokenizer has one with the number {most}, so it is another model's; {remedy}.")
-    if ends and not special & set(ends): raise AresError(f"student: {source!r} ends a text with token {ends[0]}, which is {tokenizer.convert_ids_to_tokens(ends[0])!r} in its tokenizer, so it is another model's; {remedy}.")
+    remedy = f"put the tokenizer of its own checkpoint into {in_short(source, 60)!r}"
+    if most >= known: raise AresError(f"student: {in_short(source, 60)!r} knows {known} tokens, and its tokenizer has one with the number {most}, so it is another model's; {remedy}.")
+    if ends and not special & set(ends): raise AresError(f"student: {in_short(source, 60)!r} ends a text with token {ends[0]}, which is {tokenizer.convert_ids_to_tokens(ends[0])!r} in its tokenizer, so it is another model's; {remedy}.")
 
 # %% ../nbs/07_decoders.ipynb #95562b46
 @torch.inference_mode()
@@ -753,8 +764,8 @@ def is_seeing(
     "Whether a decoder of a configuration sees; what is no decoder is refused."
     made = (getattr(config, "architectures", None) or [SEEING.get(config.model_type) or CAUSAL.get(config.model_type)])[0]
     if made not in [*CAUSAL.values(), *SEEING.values()]:
-        raise AresError(f"student: {source!r} is a {made or config.model_type}, which cannot write a rationale and be trained here; choose a T5 (T5ForConditionalGeneration), "
-                        "a causal language model (LlamaForCausalLM, Qwen2ForCausalLM, ...) or one that sees (Idefics3ForConditionalGeneration, ...).")
+        raise AresError(f"student: {in_short(source, 60)!r} is a {in_short(made or config.model_type, 40)}, which cannot write a rationale and be trained here; "
+                        "choose a T5, a causal language model (Llama, Qwen, ...) or one that sees (Idefics3, ...).")
     return made in SEEING.values()
 
 # %% ../nbs/07_decoders.ipynb #6d18f0a3
@@ -768,7 +779,7 @@ def load_decoder(
     sees = is_seeing(config, source)
     refuse_features(source, image_dim)
     rounded = getattr(config, "quantization_config", None)
-    if rounded and not gguf_file(source)[1] and not (how and dict(rounded).get("load_in_4bit")): raise AresError(f"student: the weights of {source!r} were rounded ({dict(rounded).get('quant_method')}) to be asked and cannot be trained; name the checkpoint that they were made from.")
+    if rounded and not gguf_file(source)[1] and not (how and dict(rounded).get("load_in_4bit")): raise AresError(f"student: the weights of {in_short(source, 60)!r} were rounded ({dict(rounded).get('quant_method')}) to be asked and cannot be trained; name the checkpoint that they were made from.")
     check_vocabulary(config.get_text_config(), tokenizer, source)
     try:
         processor = read_processor(source) if sees else None
@@ -810,8 +821,10 @@ def adapter_base(
     there = isinstance(source, str) and (Path(source).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", source))
     path = find_adapter_config_file(source, local_files_only=here) if there else None
     if path is None: return ""
-    base = read_json(path).get("base_model_name_or_path")
-    if not base: raise AresError(f"{path}: an adapter, but it does not say of which student; write its name or folder as `base_model_name_or_path`.")
+    try: base = read_json(path).get("base_model_name_or_path")
+    except (ValueError, AttributeError) as e: raise AresError(f"{in_short(path)}: damaged ({in_short(e, 60)}); copy or train the adapter again.") from None
+    if isinstance(base, str) and base == str(source): raise AresError(f"{in_short(path)}: the adapter names itself as its student; write the student's name or folder as `base_model_name_or_path`.")
+    if not isinstance(base, str) or not base: raise AresError(f"{path}: an adapter, but it does not say of which student; write its name or folder as `base_model_name_or_path`.")
     return base
 
 # %% ../nbs/07_decoders.ipynb #c688c48f

@@ -404,6 +404,8 @@ def check_config(
     need("warmup", config.warmup < 1 or config.warmup == int(config.warmup), "a share below 1, or a whole number of steps")
     need("lora_targets", config.lora_targets.split(), "all-linear, or names of layers")
     need("features", config.use_images or not config.features, "empty where `use_images` is false")
+    named = all(isinstance(k, str) and isinstance(v, (bool, int, float, str)) for k, v in config.chat_template_kwargs.items())
+    need("chat_template_kwargs", named, "variables of a chat template with numbers, texts, true or false")
     check_teachers(config, need)
     check_sampler(config, need)
     need("report_to", not tracker_fault(config.report_to), tracker_fault(config.report_to))
