@@ -234,9 +234,10 @@ def answered(self: Ledger) -> int:
 def import_jsonl(self: Ledger, path: str | Path) -> int: # number of replies that were new
     "Take replies from JSON lines; what is answered already stays, and a file with a fault changes nothing."
     records, before = read_exported(path), self.answered()
-    new = ("reply", "stop", "price", "answered_at", "seconds", "fault", "state", *(n for n in KEPT if n.startswith("tokens_")))
+    new = [*KEPT[KEPT.index("reply"):], "state"]  # what a reply adds to a question that waits
+    changes = ", ".join(f"{name} = excluded.{name}" for name in new)
     put = f"""insert into questions ({', '.join(KEPT)}, state) values ({', '.join('?' * len(KEPT))}, 'answered')
-        on conflict (key) do update set {', '.join(f'{n} = excluded.{n}' for n in new)} where state = 'queued'"""
+        on conflict (key) do update set {changes} where state = 'queued'"""
     with self.db:
         self.db.execute("begin immediate")
         for r in records:
