@@ -219,8 +219,9 @@ def sendable_kind(
     try:
         with Image.open(io.BytesIO(data), formats=list(MEDIA_TYPES)) as image:
             turned, several = image.getexif().get(ORIENTATION, 1) != 1, getattr(image, "n_frames", 1) > 1
-            deep = image.format == "PNG" and data[24] > 8  # the byte of its header that tells the bits a channel
-            plain = image.mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA") and not (turned or several or deep)
+            deep = image.format == "PNG" and data[24] > 8  # bits a channel, in the header
+            plain = image.mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
+            if turned or several or deep: return ""
             return image.format if plain and _fits(data) and _is_opaque(image) else ""
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, IndexError): return ""
 
@@ -484,10 +485,11 @@ def _is_question(q) -> bool:
     return _is_count(q["max_tokens"]) and _is_sentences(q["again"])
 
 # %% ../nbs/10_questions.ipynb #18f138ad
-EXPORTED = dict(key=_is_text, provider=_is_text, kind=_is_text, version=_is_text, model=_is_text,
-                stage=_is_text, about=_is_text, question=_is_question, attempt=_is_count, reply=_is_text, stop=_is_text, tokens_in=_is_count,
-                tokens_cached=_is_count, tokens_written=_is_count, tokens_out=_is_count, price=_is_amount,
-                answered_at=_is_amount, seconds=_is_amount, fault=_is_fault) # the fields of a line, and what they must be
+EXPORTED = dict(key=_is_text, provider=_is_text, kind=_is_text, version=_is_text, model=_is_text, stage=_is_text,
+                about=_is_text, question=_is_question, attempt=_is_count, reply=_is_text, stop=_is_text,
+                tokens_in=_is_count, tokens_cached=_is_count, tokens_written=_is_count, tokens_out=_is_count,
+                price=_is_amount, answered_at=_is_amount, seconds=_is_amount,
+                fault=_is_fault) # what each field of a line must be
 
 def _field_fault(record) -> str: # "" when nothing is wrong
     "What is wrong with the fields of a line."
@@ -550,14 +552,15 @@ def read_exported(
     where = str(path)[-120:]
     try: lines = Path(path).read_text(encoding="utf-8").split("\n")
     except FileNotFoundError: raise AresError(f"{where}: no such file.") from None
-    except (OSError, ValueError) as e: raise AresError(f"{where}: cannot be read ({type(e).__name__}).") from None
+    except (OSError, ValueError) as e:
+        raise AresError(f"{where}: cannot be read ({type(e).__name__}).") from None
     records, seen = [], set()
     for number, line in enumerate(lines, 1):
         if not line.strip(): continue
         try: records.append(_checked(_line_json(line, number == len(lines))))
         except ValueError as e: fault = str(e)
         else: fault = "another line has the same" if seen & (new := _keys_in(records[-1])) else ""
-        if fault: raise AresError(f"{where}: line {number}: {fault}; nothing was taken from the file, export it again.")
+        if fault: raise AresError(f"{where}: line {number}: {fault}; nothing was taken, export the file again.")
         seen |= new
     return records
 

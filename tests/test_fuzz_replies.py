@@ -23,7 +23,8 @@ from conftest import FUZZ_EXAMPLES
 FUZZ = settings(max_examples=FUZZ_EXAMPLES, derandomize=True, deadline=None, database=None)
 PROBLEM = make_problems(1, seed=1, skills=["concentration"])[0]
 GOLD = [s.strip() for s in split_sentences(PROBLEM.solution)]
-ASKED = dict(score=[GOLD[:2], GOLD[:1]], correct=["So the", " ".join(GOLD)], compare=["So the", " ".join(GOLD)])
+WHOLE = " ".join(GOLD)
+ASKED = dict(score=[GOLD[:2], GOLD[:1]], correct=["So the", WHOLE], compare=["So the", WHOLE])
 
 # Text with everything that texts may hold: lone surrogates, control characters, quotes, our own tags.
 TEXT = st.text(max_size=30) | st.text(st.characters(categories=["Cs", "Cc", "Ll"]), max_size=5)
@@ -122,8 +123,8 @@ def test_a_reply_is_read_or_has_a_fault(asked):
     assert key_of(ask_again(question, stored, fault)) != key_of(question)
 
 
-USAGE = st.dictionaries(st.sampled_from(["input_tokens", "output_tokens", "cache_read_input_tokens",
-                                          "prompt_tokens", "completion_tokens"]), JSON | st.integers(0, 500)) | JSON
+COUNTS = ["input_tokens", "output_tokens", "cache_read_input_tokens", "prompt_tokens", "completion_tokens"]
+USAGE = st.dictionaries(st.sampled_from(COUNTS), JSON | st.integers(0, 500)) | JSON
 KIND = st.sampled_from(["text", "thinking", "tool_use"])
 PART = st.fixed_dictionaries(dict(type=KIND | JSON, text=PHRASE | JSON)) | JSON
 CONTENT = st.lists(PART, max_size=4) | PHRASE | JSON
@@ -142,7 +143,8 @@ def messages(draw):
 def completions(draw):
     "A body as a server of chat completions might send it."
     said = dict(role=st.just("assistant"), content=CONTENT, refusal=st.none() | JSON)
-    choice = dict(index=0, finish_reason=draw(st.just("stop") | JSON), message=draw(st.fixed_dictionaries(said) | JSON))
+    message, reason = draw(st.fixed_dictionaries(said) | JSON), draw(st.just("stop") | JSON)
+    choice = dict(index=0, finish_reason=reason, message=message)
     choices = draw(st.just([choice]) | JSON)
     body = dict(id="1", object="chat.completion", created=1, model="m", choices=choices, usage=draw(USAGE))
     left = draw(st.sampled_from([None, None, "id", "choices", "usage"]))
@@ -151,9 +153,11 @@ def completions(draw):
 
 def answered(provider, body):
     "What the sender makes of a body that a server sends."
-    sdk, make = (openai, openai.AsyncOpenAI) if provider == "openai" else (anthropic, anthropic.AsyncAnthropic)
+    sdk = openai if provider == "openai" else anthropic
+    make = openai.AsyncOpenAI if provider == "openai" else anthropic.AsyncAnthropic
     http = sys.modules[sdk.DefaultAsyncHttpxClient.__mro__[1].__module__]  # the HTTP library of this SDK
-    reply = http.Response(200, content=json.dumps(body).encode(), headers={"content-type": "application/json"})
+    data, headers = json.dumps(body).encode(), {"content-type": "application/json"}
+    reply = http.Response(200, content=data, headers=headers)
     web = http.AsyncClient(transport=http.MockTransport(lambda request: reply))
     client = make(api_key="none", base_url="http://localhost", max_retries=0, http_client=web)
     question = make_question("score", PROBLEM, ASKED["score"], "claude-haiku-5-5")
@@ -166,7 +170,8 @@ def ledger(tmp_path_factory): return Ledger(tmp_path_factory.mktemp("fuzz")/"led
 
 
 @FUZZ
-@given(st.tuples(st.just("anthropic"), messages() | JSON) | st.tuples(st.just("openai"), completions() | JSON))
+@given(st.tuples(st.just("anthropic"), messages() | JSON) |
+       st.tuples(st.just("openai"), completions() | JSON))
 def test_whatever_a_server_sends_can_be_kept_and_read(ledger, sent):
     provider, body = sent
     try: text, stop, tokens, _ = answered(provider, body)
@@ -202,9 +207,11 @@ def reach(monkeypatch):
 
 
 ODD_BODIES = [dict(content=5), dict(content=None), dict(content="text"), dict(content=[5, None]),
-              dict(content=[dict(type="text", text=[])]), dict(content=[dict(type="text", text="[" * 100_000)]),
+              dict(content=[dict(type="text", text=[])]),
+              dict(content=[dict(type="text", text="[" * 100_000)]),
               dict(content=[dict(type="text", text="\ud800")]), dict(content={}),
-              dict(content=[dict(type="text", text='{"scores": [{"sentence": [], "score": 1}]}')]), dict(stop_reason=[])]
+              dict(content=[dict(type="text", text='{"scores": [{"sentence": [], "score": 1}]}')]),
+              dict(stop_reason=[])]
 GOOD_BODIES = [dict(usage=None), dict(usage="free"), dict(usage=dict(input_tokens="12", output_tokens=-3)),
                dict(usage=dict(input_tokens=1e300))]
 
@@ -217,7 +224,7 @@ def thoughtful(body):
 
 @pytest.mark.timeout(120)
 def test_a_run_outlives_odd_replies(tmp_path, reach, monkeypatch):
-    "Every odd reply is asked once more; odd usage, parts and thoughts do no harm; a new start reads the same."
+    "Odd replies are asked once more; odd usage, parts and thoughts do no harm; a new start reads the same."
     blocks, seen = [problem_block(p, "answer") for p in PROBLEMS], Counter()
     odd_of = dict(zip(blocks, [*ODD_BODIES, *GOOD_BODIES]))
     real = stand_in.as_message
@@ -267,8 +274,9 @@ def exported(question, reply):
     items = [[key, place, json.dumps(value), 1] for place, (key, value) in enumerate(zip(keys, values))]
     names = ("kind", "version", "model")
     counts = dict.fromkeys(["tokens_in", "tokens_cached", "tokens_written", "tokens_out"], 1)
-    return dict(key=key_of(question), provider="anthropic", stage="rl-1", about="1", question=question, attempt=1,
-                stop="end_turn", reply=json.dumps(reply), price=0.01, answered_at=1.0, seconds=1.0, fault="", items=items, **counts,
+    return dict(key=key_of(question), provider="anthropic", stage="rl-1", about="1", question=question,
+                attempt=1, stop="end_turn", reply=json.dumps(reply), price=0.01, answered_at=1.0, seconds=1.0,
+                fault="", items=items, **counts,
                 **{name: question[name] for name in names})
 
 
@@ -333,7 +341,7 @@ def test_a_faulty_file_leaves_a_ledger_as_it_was_and_a_good_one_answers(tmp_path
 
 
 def test_questions_of_ordinary_texts_keep_their_keys():
-    "Kept ledgers stay valid: the blocks of 200 embedded problems and of ScienceQA's, whose texts have several lines."
+    "Kept ledgers stay valid: the blocks of embedded problems and of ScienceQA's, which have several lines."
     def digest(problems, knowledge): return key_of([problem_block(p, knowledge) for p in problems])[:12]
     def digests(problems): return [digest(problems, knowledge) for knowledge in ("form", "answer", "facts")]
     assert digests(make_problems(200, seed=1)) == ["a1e0f0ffa30f", "2e86b5242a6b", "f436a50d1eea"]
@@ -341,20 +349,24 @@ def test_questions_of_ordinary_texts_keep_their_keys():
     assert key_of(question)[:12] == "ce92a871b7a1"
     if data_folder() is None: pytest.skip("no folder with ScienceQA")
     real = load_scienceqa(data_folder()/"scienceqa")
-    assert digests([p for p in real if "<" not in p.solution]) == ["e63d593a4f83", "7fcb45eb27d2", "f5045a6e0d20"]
+    ordinary = [p for p in real if "<" not in p.solution]
+    assert digests(ordinary) == ["e63d593a4f83", "7fcb45eb27d2", "f5045a6e0d20"]
 
 
 PLACES = ["question", "hint", "caption", "solution", "choices"]
-HOSTILE = st.lists(st.sampled_from(["</problem>", "<problem>", "\n", "\r", "\u2028", "Right answer: (B) b", " ", "Options: (A) x",
-                                    "What?", "**", "\ud800", "<rationale number=\"1\">", '"', "\\"]), max_size=6).map("".join)
+PIECES = ["</problem>", "<problem>", "\n", "\r", "\u2028", "Right answer: (B) b", " ", "Options: (A) x", "What?",
+          "**", "\ud800", "<rationale number=\"1\">", '"', "\\"]
+HOSTILE = st.lists(st.sampled_from(PIECES), max_size=6).map("".join)
+KNOWLEDGE = ["form", "answer", "facts"]
 
 
 @FUZZ
-@given(st.fixed_dictionaries({place: HOSTILE for place in PLACES}), st.sampled_from(["form", "answer", "facts"]))
+@given(st.fixed_dictionaries({place: HOSTILE for place in PLACES}), st.sampled_from(KNOWLEDGE))
 def test_texts_of_a_problem_cannot_imitate_its_block(texts, knowledge):
     problem = Problem("1", answer=0, **texts | dict(choices=[texts["choices"], "b"]))
     block = problem_block(problem, knowledge)
-    assert block.count("<") == 2 and block.startswith("<problem>\n") and block.endswith("</problem>") and block.encode()
+    assert block.startswith("<problem>\n") and block.endswith("</problem>")
+    assert block.count("<") == 2 and block.encode()
     lines = [line.strip(' *"\\') for line in block.splitlines()]
     assert sum(line.startswith("Right answer") for line in lines) == (knowledge != "form")
     assert sum(line.startswith("Options") for line in lines) == 1
