@@ -474,14 +474,17 @@ def answered(self: Ledger) -> int:
 def import_jsonl(self: Ledger, path: str | Path) -> int: # number of replies that were new
     "Take replies from JSON lines; what is answered already stays, and a file with a fault changes nothing."
     records, before = read_exported(path), self.answered()
-    new = ("reply", "stop", "price", "answered_at", "seconds", "fault", "state", *(n for n in KEPT if n.startswith("tokens_")))
-    put = f"""insert into questions ({', '.join(KEPT)}, state) values ({', '.join('?' * len(KEPT))}, 'answered')
-        on conflict (key) do update set {', '.join(f'{n} = excluded.{n}' for n in new)} where state = 'queued'"""
+    new = [*KEPT[KEPT.index("reply"):], "state"]  # what a reply adds to a question that waits
+    changes = ", ".join(f"{name} = excluded.{name}" for name in new)
+    put = f"""insert into questions ({', '.join(KEPT)}, state)
+        values ({', '.join('?' * len(KEPT))}, 'answered')
+        on conflict (key) do update set {changes} where state = 'queued'"""
     with self.db:
         self.db.execute("begin immediate")
         for r in records:
             row = r | dict(question=json.dumps(r["question"], sort_keys=True, ensure_ascii=False))
             self.db.execute(put, [row[name] for name in KEPT])
             items = [(item, r["key"], place, value, settled) for item, place, value, settled in r["items"]]
-            self.db.executemany("insert or ignore into items (item, key, place, value, settled) values (?,?,?,?,?)", items)
+            columns = "item, key, place, value, settled"
+            self.db.executemany(f"insert or ignore into items ({columns}) values (?,?,?,?,?)", items)
     return self.answered() - before

@@ -127,9 +127,10 @@ def shown_question(
 ) -> str: # as `question_text`
     "Question, context and options as the teacher reads them."
     hint, caption = _shown(problem.hint), "" if problem.has_image else _shown(problem.caption, first=0)
-    if hint and caption != problem.caption and not problem.has_image: hint = _quoted(problem.hint)  # they share a line
+    if hint and caption not in ("", problem.caption): hint = _quoted(problem.hint)  # they share a line
     choices = [_shown(choice) for choice in problem.choices]
-    return question_text(replace(problem, question=_shown(problem.question), hint=hint, caption=caption, choices=choices))
+    safe = replace(problem, question=_shown(problem.question), hint=hint, caption=caption, choices=choices)
+    return question_text(safe)
 
 # %% ../nbs/10_questions.ipynb #09db417b
 def problem_block(
@@ -195,7 +196,7 @@ QUALITIES = (90, 80, 65, 50) # of a JPEG, tried in this order
 def written_picture(
     picture: Image.Image, # in RGB
 ) -> tuple: # (media type, bytes, (width, height))
-    "A picture as a PNG, or as a JPEG where the PNG would be too large; scaled down where that is too large as well."
+    "A picture as a PNG; as a JPEG, and scaled down, where that would be too large."
     data = file_bytes(picture)
     if _fits(data): return MEDIA_TYPES["PNG"], data, picture.size
     for quality in QUALITIES:
@@ -218,8 +219,9 @@ def sendable_kind(
     try:
         with Image.open(io.BytesIO(data), formats=list(MEDIA_TYPES)) as image:
             turned, several = image.getexif().get(ORIENTATION, 1) != 1, getattr(image, "n_frames", 1) > 1
-            deep = image.format == "PNG" and data[24] > 8  # the byte of its header that tells the bits a channel
-            plain = image.mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA") and not (turned or several or deep)
+            deep = image.format == "PNG" and data[24] > 8  # bits a channel, in the header
+            plain = image.mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
+            if turned or several or deep: return ""
             return image.format if plain and _fits(data) and _is_opaque(image) else ""
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, IndexError): return ""
 
@@ -399,7 +401,8 @@ def _correction_fault(
     if not isinstance(text, str) or re.search("[\x00\ud800-\udfff]", text):
         return f"correction {number} was not a text"
     if not text.strip(): return f"correction {number} was empty"
-    if problem and another_language(text, problem, rationale): return f"correction {number} was in another language"
+    if problem and another_language(text, problem, rationale):
+        return f"correction {number} was in another language"
     return "" if is_finished(text.strip()) else f"correction {number} breaks off"
 
 # %% ../nbs/10_questions.ipynb #4ca37515
@@ -473,18 +476,21 @@ def _is_sentences(value) -> bool: return isinstance(value, list) and all(map(_is
 # %% ../nbs/10_questions.ipynb #4536dfca
 def _is_question(q) -> bool:
     "Whether a value has the form of what `make_question` makes."
-    texts, rest = ("kind", "version", "model", "instructions", "picture", "text"), ("rationales", "max_tokens", "again")
-    if not isinstance(q, dict) or set(q) != {*texts, *rest} or not all(_is_text(q[name]) for name in texts): return False
+    texts = ("kind", "version", "model", "instructions", "picture", "text")
+    if not isinstance(q, dict) or set(q) != {*texts, "rationales", "max_tokens", "again"}: return False
+    if not all(_is_text(q[name]) for name in texts): return False
     if q["kind"] not in INSTRUCTIONS or not isinstance(q["rationales"], list): return False
     right = _is_sentences if q["kind"] == "score" else _is_text
     several = len(q["rationales"]) == 2 if q["kind"] == "compare" else q["rationales"]
-    return bool(several) and all(map(right, q["rationales"])) and _is_count(q["max_tokens"]) and _is_sentences(q["again"])
+    if not several or not all(map(right, q["rationales"])): return False
+    return _is_count(q["max_tokens"]) and _is_sentences(q["again"])
 
 # %% ../nbs/10_questions.ipynb #18f138ad
-EXPORTED = dict(key=_is_text, provider=_is_text, kind=_is_text, version=_is_text, model=_is_text, stage=_is_text, about=_is_text,
-                question=_is_question, attempt=_is_count, reply=_is_text, stop=_is_text, tokens_in=_is_count,
-                tokens_cached=_is_count, tokens_written=_is_count, tokens_out=_is_count, price=_is_amount,
-                answered_at=_is_amount, seconds=_is_amount, fault=_is_fault) # the fields of a line, and what they must be
+EXPORTED = dict(key=_is_text, provider=_is_text, kind=_is_text, version=_is_text, model=_is_text, stage=_is_text,
+                about=_is_text, question=_is_question, attempt=_is_count, reply=_is_text, stop=_is_text,
+                tokens_in=_is_count, tokens_cached=_is_count, tokens_written=_is_count, tokens_out=_is_count,
+                price=_is_amount, answered_at=_is_amount, seconds=_is_amount,
+                fault=_is_fault) # what each field of a line must be
 
 def _field_fault(record) -> str: # "" when nothing is wrong
     "What is wrong with the fields of a line."
@@ -506,19 +512,23 @@ def item_keys(
     blocks = ["", *(rationale_block(i, r) for i, r in enumerate(question["rationales"], 1))]
     problem = question["text"].removesuffix("\n\n".join(blocks))
     parts = [question["rationales"]] if question["kind"] == "compare" else question["rationales"]
-    return [key_of([question["kind"], question["version"], question["model"], problem, question["picture"], p]) for p in parts]
+    asked = [question["kind"], question["version"], question["model"], problem, question["picture"]]
+    return [key_of([*asked, part]) for part in parts]
 
 # %% ../nbs/10_questions.ipynb #aa23f1e5
 def _item_fault(item, keys: list, values: list) -> str: # of the question; what its reply says
     "What is wrong with an item of a line."
-    if not isinstance(item, list) or len(item) != 4: return "an item is not a list of key, place, value and settled"
+    if not isinstance(item, list) or len(item) != 4:
+        return "an item is not a list of key, place, value and settled"
     key, place, value, settled = item
-    if not _is_count(place) or place >= len(keys) or key != keys[place]: return "an item is not the hash of what its question asks about"
+    if not _is_count(place) or place >= len(keys) or key != keys[place]:
+        return "an item is not the hash of what its question asks about"
     if type(settled) is not int or settled not in (0, 1): return "an item is neither settled nor not"
     if value is None: return ""
     try: stated = load_json(value)
     except (TypeError, ValueError): return "the value of an item is not JSON"
-    return "" if stated is None or settled and stated == values[place] else "the value of an item is not what its reply says"
+    right = stated is None or settled and stated == values[place]
+    return "" if right else "the value of an item is not what its reply says"
 
 # %% ../nbs/10_questions.ipynb #fb088a0b
 def _checked(record) -> dict: # with its items as they are taken
@@ -530,7 +540,8 @@ def _checked(record) -> dict: # with its items as they are taken
     faults = [_item_fault(item, item_keys(question), values) for item in items]
     if any(faults): raise ValueError(next(filter(None, faults)))
     if len({place for _, place, _, _ in items}) < len(items): raise ValueError("an item is there twice")
-    settled = [v is not None and question["kind"] != "correct" and json.loads(v) is not None for _, _, v, _ in items]
+    whole = question["kind"] != "correct"
+    settled = [whole and value is not None and json.loads(value) is not None for _, _, value, _ in items]
     taken = [[key, place, value if s else None, int(s)] for (key, place, value, _), s in zip(items, settled)]
     return record | dict(items=taken)
 
@@ -539,16 +550,18 @@ def read_exported(
     path: str | Path, # written by `Ledger.export_jsonl`
 ) -> list: # its records, each with `items` of [key, place, value, settled]
     "The replies of a file; raises where a line has a fault."
+    where = str(path)[-120:]
     try: lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError: raise AresError(f"{str(path)[-150:]}: no such file.") from None
-    except (OSError, ValueError) as e: raise AresError(f"{str(path)[-150:]}: cannot be read ({type(e).__name__}).") from None
+    except FileNotFoundError: raise AresError(f"{where}: no such file.") from None
+    except (OSError, ValueError) as e:
+        raise AresError(f"{where}: cannot be read ({type(e).__name__}).") from None
     records, seen = [], set()
     for number, line in enumerate(lines, 1):
         if not line.strip(): continue
         try: records.append(_checked(_line_json(line, number == len(lines))))
         except ValueError as e: fault = str(e)
         else: fault = "another line has the same" if seen & (new := _keys_in(records[-1])) else ""
-        if fault: raise AresError(f"{str(path)[-120:]}: line {number}: {fault}; nothing was taken from the file, export it again.")
+        if fault: raise AresError(f"{where}: line {number}: {fault}; nothing was taken, export the file again.")
         seen |= new
     return records
 

@@ -98,7 +98,8 @@ def read_completion(completion) -> tuple: # as `read_message`
     "What a reply of a chat-completions endpoint says."
     choice = completion.choices[0] if isinstance(completion.choices, list) and completion.choices else None
     message, usage = _field(choice, "message"), _field(completion, "usage")
-    stop = {"length": "max_tokens", "content_filter": "refusal"}.get(_text(_field(choice, "finish_reason")), "end_turn")
+    stops = dict(length="max_tokens", content_filter="refusal")
+    stop = stops.get(_text(_field(choice, "finish_reason")), "end_turn")
     if _field(message, "refusal"): stop = "refusal"
     asked, said = _count(_field(usage, "prompt_tokens")), _count(_field(usage, "completion_tokens"))
     cached = min(asked, _count(_field(_field(usage, "prompt_tokens_details"), "cached_tokens")))
@@ -261,10 +262,10 @@ FORMS = ("json_schema", "json_object", "text") # of a reply, from the strictest
 async def _complete(client, question: dict, picture: dict | None, options: dict): # as in `ask_live`
     "Ask a chat-completions endpoint in the strictest form that it takes; `options` remembers the form."
     forms = [options["form"]] if "form" in options else FORMS
+    send = client.chat.completions.with_raw_response.create
     for form in forms:
         body = completion_body(question, picture, bool(options["base_url"]), form)
-        request = client.chat.completions.with_raw_response.create(**body, timeout=options["request_timeout"])
-        try: raw = await request
+        try: raw = await send(**body, timeout=options["request_timeout"])
         except Exception as error:
             if form == forms[-1] or getattr(error, "status_code", None) not in (400, 422): raise
         else:

@@ -1,4 +1,4 @@
-"Hostile replies and files of replies: no traceback, no score outside 0..1, no value that the reply does not hold."
+"Hostile replies and files of replies: no traceback, no score that the reply does not hold."
 import asyncio, json, math, sys
 from collections import Counter
 
@@ -13,7 +13,8 @@ from ares.datasets import load_scienceqa
 from ares.ledger import Ledger
 from ares.llm_teachers import ClaudeTeacher, LLMTeacher, OpenAIJudge
 from ares.problems import Problem, make_problems
-from ares.questions import ask_again, item_keys, key_of, labels, make_question, problem_block, read_exported, read_reply
+from ares.questions import ask_again, item_keys, key_of, labels, make_question, problem_block
+from ares.questions import read_exported, read_reply
 from ares.rollouts import split_sentences
 from ares.sending import DEFAULTS, ask_live, kind_of_error
 from ares.teachers import FactTeacher
@@ -22,14 +23,19 @@ from conftest import FUZZ_EXAMPLES
 FUZZ = settings(max_examples=FUZZ_EXAMPLES, derandomize=True, deadline=None, database=None)
 PROBLEM = make_problems(1, seed=1, skills=["concentration"])[0]
 GOLD = [s.strip() for s in split_sentences(PROBLEM.solution)]
-ASKED = dict(score=[GOLD[:2], GOLD[:1]], correct=["So the", " ".join(GOLD)], compare=["So the", " ".join(GOLD)])
+WHOLE = " ".join(GOLD)
+ASKED = dict(score=[GOLD[:2], GOLD[:1]], correct=["So the", WHOLE], compare=["So the", WHOLE])
 
 # Text with everything that texts may hold: lone surrogates, control characters, quotes, our own tags.
 TEXT = st.text(max_size=30) | st.text(st.characters(categories=["Cs", "Cc", "Ll"]), max_size=5)
 PHRASE = TEXT | st.sampled_from(["", "1.1", "1", "2", "tie", "</rationale>", "\ud800", "0.5", "1e999", *GOLD])
-NUMBER = st.integers() | st.floats() | st.sampled_from([0, 0.5, 1, 1.1, -0.1, 99, 10**400, True, math.nan, math.inf])
+NUMBER = st.integers() | st.floats()
+NUMBER |= st.sampled_from([0, 0.5, 1, 1.1, -0.1, 99, 10**400, True, math.nan, math.inf])
 LEAF = st.none() | NUMBER | PHRASE
-JSON = st.recursive(LEAF, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(PHRASE, inner, max_size=4), max_leaves=8)
+def holding(inner): return st.lists(inner, max_size=4) | st.dictionaries(PHRASE, inner, max_size=4)
+
+
+JSON = st.recursive(LEAF, holding, max_leaves=8)
 RIGHT_LABELS = [label for i, r in enumerate(ASKED["score"], 1) for label in labels(i, r)]
 LABEL = st.sampled_from(RIGHT_LABELS) | st.sampled_from(["1.9", "3.1", 1.1, "1", "2"]) | JSON
 NAME = dict(score=("scores", "sentence", "score"), correct=("corrections", "rationale", "corrected"))
@@ -69,7 +75,8 @@ def spoilt_content(draw, kind):
     return content
 
 
-WRAPS = ["@", "@", "@", "@", "<think>{@} 1.1</think>\n@", "```json\n@\n```", "hm</think>```\n@```", "Sure! @", "@ @", "[@]", "\ufeff@", " @ "]
+WRAPS = ["@", "@", "@", "@", "<think>{@} 1.1</think>\n@",
+         "```json\n@\n```", "hm</think>```\n@```", "Sure! @", "@ @", "[@]", "\ufeff@", " @ "]
 
 
 @st.composite
@@ -116,16 +123,18 @@ def test_a_reply_is_read_or_has_a_fault(asked):
     assert key_of(ask_again(question, stored, fault)) != key_of(question)
 
 
-USAGE = st.dictionaries(st.sampled_from(["input_tokens", "output_tokens", "cache_read_input_tokens", "prompt_tokens", "completion_tokens"]),
-                        JSON | st.integers(0, 500)) | JSON
-PART = st.fixed_dictionaries(dict(type=st.sampled_from(["text", "thinking", "tool_use"]) | JSON, text=PHRASE | JSON)) | JSON
+COUNTS = ["input_tokens", "output_tokens", "cache_read_input_tokens", "prompt_tokens", "completion_tokens"]
+USAGE = st.dictionaries(st.sampled_from(COUNTS), JSON | st.integers(0, 500)) | JSON
+KIND = st.sampled_from(["text", "thinking", "tool_use"])
+PART = st.fixed_dictionaries(dict(type=KIND | JSON, text=PHRASE | JSON)) | JSON
 CONTENT = st.lists(PART, max_size=4) | PHRASE | JSON
 
 
 @st.composite
 def messages(draw):
     "A body as the Messages API might send it."
-    body = dict(id="msg_1", type="message", role="assistant", model="m", content=draw(CONTENT), stop_reason=draw(PHRASE | JSON), usage=draw(USAGE))
+    body = dict(id="msg_1", type="message", role="assistant", model="m", content=draw(CONTENT),
+                stop_reason=draw(PHRASE | JSON), usage=draw(USAGE))
     left = draw(st.sampled_from([None, None, "id", "type", "content", "stop_reason", "usage"]))
     return {k: v for k, v in body.items() if k != left}
 
@@ -133,8 +142,10 @@ def messages(draw):
 @st.composite
 def completions(draw):
     "A body as a server of chat completions might send it."
-    message = draw(st.fixed_dictionaries(dict(role=st.just("assistant"), content=CONTENT, refusal=st.none() | JSON)) | JSON)
-    choices = draw(st.just([dict(index=0, finish_reason=draw(st.just("stop") | JSON), message=message)]) | JSON)
+    said = dict(role=st.just("assistant"), content=CONTENT, refusal=st.none() | JSON)
+    message, reason = draw(st.fixed_dictionaries(said) | JSON), draw(st.just("stop") | JSON)
+    choice = dict(index=0, finish_reason=reason, message=message)
+    choices = draw(st.just([choice]) | JSON)
     body = dict(id="1", object="chat.completion", created=1, model="m", choices=choices, usage=draw(USAGE))
     left = draw(st.sampled_from([None, None, "id", "choices", "usage"]))
     return {k: v for k, v in body.items() if k != left}
@@ -142,13 +153,16 @@ def completions(draw):
 
 def answered(provider, body):
     "What the sender makes of a body that a server sends."
-    sdk, make = dict(anthropic=(anthropic, anthropic.AsyncAnthropic), openai=(openai, openai.AsyncOpenAI))[provider]
+    sdk = openai if provider == "openai" else anthropic
+    make = openai.AsyncOpenAI if provider == "openai" else anthropic.AsyncAnthropic
     http = sys.modules[sdk.DefaultAsyncHttpxClient.__mro__[1].__module__]  # the HTTP library of this SDK
-    reply = http.Response(200, content=json.dumps(body).encode(), headers={"content-type": "application/json"})
-    transport = http.MockTransport(lambda request: reply)
-    client = make(api_key="none", base_url="http://localhost", max_retries=0, http_client=http.AsyncClient(transport=transport))
+    data, headers = json.dumps(body).encode(), {"content-type": "application/json"}
+    reply = http.Response(200, content=data, headers=headers)
+    web = http.AsyncClient(transport=http.MockTransport(lambda request: reply))
+    client = make(api_key="none", base_url="http://localhost", max_retries=0, http_client=web)
     question = make_question("score", PROBLEM, ASKED["score"], "claude-haiku-5-5")
-    return asyncio.run(ask_live(client, question, None, DEFAULTS | dict(provider=provider, base_url="http://localhost")))
+    options = DEFAULTS | dict(provider=provider, base_url="http://localhost")
+    return asyncio.run(ask_live(client, question, None, options))
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +170,8 @@ def ledger(tmp_path_factory): return Ledger(tmp_path_factory.mktemp("fuzz")/"led
 
 
 @FUZZ
-@given(st.tuples(st.just("anthropic"), messages()) | st.tuples(st.just("openai"), completions()) | st.tuples(st.sampled_from(["anthropic", "openai"]), JSON))
+@given(st.tuples(st.just("anthropic"), messages() | JSON) |
+       st.tuples(st.just("openai"), completions() | JSON))
 def test_whatever_a_server_sends_can_be_kept_and_read(ledger, sent):
     provider, body = sent
     try: text, stop, tokens, _ = answered(provider, body)
@@ -175,7 +190,8 @@ def test_whatever_a_server_sends_can_be_kept_and_read(ledger, sent):
     assert bool(fault) == (None in values)
 
 
-PROBLEMS = list({problem_block(p, "answer"): p for p in make_problems(30, seed=3)}.values())  # no two with the same text
+PROBLEMS = {problem_block(p, "answer"): p for p in make_problems(30, seed=3)}  # no two with the same text
+PROBLEMS = list(PROBLEMS.values())
 RATIONALES = [[s.strip() for s in split_sentences(p.solution)] for p in PROBLEMS]
 PAIRS = list(zip(PROBLEMS, RATIONALES))
 
@@ -190,10 +206,14 @@ def reach(monkeypatch):
     return to
 
 
-ODD_BODIES = [dict(content=5), dict(content=None), dict(content="text"), dict(content=[5, None]), dict(content=[dict(type="text", text=[])]),
-              dict(content=[dict(type="text", text="[" * 100_000)]), dict(content=[dict(type="text", text="\ud800")]), dict(content={}),
-              dict(content=[dict(type="text", text='{"scores": [{"sentence": [], "score": 1}]}')]), dict(stop_reason=[])]
-GOOD_BODIES = [dict(usage=None), dict(usage="free"), dict(usage=dict(input_tokens="12", output_tokens=-3)), dict(usage=dict(input_tokens=1e300))]
+ODD_BODIES = [dict(content=5), dict(content=None), dict(content="text"), dict(content=[5, None]),
+              dict(content=[dict(type="text", text=[])]),
+              dict(content=[dict(type="text", text="[" * 100_000)]),
+              dict(content=[dict(type="text", text="\ud800")]), dict(content={}),
+              dict(content=[dict(type="text", text='{"scores": [{"sentence": [], "score": 1}]}')]),
+              dict(stop_reason=[])]
+GOOD_BODIES = [dict(usage=None), dict(usage="free"), dict(usage=dict(input_tokens="12", output_tokens=-3)),
+               dict(usage=dict(input_tokens=1e300))]
 
 
 def thoughtful(body):
@@ -204,8 +224,9 @@ def thoughtful(body):
 
 @pytest.mark.timeout(120)
 def test_a_run_outlives_odd_replies(tmp_path, reach, monkeypatch):
-    "Every odd reply is asked once more; odd usage, parts and thoughts do no harm; a new start reads the same."
-    seen, odd_of = Counter(), {problem_block(p, "answer"): odd for p, odd in zip(PROBLEMS, [*ODD_BODIES, *GOOD_BODIES])}
+    "Odd replies are asked once more; odd usage, parts and thoughts do no harm; a new start reads the same."
+    blocks, seen = [problem_block(p, "answer") for p in PROBLEMS], Counter()
+    odd_of = dict(zip(blocks, [*ODD_BODIES, *GOOD_BODIES]))
     real = stand_in.as_message
     def as_message(body, reply):
         good, text = real(body, reply), body["messages"][0]["content"][-1]["text"]
@@ -231,7 +252,7 @@ def test_a_server_without_json_schema_is_asked_in_another_form(takes, tmp_path, 
     def refusal(body, key):
         form = body["response_format"]["type"]
         forms[form] += 1
-        return None if form in takes else (400, "invalid_request_error", f"response_format {form} is not available")
+        return None if form in takes else (400, "invalid_request_error", f"{form} is not available")
     monkeypatch.setattr(stand_in, "refusal", refusal)
     with reach(stand_in.StandIn(PROBLEMS, FactTeacher())) as server:
         judge = OpenAIJudge(tmp_path/"ledger.sqlite", base_url=f"{server.url}/v1", concurrency=1)
@@ -249,11 +270,13 @@ REPLIES = [dict(scores=[dict(sentence=label, score=0.5) for label in RIGHT_LABEL
 def exported(question, reply):
     "A line of an exported ledger."
     values, _ = read_reply(question["kind"], PROBLEM, question["rationales"], json.dumps(reply))
-    items = [[key, place, json.dumps(value), 1] for place, (key, value) in enumerate(zip(item_keys(question), values))]
+    keys = item_keys(question)
+    items = [[key, place, json.dumps(value), 1] for place, (key, value) in enumerate(zip(keys, values))]
     names = ("kind", "version", "model")
     counts = dict.fromkeys(["tokens_in", "tokens_cached", "tokens_written", "tokens_out"], 1)
-    return dict(key=key_of(question), provider="anthropic", stage="rl-1", about="1", question=question, attempt=1, stop="end_turn",
-                reply=json.dumps(reply), price=0.01, answered_at=1.0, seconds=1.0, fault="", items=items, **counts,
+    return dict(key=key_of(question), provider="anthropic", stage="rl-1", about="1", question=question,
+                attempt=1, stop="end_turn", reply=json.dumps(reply), price=0.01, answered_at=1.0, seconds=1.0,
+                fault="", items=items, **counts,
                 **{name: question[name] for name in names})
 
 
@@ -265,14 +288,17 @@ def files(draw):
     "The bytes of an exported file in which one thing is changed."
     lines = json.loads(json.dumps(LINES))
     line = lines[draw(st.integers(0, 2))]
-    place = line if draw(st.booleans()) else draw(st.sampled_from([line["question"], line["items"][0], line["items"]]))
+    inner = draw(st.sampled_from([line["question"], line["items"][0], line["items"]]))
+    place = line if draw(st.booleans()) else inner
     name = draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
     change = draw(st.sampled_from(["value", "value", "gone", "line", "cut", "text", "bytes"]))
-    if change == "value": place[name] = draw(JSON | st.sampled_from([99, -1, "[99]", "[NaN]", "[0.5]", "null", '"b"', 2]))
+    odd = JSON | st.sampled_from([99, -1, "[99]", "[NaN]", "[0.5]", "null", '"b"', 2])
+    if change == "value": place[name] = draw(odd)
     if change == "gone": place.pop(name)
     if change == "line": lines[draw(st.integers(0, 2))] = draw(JSON)
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    if change == "text": text = text.replace(draw(st.sampled_from(["0.5", "tie", "1.1", "}", '"', "neither"])), draw(TEXT), 1)
+    marks = st.sampled_from(["0.5", "tie", "1.1", "}", '"', "neither"])
+    if change == "text": text = text.replace(draw(marks), draw(TEXT), 1)
     data = text.encode("utf-8", "replace")
     if change == "bytes": data = data.replace(b"0", draw(st.binary(max_size=2)), 1)
     return data[:draw(st.integers(0, len(data)))] if change == "cut" else data
@@ -289,7 +315,8 @@ def test_a_file_of_replies_is_taken_whole_or_not_at_all(tmp_path_factory, data):
         return event("refused")
     event("taken")
     for record in records:
-        values, _ = read_reply(record["kind"], None, record["question"]["rationales"], record["reply"], record["stop"])
+        rationales = record["question"]["rationales"]
+        values, _ = read_reply(record["kind"], None, rationales, record["reply"], record["stop"])
         assert record["key"] == key_of(record["question"]) and record["price"] >= 0
         for key, place, value, settled in record["items"]:
             assert key == item_keys(record["question"])[place]
@@ -308,31 +335,38 @@ def test_a_faulty_file_leaves_a_ledger_as_it_was_and_a_good_one_answers(tmp_path
     teacher.picture = lambda problem: ""
     asked = [(PROBLEM, rationale) for rationale in ASKED["score"]]
     assert teacher.values("score", asked) == [[0.5, 0.5], [0.5]]
-    assert teacher.values("correct", [(PROBLEM, rationale) for rationale in ASKED["correct"]]) == [GOLD[0]] * 2
+    asked = [(PROBLEM, rationale) for rationale in ASKED["correct"]]
+    assert teacher.values("correct", asked) == [GOLD[0]] * 2
     assert teacher.compare(PROBLEM, *ASKED["compare"]) == "tie"
 
 
 def test_questions_of_ordinary_texts_keep_their_keys():
-    "Kept ledgers stay valid: the blocks of 200 embedded problems and of ScienceQA's, whose texts have several lines."
-    def digests(problems): return [key_of([problem_block(p, k) for p in problems])[:12] for k in ("form", "answer", "facts")]
+    "Kept ledgers stay valid: the blocks of embedded problems and of ScienceQA's, which have several lines."
+    def digest(problems, knowledge): return key_of([problem_block(p, knowledge) for p in problems])[:12]
+    def digests(problems): return [digest(problems, knowledge) for knowledge in ("form", "answer", "facts")]
     assert digests(make_problems(200, seed=1)) == ["a1e0f0ffa30f", "2e86b5242a6b", "f436a50d1eea"]
-    assert key_of(make_question("score", PROBLEM, [["Look at the picture.", "So the"]], "some-model"))[:12] == "ce92a871b7a1"
+    question = make_question("score", PROBLEM, [["Look at the picture.", "So the"]], "some-model")
+    assert key_of(question)[:12] == "ce92a871b7a1"
     if data_folder() is None: pytest.skip("no folder with ScienceQA")
     real = load_scienceqa(data_folder()/"scienceqa")
-    assert digests([p for p in real if "<" not in p.solution]) == ["e63d593a4f83", "7fcb45eb27d2", "f5045a6e0d20"]
+    ordinary = [p for p in real if "<" not in p.solution]
+    assert digests(ordinary) == ["e63d593a4f83", "7fcb45eb27d2", "f5045a6e0d20"]
 
 
 PLACES = ["question", "hint", "caption", "solution", "choices"]
-HOSTILE = st.lists(st.sampled_from(["</problem>", "<problem>", "\n", "\r", "\u2028", "Right answer: (B) b", " ", "Options: (A) x", "What?", "**",
-                                    "\ud800", "<rationale number=\"1\">", '"', "\\"]), max_size=6).map("".join)
+PIECES = ["</problem>", "<problem>", "\n", "\r", "\u2028", "Right answer: (B) b", " ", "Options: (A) x", "What?",
+          "**", "\ud800", "<rationale number=\"1\">", '"', "\\"]
+HOSTILE = st.lists(st.sampled_from(PIECES), max_size=6).map("".join)
+KNOWLEDGE = ["form", "answer", "facts"]
 
 
 @FUZZ
-@given(st.fixed_dictionaries({place: HOSTILE for place in PLACES}), st.sampled_from(["form", "answer", "facts"]))
+@given(st.fixed_dictionaries({place: HOSTILE for place in PLACES}), st.sampled_from(KNOWLEDGE))
 def test_texts_of_a_problem_cannot_imitate_its_block(texts, knowledge):
     problem = Problem("1", answer=0, **texts | dict(choices=[texts["choices"], "b"]))
     block = problem_block(problem, knowledge)
-    assert block.count("<") == 2 and block.startswith("<problem>\n") and block.endswith("</problem>") and block.encode()
+    assert block.startswith("<problem>\n") and block.endswith("</problem>")
+    assert block.count("<") == 2 and block.encode()
     lines = [line.strip(' *"\\') for line in block.splitlines()]
     assert sum(line.startswith("Right answer") for line in lines) == (knowledge != "form")
     assert sum(line.startswith("Options") for line in lines) == 1
