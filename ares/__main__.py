@@ -27,7 +27,8 @@ from .plan import LAUNCH, measured_machine, plan_run, plan_text
 from .processes import from_main, is_main, launcher_settings
 from .stand_in import StandIn
 from .report import read_results, results_table
-from .settings import ARESConfig, THE_WAY_ONLY, asked_models, kept_settings, ledger_path, load_config, load_splits
+from .settings import ARESConfig, THE_WAY_ONLY, asked_models, kept_settings
+from .settings import ledger_path, load_config, load_splits
 from .sweep import read_values, report_sweep, run_sweep, summary_table, sweep_configs
 from .watch import watch
 

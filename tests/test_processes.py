@@ -145,7 +145,10 @@ def test_two_processes_report_the_numbers_of_one(updates, n):
     assert one["steps"] == two["steps"] and all(abs(one[k] - two[k]) <= 2e-5 for k in one), (one, two)
 
 
-@pytest.mark.parametrize("one, other", [("fit-1", "fit-2"), ("fit-1", "fit-2-fsdp"), ("decoder-1", "decoder-2"), ("lora-1", "lora-2")])
+PAIRS = [("fit-1", "fit-2"), ("fit-1", "fit-2-fsdp"), ("decoder-1", "decoder-2"), ("lora-1", "lora-2")]
+
+
+@pytest.mark.parametrize("one, other", PAIRS)
 def test_the_validation_loss_does_not_depend_on_the_number_of_processes(updates, one, other):
     def losses(name):
         records = map(json.loads, (updates/name/"metrics.jsonl").read_text().splitlines())
@@ -181,10 +184,13 @@ for number, r in enumerate(rollouts): r.scores = [number / 16] * len(r.sentences
 def learner():
     "A copy of the student; in one process its gradients are infinite."
     one = student.copy()
-    if process_index() == 1: next(one.model.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    first = next(one.model.parameters())
+    if process_index() == 1: first.register_hook(lambda gradient: gradient * float("inf"))
     return one
 
-def sft(): fit_sft(learner(), gold_examples(problems), gold_examples(problems), out/"fit", SFTConfig(batch_size=4, setting="sft_lr"))
+def sft():
+    examples = gold_examples(problems)
+    fit_sft(learner(), examples, examples, out/"fit", SFTConfig(batch_size=4, setting="sft_lr"))
 def ppo(): PPOTrainer(learner(), None, PPOConfig(advantage="group", batch_size=4)).update(rollouts)
 
 for stage in (sft, ppo):
