@@ -55,7 +55,8 @@ def freeze_vision(
 ): # the same
     "Train a student without its vision tower."
     tower = vision_tower(student)
-    if tower is None: raise AresError("freeze_vision: this student has no vision tower of its own; set it to false.")
+    if tower is None:
+        raise AresError("freeze_vision: this student has no vision tower of its own; set it to false.")
     tower.requires_grad_(False)
     student.frozen_vision = True
     return student
@@ -70,7 +71,8 @@ def _lora_layers(
     inside = [n for n, m in student.model.named_modules() if m is tower]
     exclude = rf"{re.escape(inside[0])}\..*" if inside else None
     if targets == "all-linear": return targets, exclude
-    names = {n.rpartition(".")[2] for n, m in student.model.named_modules() if isinstance(m, (torch.nn.Linear, Conv1D))}
+    linear = [n for n, m in student.model.named_modules() if isinstance(m, (torch.nn.Linear, Conv1D))]
+    names = {n.rpartition(".")[2] for n in linear}
     for name in targets.split():
         if name in names: continue
         known = ", ".join(sorted(names))[:120]
@@ -112,7 +114,7 @@ def fit_answers(
 ): # a `Student` that answers
     "Train a copy of the student to read question and rationale and to name the answer."
     answerer = merged(student)
-    if getattr(student, "frozen_vision", False): freeze_vision(answerer)  # merging an adapter has freed all weights
+    if getattr(student, "frozen_vision", False): freeze_vision(answerer)  # merging an adapter frees all
     set_seed(config.seed)
     if lora is not None: add_adapter(answerer, **lora)
     examples = answer_examples(problems, rationales, look)

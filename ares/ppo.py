@@ -147,7 +147,7 @@ def padded(
 
 # %% ../nbs/15_ppo.ipynb #f2fae6cc
 def rollout_advantages(
-    rollouts: list, # with logprobs, ref_logprobs, scores (or None), and values unless the advantage is "group"
+    rollouts: list, # with logprobs, ref_logprobs, scores (or None), and values with "gae"
     config: PPOConfig,
     kl_coef: float, # weight of the KL penalty at present
 ): # (advantages, returns), (rollouts, longest response); advantages are zero where there are no scores
@@ -161,7 +161,8 @@ def rollout_advantages(
         advantages, returns = compute_advantages(rewards, values, mask, config.gamma, config.lam)
         return (whiten(advantages, scored) if config.normalize_advantages else advantages * scored), returns
     def to_come(x): return compute_advantages(x, torch.zeros_like(x), mask, config.gamma, 1.0)[1]
-    returns, earned = to_come(rewards), to_come(padded([token_rewards(r, 0.0, config.neutral) for r in rollouts]))
+    by_scores_alone = padded([token_rewards(r, 0.0, config.neutral) for r in rollouts])
+    returns, earned = to_come(rewards), to_come(by_scores_alone)
     places = padded([sentence_places(r.spans, len(r.tokens)) for r in rollouts]).long()
     owners = [(r.problem.id, r.scores is None) for r in rollouts]
     by_score = group_advantages(earned, places, mask, owners, config.normalize_advantages)
@@ -219,7 +220,7 @@ def kl_estimate(
     return each.sum(1).mean().item()
 
 # %% ../nbs/15_ppo.ipynb #27d5f2f4
-def _explained_variance(rollouts: list, returns: torch.Tensor) -> dict: # empty where nothing has values and scores
+def _explained_variance(rollouts: list, returns: torch.Tensor) -> dict: # empty without values and scores
     "The share of the returns' variance that the value head predicted."
     rows = [i for i, r in enumerate(rollouts) if r.values is not None and r.scores is not None]
     if not rows: return {}
@@ -246,7 +247,8 @@ def collection_metrics(
         score=sum(scores) / max(1, len(scores)), reward=sum(s - neutral for s in scores) / n,
         sentences=len(scores) / n, unscored=len(rollouts) - len(scored),
         kl=kl_estimate(logprobs, ref, truncated), entropy=-logprobs[mask].mean().item(),
-        response_length=mask.sum(1).float().mean().item(), finished=sum(r.finished for r in rollouts) / len(rollouts),
+        response_length=mask.sum(1).float().mean().item(),
+        finished=sum(r.finished for r in rollouts) / len(rollouts),
         reward_by_sentence_position=[round(sum(x) / len(x), 4) for x in by_position],
     ) | _explained_variance(rollouts, returns)
 
@@ -334,9 +336,11 @@ class _KeptTrainer:
 # %% ../nbs/15_ppo.ipynb #e1575a92
 def _ppo_optimizer(student, value_head, config: PPOConfig) -> torch.optim.Optimizer:
     "The optimizer of the policy's weights, its first group, and of the value head's."
-    learners = [(student.model, config.lr)] + ([(value_head, config.value_lr or config.lr)] if value_head else [])
+    learners = [(student.model, config.lr)]
+    if value_head: learners.append((value_head, config.value_lr or config.lr))
     groups = [dict(params=[p for p in m.parameters() if p.requires_grad], lr=lr) for m, lr in learners]
-    mixed = any(isinstance(p, DTensor) for g in groups for p in g["params"])  # divided and whole ones share no kernel
+    params = [p for g in groups for p in g["params"]]
+    mixed = any(isinstance(p, DTensor) for p in params)  # divided and whole ones share no kernel
     return torch.optim.AdamW(groups, weight_decay=config.weight_decay, foreach=False if mixed else None)
 
 def _scored_only(rollouts: list, advantages: torch.Tensor, returns: torch.Tensor) -> tuple:

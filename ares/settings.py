@@ -148,13 +148,13 @@ class TrainingSettings(TeacherSettings):
     normalize_advantages: bool = True # (paper, Base); over a collection, with "group" over the samples of each problem
     save_every: int = 10 # collections between two kept states
     lora: bool = False # train a LoRA adapter on the student, in RL and SFT alike, and leave its own weights as they are
-    lora_targets: str = "all-linear" # layers that get an adapter: all linear ones, or names with spaces between, e.g. "q v"
+    lora_targets: str = "all-linear" # layers that get an adapter; or names, e.g. "q v"
     freeze_vision: bool = False # leave the vision tower of a student that sees as it is
-    cut_off: str = "keep" # rationales of RL cut off by `max_new_tokens`: "keep" (paper), "mask" (not learned from) or "penalise"
-    warmup: float = 0.1 # of the learning rate in supervised stages: below 1 a share of the steps, from 1 on a number of steps
+    cut_off: str = "keep" # RL's rationales that `max_new_tokens` cuts off: "keep" (paper), "mask", "penalise"
+    warmup: float = 0.1 # supervised stages reach their rate in this share of the steps; from 1 on: steps
     weight_decay: float = 0.01 # of AdamW in supervised stages
     rl_weight_decay: float = 0.0 # of AdamW in RL (official code: 0.01)
-    sft_grad_accum: int = 1 # forward passes for one step, in all supervised stages: baseline, corrections and answers
+    sft_grad_accum: int = 1 # forward passes for one step: baseline, corrections and answers
 
 # %% ../nbs/20_settings.ipynb #ecae29e6
 @dataclass
@@ -233,17 +233,20 @@ def typed(
 # %% ../nbs/20_settings.ipynb #8cf0c522
 CHOICES = dict(problems=("embedded", "scienceqa", "aokvqa"), aokvqa_division=DIVISIONS, aokvqa_rationale=tuple(RATIONALES), aokvqa_answers=ANSWERS, teacher=tuple(TEACHERS), judge=("", *TEACHERS), teacher_send=("live", "batch", "replay"), teacher_knowledge=("form", "answer", "facts"),
                method=("ares", "rl", "sft"), similarity=("lexical", "minilm"), advantage=("gae", "group"), feedback=FEEDBACKS, value_model=("separate", "shared"), rl_schedule=tuple(SCHEDULES), answer_model=("adapter", "separate", "conclusion"),
-               dtype=("float32", "bfloat16", "4bit"), mixed_precision=("no", "bf16"), attention=("sdpa", "eager"), sampler=("student", "vllm"), cut_off=CUT_OFFS, evaluate_on=("test", "val"))
+               dtype=("float32", "bfloat16", "4bit"), mixed_precision=("no", "bf16"), attention=("sdpa", "eager"), sampler=("student", "vllm"), evaluate_on=("test", "val"),
+               cut_off=CUT_OFFS)
 
 # %% ../nbs/20_settings.ipynb #5669c37c
 AT_LEAST_ONE = ("rounds num_samples collections collect_problems ppo_epochs rl_batch_size rl_grad_accum baseline_epochs baseline_batch_size sft_samples "
-                "sft_epochs sft_batch_size answer_epochs answer_batch_size answer_tokens max_new_tokens max_prompt_tokens lora_r lora_alpha save_every rollout_batch_size rationales_per_request concurrency num_processes sft_grad_accum").split()
+                "sft_epochs sft_batch_size answer_epochs answer_batch_size answer_tokens max_new_tokens max_prompt_tokens lora_r lora_alpha save_every rollout_batch_size rationales_per_request concurrency num_processes "
+                "sft_grad_accum").split()
 POSITIVE = "temperature rl_lr baseline_lr sft_lr answer_lr clip max_grad_norm request_timeout batch_wait_minutes batch_poll_seconds".split()
 
 # %% ../nbs/20_settings.ipynb #4eb08850
 SHARES = "sampler_gpu_share top_p gamma lam teacher_noise lora_dropout".split()
 NOT_NEGATIVE = ("train_problems val_problems test_problems gold_problems sft_problems answer_problems round_calls top_k value_lr value_warmup kl_coef kl_target "
-                "target_kl value_clip vf_coef seed requests_per_minute tokens_per_minute budget_usd budget_calls warmup weight_decay rl_weight_decay").split()
+                "target_kl value_clip vf_coef seed requests_per_minute tokens_per_minute budget_usd budget_calls "
+                "warmup weight_decay rl_weight_decay").split()
 
 # %% ../nbs/20_settings.ipynb #4a09453a
 _SEEDS, _COUNTS = 2**32, 2**31 # seeds, and other whole numbers, are below
@@ -395,13 +398,14 @@ def check_config(
     need("teacher", config.teacher != "facts" or config.problems == "embedded", "another one for real problems, whose facts no program knows (reference, claude, local)")
     need("judge", config.judge != "facts" or config.problems == "embedded", "another one for real problems, whose facts no program knows")
     need("lora", not config.lora or isinstance(config.student, str), "false for a student made on the spot, whose own weights have yet to be learned")
-    need("dtype", config.dtype == "float32" or config.lora, "float32 where all weights are trained, or their small steps are "
-         "rounded away (bfloat16 and 4bit go with `lora: true`); `mixed_precision: bf16` computes in bfloat16")
-    need("answer_model", config.answer_model != "separate" or config.dtype != "bfloat16", "adapter or conclusion for weights in "
-         "bfloat16, where the small steps of a whole model are rounded away")
-    need("sampled_logprobs", not config.sampled_logprobs or config.top_p == 1, "false with `top_p` below 1, which the "
-         "log-probabilities of the trainer do not know")
-    need("warmup", config.warmup < 1 or config.warmup == int(config.warmup), "a share below 1, or a whole number of steps")
+    need("dtype", config.dtype == "float32" or config.lora,
+         "float32 where all weights are trained, or their small steps are rounded away "
+         "(bfloat16 and 4bit go with `lora: true`); `mixed_precision: bf16` computes in bfloat16")
+    need("answer_model", config.answer_model != "separate" or config.dtype != "bfloat16",
+         "adapter or conclusion for weights in bfloat16, where a whole model's small steps are rounded away")
+    need("sampled_logprobs", not config.sampled_logprobs or config.top_p == 1,
+         "false with `top_p` below 1, which the trainer's log-probabilities do not know")
+    need("warmup", config.warmup < 1 or config.warmup % 1 == 0, "a share below 1, or a number of steps")
     need("lora_targets", config.lora_targets.split(), "all-linear, or names of layers")
     need("features", config.use_images or not config.features, "empty where `use_images` is false")
     named = all(isinstance(k, str) and isinstance(v, (bool, int, float, str)) for k, v in config.chat_template_kwargs.items())
@@ -533,15 +537,12 @@ def student_ways(config: ARESConfig) -> dict:
 
 def lora_settings(config: ARESConfig) -> dict:
     "The settings of an adapter, for `add_adapter`."
-    return dict(r=config.lora_r, alpha=config.lora_alpha, dropout=config.lora_dropout, targets=config.lora_targets)
+    return {n: getattr(config, f"lora_{n}") for n in ("r", "alpha", "dropout", "targets")}
 
-def _load_settings(config: ARESConfig) -> dict:
-    "What `load_student` needs beside the name of a student."
-    return dict(device=pick_device(config.device), dtype=config.dtype, max_prompt_tokens=config.max_prompt_tokens,
-                image_dim=shown_width(config))
-
-def _as_set(config: ARESConfig, student): # the same student
+def _loaded(config: ARESConfig, source, **more): # a `Student`
     "A student that computes, is asked, and is trained as the settings say."
+    more |= dict(max_prompt_tokens=config.max_prompt_tokens, image_dim=shown_width(config))
+    student = load_student(source, device=pick_device(config.device), dtype=config.dtype, **more)
     set_ways(student, **student_ways(config))
     set_conversation(student, config.system_prompt, config.chat_template_kwargs)
     return freeze_vision(student) if config.freeze_vision else student
@@ -554,8 +555,7 @@ def make_student(
     "The student before any training."
     gold = train[:config.gold_problems or None]
     texts = [rationale_prompt(p) for p in train] + [rationale_target(p, prefix=False) for p in gold] + [answer_prompt(p, "") for p in train] + [answer_target(p) for p in gold]
-    student = load_student(config.student, texts=texts, **_load_settings(config))
-    _as_set(config, student)
+    student = _loaded(config, config.student, texts=texts)
     check_length(student, max(config.max_new_tokens, config.answer_tokens))
     if config.lora: add_adapter(student, **lora_settings(config), base=config.student)
     return student
@@ -566,7 +566,7 @@ def load_trained(
     folder: str | Path, # where the student was saved
 ): # a `Student`
     "A saved student on the run's device."
-    return _as_set(config, load_student(str(folder), **_load_settings(config)))
+    return _loaded(config, str(folder))
 
 # %% ../nbs/20_settings.ipynb #ledgerp1
 def ledger_path(
@@ -624,11 +624,11 @@ def check_keys(
 # %% ../nbs/20_settings.ipynb #b989e043
 def ppo_config(config: ARESConfig) -> PPOConfig:
     "The settings of `PPOTrainer`."
-    same = "advantage ppo_epochs clip vf_coef gamma lam kl_coef neutral feedback normalize_advantages value_warmup max_grad_norm temperature cut_off".split()
+    same = "advantage ppo_epochs clip vf_coef gamma lam kl_coef neutral feedback normalize_advantages value_warmup max_grad_norm temperature".split()
     return PPOConfig(**{n: getattr(config, n) for n in same}, lr=config.rl_lr, value_lr=config.value_lr or None, batch_size=config.rl_batch_size,
                      grad_accum=config.rl_grad_accum, kl_target=config.kl_target or None, target_kl=config.target_kl or None, value_clip=config.value_clip or None,
-                     top_k=config.top_k if config.sampled_logprobs else 0, truncated=config.top_k > 0 or config.top_p < 1,
-                     weight_decay=config.rl_weight_decay)
+                     top_k=config.top_k if config.sampled_logprobs else 0, cut_off=config.cut_off,
+                     truncated=config.top_k > 0 or config.top_p < 1, weight_decay=config.rl_weight_decay)
 
 # %% ../nbs/20_settings.ipynb #aef2e190
 def sft_config(

@@ -81,7 +81,7 @@ class SFTConfig:
     epochs: int = 20 # passes over the examples (paper)
     batch_size: int = 8 # examples in one forward pass of all processes together (paper)
     grad_accum: int = 1 # forward passes for one step
-    warmup: float = 0.1 # in which `lr` is reached: below 1 a share of the stage's steps, from 1 on a number of steps
+    warmup: float = 0.1 # in which `lr` is reached: below 1 a share of the steps, else their number
     weight_decay: float = 0.01 # of AdamW
     seed: int = 42 # of the order of the examples (paper)
     bf16: bool = False # compute in bfloat16
@@ -125,8 +125,8 @@ def sft_arguments(
     "What the trainer should do: one checkpoint an epoch, the best one kept."
     n, (_, kind) = process_count(), student.trainer
     return kind(
-        output_dir=str(folder), learning_rate=config.lr, num_train_epochs=config.epochs, logging_nan_inf_filter=False,
-        weight_decay=config.weight_decay, adam_beta2=0.98, warmup_steps=config.warmup,
+        output_dir=str(folder), learning_rate=config.lr, num_train_epochs=config.epochs,
+        weight_decay=config.weight_decay, adam_beta2=0.98, warmup_steps=config.warmup, logging_nan_inf_filter=False,
         per_device_train_batch_size=config.batch_size//n, per_device_eval_batch_size=4*config.batch_size//n, ddp_find_unused_parameters=n > 1 or None,
         gradient_accumulation_steps=config.grad_accum, **{_CHECKPOINTING: False}, seed=config.seed, data_seed=config.seed, bf16=config.bf16,
         eval_strategy="epoch", save_strategy="epoch", logging_strategy="epoch", save_total_limit=1,
@@ -229,11 +229,13 @@ def make_trainer(
     callback: TrainerCallback,
 ): # the trainer that serves the student, with `SharingTrainer`
     "A trainer, ready to start."
-    examples, collate, args = [*val, *train, NOTHING], student.examples_collator(), sft_arguments(folder, config, student)
+    examples, collate = [*val, *train, NOTHING], student.examples_collator()
+    args = sft_arguments(folder, config, student)
     last = len(examples) - 1
     def collator(rows): return collate([examples[r["number"]] for r in rows])
     trainer = sharing(student.trainer[0])(
-        model=student.model, processing_class=student.tokenizer, args=args, callbacks=[callback], data_collator=collator,
+        model=student.model, processing_class=student.tokenizer, args=args,
+        callbacks=[callback], data_collator=collator,
         train_dataset=Dataset.from_dict(dict(number=range(len(val), last + 1))),
         eval_dataset=_filled(range(len(val)), last, args.per_device_eval_batch_size * process_count()),
         setting=config.setting)

@@ -145,6 +145,72 @@ def test_two_processes_report_the_numbers_of_one(updates, n):
     assert one["steps"] == two["steps"] and all(abs(one[k] - two[k]) <= 2e-5 for k in one), (one, two)
 
 
+PAIRS = [("fit-1", "fit-2"), ("fit-1", "fit-2-fsdp"), ("decoder-1", "decoder-2"), ("lora-1", "lora-2")]
+
+
+@pytest.mark.parametrize("one, other", PAIRS)
+def test_the_validation_loss_does_not_depend_on_the_number_of_processes(updates, one, other):
+    def losses(name):
+        records = map(json.loads, (updates/name/"metrics.jsonl").read_text().splitlines())
+        return [r["eval_loss"] for r in records if "eval_loss" in r]
+    assert len(losses(one)) == len(losses(other)) == 2
+    for a, b in zip(losses(one), losses(other)): assert abs(a - b) < 1e-4, (losses(one), losses(other))
+
+
+# The gradient of one process alone is infinite: both stop, and neither keeps anything.
+DIVERGED = '''
+import sys, torch
+from pathlib import Path
+from ares.core import AresError, set_seed
+from ares.ppo import PPOConfig, PPOTrainer
+from ares.problems import make_problems
+from ares.processes import join_processes, process_index
+from ares.prompts import rationale_prompt
+from ares.rollouts import add_logprobs, generate_rollouts
+from ares.sft import SFTConfig, fit_sft, gold_examples
+from ares.students import load_student
+
+out = Path(sys.argv[1])
+join_processes(torch.device("cpu"))
+problems = make_problems(8, split="train", seed=1)
+prompts = [rationale_prompt(p) for p in problems]
+set_seed(0)
+sizes = dict(d_model=32, d_ff=64, num_layers=1, num_decoder_layers=1, num_heads=2, vocab_size=600)
+student = load_student(sizes, texts=[q + p.solution for p, q in zip(problems, prompts)])
+rollouts = generate_rollouts(student, problems, prompts, num_samples=2, max_new_tokens=12)
+add_logprobs(rollouts, student)
+for number, r in enumerate(rollouts): r.scores = [number / 16] * len(r.sentences)
+
+def learner():
+    "A copy of the student; in one process its gradients are infinite."
+    one = student.copy()
+    first = next(one.model.parameters())
+    if process_index() == 1: first.register_hook(lambda gradient: gradient * float("inf"))
+    return one
+
+def sft():
+    examples = gold_examples(problems)
+    fit_sft(learner(), examples, examples, out/"fit", SFTConfig(batch_size=4, setting="sft_lr"))
+def ppo(): PPOTrainer(learner(), None, PPOConfig(advantage="group", batch_size=4)).update(rollouts)
+
+for stage in (sft, ppo):
+    try: stage()
+    except AresError as e: (out/f"{stage.__name__}-{process_index()}.txt").write_text(str(e))
+'''
+
+
+def test_a_training_that_diverges_stops_in_all_processes(tmp_path, monkeypatch):
+    (tmp_path/"diverged.py").write_text(DIVERGED)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    launch(["diverged", tmp_path], 2, CPU, tmp_path/"log")
+    for stage, setting in (("sft", "sft_lr"), ("ppo", "rl_lr")):
+        for rank in (0, 1):
+            said = (tmp_path/f"{stage}-{rank}.txt").read_text()
+            assert "training has diverged" in said and f"a lower `{setting}`" in said and len(said) <= 300
+    assert not list((tmp_path/"fit").glob("checkpoint-*"))
+
+
 def test_divided_weights_are_held_once(updates):
     held = [eval(said) for said in re.findall(r"\{'weights'.*?\}", (updates/"2-fsdp.log").read_text())]
     assert len(held) == 2
