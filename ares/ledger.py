@@ -434,7 +434,7 @@ def picture(self: Ledger, name: str) -> dict | None: # media_type, data, width, 
         size = row["width"], row["height"]
         if all(isinstance(x, int) and x > 0 for x in size) and str(row["media_type"]).startswith("image/"):
             if isinstance(row["data"], bytes) and hashlib.sha256(row["data"]).hexdigest() == name: return row
-    raise AresError(f"{str(self.path)[-100:]}: the picture {name[:8]} is damaged or missing; put a copy of the ledger back.")
+    raise AresError(f"{str(self.path)[-100:]}: the picture {name[:8]!r} is damaged or missing; put a copy of the ledger back.")
 
 # %% ../nbs/11_ledger.ipynb #fcb8987b
 TOTALS = ["questions", "answered", "refused", "asked again", "failed", "tokens in", "tokens cached", "tokens out", "dollars"]

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MOST_BYTES', 'MAGIC', 'REFUSALS', 'LINE_FAULTS', 'REPLY_FAULTS', 'fingerprint', 'rationales_in', 'parts_of',
-           'answer_with', 'schema_fault', 'refusal', 'size_refusal', 'spoiled', 'count_tokens', 'StandIn', 'as_message',
-           'as_completion', 'stamp', 'Handler']
+           'answer_with', 'schema_fault', 'refusal', 'size_refusal', 'spoiled', 'count_tokens', 'Server', 'StandIn',
+           'as_message', 'as_completion', 'stamp', 'Handler']
 
 # %% ../nbs/28_stand_in.ipynb #9e1a88b4
 import base64, hashlib, json, random, re, socket, threading, time, uuid
@@ -130,6 +130,10 @@ def count_tokens(
     return len(instructions) // 4, (len(text) + sum(len(str(m["content"])) for m in later)) // 4 + (1568 if data and len(data) > 100_000 else 100 if data else 0)
 
 # %% ../nbs/28_stand_in.ipynb #e5255d5a
+class Server(ThreadingHTTPServer):
+    "Takes many connections at once; the default of five resets those of a sender under load."
+    request_queue_size = 128
+
 class StandIn:
     "A server on 127.0.0.1 that answers for the providers; use it in a `with` statement."
     def __init__(self, problems, teacher, faults: dict = {}, seed: int = 0, seconds: float = 0.0, per_minute: int = 0, batch_seconds: float = 0.2, batch_fates: dict = {}, port: int = 0, caching: bool = True, retry_after: str = "0.1"):
@@ -139,7 +143,7 @@ class StandIn:
         self.retry_after, self.requests = retry_after, 0 # what "429 retry-after" asks for; how many requests came
         self.lock, self.times, self.cached = threading.Lock(), [], set()
         self.answered, self.got, self.tokens = Counter(), Counter(), Counter() # by hash of the body; by outcome; by kind of token
-        self.server = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (Handler,), dict(api=self)))
+        self.server = Server(("127.0.0.1", port), type("Handler", (Handler,), dict(api=self)))
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_port}"
     def __enter__(self):

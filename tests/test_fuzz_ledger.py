@@ -119,8 +119,9 @@ def test_flipped_bytes(folder, sound, places):
 
 
 COLUMNS = [(table, column) for table, columns in dict(
-    questions="key provider kind version model stage about question state owner batch attempt sends reply stop fault "
-              "tokens_in tokens_out price asked_at answered_at seconds booked", items="item key place value settled",
+    questions="key provider kind version model stage about question state owner batch attempt sends "
+              "reply stop fault tokens_in tokens_out price asked_at answered_at seconds booked",
+    items="item key place value settled",
     pictures="hash media_type data width height", batches="batch remote owner state size created_at",
     stops="owner message").items() for column in columns.split()]
 LIKELY = ["sent", "answered", "[9.5]", "[[1]]", "{}", "null", "1:1.00", 10**18, -1, 1e308]
