@@ -49,6 +49,11 @@ _LINES = {"rationales.jsonl": _RATIONALE, "train_rationales.jsonl": _RATIONALE,
           "val_rationales.jsonl": _RATIONALE,
           "corrections.jsonl": dict(id=str, rationale=str, corrected=(str, type(None)))}
 
+def _has_kind(value, kinds) -> bool:
+    "Whether a value is of some types: true is no number, nor is an integer that no float can hold."
+    if isinstance(value, bool): return kinds is bool
+    return isinstance(value, kinds) and not (isinstance(value, int) and abs(value) > 2**1000)
+
 def _check_fields(
     place: str, # file, and line
     record: dict,
@@ -60,12 +65,12 @@ def _check_fields(
     for name, kinds in fields.items():
         if name not in record and name in needed: raise AresError(f"{place}: `{name}` is missing; {remedy}.")
         value = record.get(name)
-        if name in record and (not isinstance(value, kinds) or isinstance(value, bool) and kinds is not bool):
+        if name in record and not _has_kind(value, kinds):
             raise AresError(f"{place}: `{name}` cannot be {clipped(repr(value), 40)}; {remedy}.")
     for name in ("accuracy_by_category", "win_rate_ci", "scores"):
         inside = record.get(name) or []
         values = inside.values() if isinstance(inside, dict) else inside
-        if not all(isinstance(x, _NUMBER) and not isinstance(x, bool) for x in values):
+        if not all(_has_kind(x, _NUMBER) for x in values):
             raise AresError(f"{place}: `{name}` must hold numbers; {remedy}.")
     if "win_rate_ci" in record and len(record["win_rate_ci"]) != 2:
         raise AresError(f"{place}: `win_rate_ci` must hold two numbers; {remedy}.")
@@ -154,7 +159,7 @@ def read_config(
     if not path.exists(): raise AresError(f"{run}: no run in this folder; `ares run` starts one.")
     values = kept_settings(run)
     try: return load_config(values, need_data=need_data, **overrides)
-    except AresError as e: raise AresError(f"{path}: {e}") from None
+    except (ValueError, TypeError, OverflowError) as e: raise AresError(f"{path}: {e}") from None
 
 @contextmanager
 def loading(
