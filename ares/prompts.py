@@ -316,7 +316,7 @@ def read_direct(
     "The answer that a text gives in its own words, or None."
     text = re.sub(r"\\f?boxed *\{([^{}]*)\}", r"\1", text.rpartition("</think>")[2])
     words = re.split(r"\banswer(?: is\b:?|:)", text, flags=re.IGNORECASE)[-1].strip(" \n\t*_`\"")
-    return words.partition("\n")[0].rstrip().removesuffix(".").rstrip(" *_`\"") or None
+    return words.partition("\n")[0].rstrip().removesuffix(".").rstrip(" *_`\"").strip() or None
 
 def read_reply(
     text: str,

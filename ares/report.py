@@ -7,7 +7,7 @@ __all__ = ['TABLE', 'LOOKS', 'STAGE_PANELS', 'RL_PANELS', 'CSS', 'HEAD', 'stage_
            'results_table', 'seeds_table', 'category_table', 'stage_look', 'with_interval', 'plot_stages',
            'read_curves', 'draw_curve', 'draw_losses', 'plot_curves', 'position_scores', 'plot_positions',
            'run_problems', 'read_rollouts', 'pooled', 'skill_table', 'pick_examples', 'stage_row', 'examples_html',
-           'before_after', 'settings_table', 'export_html']
+           'before_after', 'unread_table', 'settings_table', 'export_html']
 
 # %% ../nbs/23_report.ipynb #8b97956f
 import html, statistics
@@ -351,6 +351,22 @@ def before_after(
     "The same problems with the rationale of every stage."
     problems = run_problems(run)[0]
     return examples_html({s: read_rollouts(run, s, problems) for s in stages or done_stages(run)}, n)
+
+# %% ../nbs/23_report.ipynb #a7de0bb9
+def unread_table(
+    run: str | Path, # folder of a run
+    most: int = 10, # rows of each stage
+) -> pd.DataFrame: # a row an unread answer: stage, problem, choices, the end of the rationale
+    "The answers that could not be read."
+    problems, rows = run_problems(run)[0], []
+    for stage in done_stages(run):
+        rollouts, answers = read_rollouts(run, stage, problems)
+        unread = [r for r, answer in zip(rollouts, answers) if answer is None]
+        for r in unread[:most]:
+            end = (r.sentences or [""])[-1][-120:]
+            rows.append({"stage": stage, "problem": r.problem.id, "choices": ", ".join(r.problem.options), "ends with": end})
+        if len(unread) > most: rows.append({"stage": stage, "problem": f"and {len(unread) - most} more"})
+    return pd.DataFrame(rows, columns=["stage", "problem", "choices", "ends with"]).fillna("")
 
 # %% ../nbs/23_report.ipynb #0e0a9d8d
 def settings_table(

@@ -33,7 +33,7 @@ _ABBREVIATIONS = set("sr jr etc dept est inc ltd co corp ft assn bros ave blvd r
 _SHORT_FORMS = set(
     "jan feb mar apr aug sept oct nov dec mon tues wed thurs fri oz lb lbs min max sec secs hr hrs tsp "
     "tbsp pt qt gal yd mi cm mm km kg al avg ca cf eq eqs fig figs vol vols ch pp ref refs ed eds".split())
-_ONLY_BEFORE_NUMBERS = set("no nos sat sun art p".split()) # words, or parts of a reference: "No. 5"
+_ONLY_BEFORE_NUMBERS = set("no nos mar sat sun art p".split()) # words, or parts of a reference: "No. 5"
 _STARTERS = set(
     "The An He She It They We You I This That These Those There In On At So But And If When What Who Why "
     "How Yes Then Thus Therefore However For As After Before Because Since While Where Which Both Each "
@@ -48,9 +48,11 @@ def _starts_sentence(after: str) -> bool:
     word = regex.match(r"\w*", after).group()
     return word in _STARTERS or (word == "A" and after[1:2] == " ")
 
+_LAST_WORD = regex.compile(r"[\w.]*", regex.REVERSE)
+
 def _abbreviates(before: str, after: str, at_line_start: bool) -> bool:
     "Whether a full stop between two texts belongs to a word and not to the sentence."
-    word = regex.search(r"[\w.]*$", before).group()
+    word = _LAST_WORD.match(before).group()
     lower, number, small = word.lower(), after[:1].isdigit(), after[:1].islower()
     if at_line_start and before.isdigit(): return True # "1." at the start of a line
     if lower in ("e.g", "i.e", *_TITLES): return True

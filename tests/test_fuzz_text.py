@@ -18,8 +18,8 @@ FUZZ = settings(max_examples=FUZZ_EXAMPLES, derandomize=True, deadline=None, dat
 # Pieces that the readers look for, mixed with anything that Unicode has.
 PIECES = (
     "The answer is ", "answer: ", "(A)", "(B) ", "B", "not ", "no ", "dog", "cat", "a ", ". ", "! ", "? ",
-    "...", "\n", "\n\n", "\\boxed{", "}", "**", "$", "<think>", "</think>", "Dr. ", "e.g. ", "Jan. 5", "U.S. ",
-    "1. ", "5! ", "。", "।", "۔ ", "؟ ", "｡", "\"", ")", " ", "is correct", "So, ", "if ", "\u200d", "\x1f",
+    "...", "\n", "\n\n", "\\boxed{", "}", "**", "$", "<think>", "</think>", "Dr. ", "e.g. ", "Jan. 5",
+    "U.S. ", "1. ", "5! ", "。", "।", "۔ ", "؟ ", "｡", "\"", ")", " ", "is correct", "So, ", "if ", "\u200d", "\x1f",
     "\u00a0", "İ", "ß", "\ud7ff", "Virginia", "West Virginia", "答案是", "_", "-", "5", ".5")
 CHOICES = (
     "dog", "cat", "a dog", "A", "B", "no", "yes", "5", "50", "0.5", "Virginia", "West Virginia", "", ".",
@@ -70,6 +70,7 @@ def test_a_finished_sentence_ends_with_a_mark_and_says_something(text):
 @FUZZ
 @given(texts, choice_lists)
 @example("answer: ", [".", ""])
+@example("\x1f. ", ["dog", "dog"])
 def test_an_answer_is_a_choice_or_nothing(text, choices):
     index = read_answer(text, choices)
     assert index is None or (isinstance(index, int) and 0 <= index < len(choices))
@@ -130,9 +131,9 @@ def test_rouge_is_that_of_the_package(a, b):
 
 
 def seconds(function, *args):
-    start = time.perf_counter()
+    start = time.process_time()
     function(*args)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 @pytest.mark.parametrize("piece", PIECES, ids=repr)
