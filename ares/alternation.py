@@ -49,6 +49,7 @@ _LINES = {"rationales.jsonl": _RATIONALE, "train_rationales.jsonl": _RATIONALE,
           "val_rationales.jsonl": _RATIONALE,
           "corrections.jsonl": dict(id=str, rationale=str, corrected=(str, type(None)))}
 
+# %% ../nbs/22_alternation.ipynb #cc9df7d6
 def _has_kind(value, kinds) -> bool:
     "Whether a value is of some types: true is no number, nor is an integer that no float can hold."
     if isinstance(value, bool): return kinds is bool
@@ -90,6 +91,7 @@ def read_record(
     _check_fields(str(path), record, _RECORD, needed, _remedy(stage))
     return record
 
+# %% ../nbs/22_alternation.ipynb #a5c3d46a
 def _check_weights(model: Path, remedy: str):
     "Raise when the files of a saved model are not whole; no weights are read."
     for path in [*model.glob("*.json")]: read_json(path, dict)
@@ -125,6 +127,7 @@ def _check_stage_folder(stage: Path):
         shared = read_json(stage/"shared.json", dict)
         _check_fields(f"{stage}/shared.json", shared, {"from": str}, ("from",), remedy)
 
+# %% ../nbs/22_alternation.ipynb #4e1f7956
 def is_complete(
     run: Path, # folder of a run
 ) -> bool:
@@ -453,6 +456,7 @@ def run_stage(
         if from_main((run/stage/"result.json").exists): return read_json(run/stage/"result.json", dict)
         return _do_stage(config, run, stage, device)
 
+# %% ../nbs/22_alternation.ipynb #883770f3
 def notebook_record(
     config: ARESConfig,
     run: str | Path, # folder of the run, made when missing

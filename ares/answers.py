@@ -46,7 +46,7 @@ def vision_tower(
     student, # a `Student`
 ) -> torch.nn.Module | None: # None where the student has none, as a T5 that is shown patches
     "The part of a student's model that looks at pictures."
-    model = student.model.get_base_model() if hasattr(student.model, "get_base_model") else student.model
+    model = student.model.get_base_model() if hasattr(student.model, "peft_config") else student.model
     tower = model.get_encoder(modality="image")
     return None if tower in (model, model.base_model) else tower
 
@@ -67,7 +67,7 @@ def _lora_layers(
     targets: str, # see `add_adapter`
 ): # (target_modules, exclude_modules) of PEFT's `LoraConfig`
     "Which layers get an adapter, by name."
-    tower = vision_tower(student) if getattr(student, "frozen_vision", False) else None
+    tower = vision_tower(student) if student.frozen_vision else None
     inside = [n for n, m in student.model.named_modules() if m is tower]
     exclude = rf"{re.escape(inside[0])}\..*" if inside else None
     if targets == "all-linear": return targets, exclude
@@ -79,6 +79,7 @@ def _lora_layers(
         raise AresError(f"lora_targets: the student has no linear layer named {name[:40]!r}; it has {known}.")
     return targets.split(), exclude
 
+# %% ../nbs/17_answers.ipynb #5517d1cd
 def add_adapter(
     student, # a `Student`; its model gets the adapter, its own weights are frozen
     r: int = 64, # rank (paper)
@@ -114,7 +115,7 @@ def fit_answers(
 ): # a `Student` that answers
     "Train a copy of the student to read question and rationale and to name the answer."
     answerer = merged(student)
-    if getattr(student, "frozen_vision", False): freeze_vision(answerer)  # merging an adapter frees all
+    if student.frozen_vision: freeze_vision(answerer)  # merging an adapter frees all
     set_seed(config.seed)
     if lora is not None: add_adapter(answerer, **lora)
     examples = answer_examples(problems, rationales, look)

@@ -154,7 +154,6 @@ class TrainingSettings(TeacherSettings):
     warmup: float = 0.1 # supervised stages reach their rate in this share of the steps; from 1 on: steps
     weight_decay: float = 0.01 # of AdamW in supervised stages
     rl_weight_decay: float = 0.0 # of AdamW in RL (official code: 0.01)
-    sft_grad_accum: int = 1 # forward passes for one step: baseline, corrections and answers
 
 # %% ../nbs/20_settings.ipynb #ecae29e6
 @dataclass
@@ -165,6 +164,7 @@ class ARESConfig(TrainingSettings):
     sft_lr: float = 8e-5 # (paper)
     sft_epochs: int = 20 # (paper)
     sft_batch_size: int = 8 # (paper)
+    sft_grad_accum: int = 1 # forward passes for one step: baseline, corrections and answers
     answer_model: str = "adapter" # "adapter": LoRA on each stage's student (paper); "separate": one model for all stages, on gold and the baseline's rationales (after MM-CoT); "conclusion": read from the rationale's last sentence
     answer_problems: int = 0 # train problems whose rationales the adapter reads; 0 for all
     answer_lr: float = 8e-5 # (paper)
@@ -321,6 +321,7 @@ def _check_student(
     fault = _fit_fault(kind, sizes)
     if fault: raise AresError(f"{source}: {fault} in `student`.")
 
+# %% ../nbs/20_settings.ipynb #d5ff9348
 def _check_prices(config: ARESConfig, need): # `need` as in `check_config`
     "Raise when prices are not as a bill needs them."
     what = "`model: [input, output, cache_read]` in dollars a million tokens"
@@ -366,6 +367,19 @@ def check_sampler(config: ARESConfig, need): # see `check_teachers`
     need("sampler", not other or config.dtype != "4bit", "student for weights in 4 bits, which it would round in another way")
     need("sampler", not other or config.temperature == 1 or config.sampled_logprobs, "student, or `temperature` 1, or `sampled_logprobs` true: it tells log-probabilities of no other distribution")
 
+# %% ../nbs/20_settings.ipynb #c58b4080
+def _check_training(config: ARESConfig, need): # `need` as in `check_config`
+    "Raise when training could not work as the settings say."
+    need("dtype", config.dtype == "float32" or config.lora,
+         "float32 where all weights are trained, or their small steps are rounded away "
+         "(bfloat16 and 4bit go with `lora: true`); `mixed_precision: bf16` computes in bfloat16")
+    need("answer_model", config.answer_model != "separate" or config.dtype != "bfloat16",
+         "adapter or conclusion for weights in bfloat16, where a whole model's small steps are rounded away")
+    need("sampled_logprobs", not config.sampled_logprobs or config.top_p == 1,
+         "false with `top_p` below 1, which the trainer's log-probabilities do not know")
+    need("warmup", config.warmup < 1 or config.warmup % 1 == 0, "a share below 1, or a number of steps")
+    need("lora_targets", config.lora_targets.split(), "all-linear, or names of layers")
+
 # %% ../nbs/20_settings.ipynb #b9579524
 def check_config(
     config: ARESConfig,
@@ -398,15 +412,7 @@ def check_config(
     need("teacher", config.teacher != "facts" or config.problems == "embedded", "another one for real problems, whose facts no program knows (reference, claude, local)")
     need("judge", config.judge != "facts" or config.problems == "embedded", "another one for real problems, whose facts no program knows")
     need("lora", not config.lora or isinstance(config.student, str), "false for a student made on the spot, whose own weights have yet to be learned")
-    need("dtype", config.dtype == "float32" or config.lora,
-         "float32 where all weights are trained, or their small steps are rounded away "
-         "(bfloat16 and 4bit go with `lora: true`); `mixed_precision: bf16` computes in bfloat16")
-    need("answer_model", config.answer_model != "separate" or config.dtype != "bfloat16",
-         "adapter or conclusion for weights in bfloat16, where a whole model's small steps are rounded away")
-    need("sampled_logprobs", not config.sampled_logprobs or config.top_p == 1,
-         "false with `top_p` below 1, which the trainer's log-probabilities do not know")
-    need("warmup", config.warmup < 1 or config.warmup % 1 == 0, "a share below 1, or a number of steps")
-    need("lora_targets", config.lora_targets.split(), "all-linear, or names of layers")
+    _check_training(config, need)
     need("features", config.use_images or not config.features, "empty where `use_images` is false")
     named = all(isinstance(k, str) and isinstance(v, (bool, int, float, str)) for k, v in config.chat_template_kwargs.items())
     need("chat_template_kwargs", named, "variables of a chat template with numbers, texts, true or false")

@@ -357,6 +357,7 @@ AS_DATA = dict(padding=True, return_tensors="pt", split_special_tokens=True) # "
 class T5Steps:
     "What sampling with a T5 is made of, and a batch that says nothing."
     fresh = () # modules that its checkpoint lacked: an adapter has to train and save them whole
+    frozen_vision = False # whether training leaves its vision tower alone
     unlearned = () # tokens of its template that its checkpoint has no vector for
     ends = property(lambda self: {self.tokenizer.eos_token_id}) # tokens that end a response
     def blank_inputs(self, rows: int, tokens: int, patches: int | None) -> dict:
