@@ -101,7 +101,7 @@ def test_the_command_runs_the_notebooks(smoke_run, tmp_path):
     process = start_ares(*words, cwd=tmp_path)
     wait_until(lambda: (run/"baseline"/"fit"/"metrics.jsonl").exists(), process)
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
+    assert process.wait(120) == 130
     assert last_lines(tmp_path/"err.txt") == ["ares: stopped; call the same command again to continue."]
     # A second command, and a stage's notebook by papermill, are refused while the first one works.
     process = start_ares(*words, cwd=tmp_path)
