@@ -15,7 +15,7 @@ from pathlib import Path
 
 # %% ../nbs/27_cli.ipynb #2f3f9f67
 from .core import *
-from .parameter_files import one_sentence, parse_yaml, read_parameters, shown, shown_name
+from .parameter_files import parse_yaml, read_parameters
 
 # %% ../nbs/27_cli.ipynb #82afc697
 def run_folder(
@@ -43,7 +43,7 @@ def check_name(
     "Raise when a folder in `runs/` cannot have this name."
     fits = len(name) <= _LONGEST_NAME and all(_PART.fullmatch(part) for part in name.split("/"))
     if fits: return name
-    raise AresError(f"{source}: {shown(name)} cannot be the name of a run; take letters, digits and "
+    raise AresError(f"{source}: {shown_value(name)} cannot be the name of a run; take letters, digits and "
                     f"`. , = + @ _ -`, at most {_LONGEST_NAME} characters, e.g. `--name lr-1e-4`.")
 
 # %% ../nbs/27_cli.ipynb #b58f82dd
@@ -86,19 +86,19 @@ class _Parser(argparse.ArgumentParser):
     "A parser whose complaints are one sentence."
     def error(self, message):
         "Say what is wrong and end with exit code 2."
-        self.exit(2, one_sentence(f"{self.prog}: {message}; see `{self.prog} --help`.") + "\n")
+        self.exit(2, clipped(f"{self.prog}: {message}; see `{self.prog} --help`.") + "\n")
 
 def _above_zero(text: str) -> float:
     "A finite number above 0, as a word of the command line."
     try: number = float(text)
     except ValueError: number = 0.0
     if 0 < number < math.inf: return number
-    raise argparse.ArgumentTypeError(f"must be a number above 0, not {shown(text)}")
+    raise argparse.ArgumentTypeError(f"must be a number above 0, not {shown_value(text)}")
 
 def _count(text: str) -> int:
     "A whole number from 0 to 1000, as a word of the command line."
     if re.fullmatch(r"[0-9]{1,4}", text) and int(text) <= 1000: return int(text)
-    raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 1000, not {shown(text)}")
+    raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 1000, not {shown_value(text)}")
 
 # %% ../nbs/27_cli.ipynb #cedaaf56
 def add_sweep(commands):
@@ -353,7 +353,7 @@ def check_words(args: argparse.Namespace):
     elif args.command == "sweep": read_parameters(args.target)
     elif args.command == "stage":
         if not _STAGE.fullmatch(args.stage):
-            raise AresError(f"stage: {shown(args.stage)} is no stage; "
+            raise AresError(f"stage: {shown_value(args.stage)} is no stage; "
                             "stages are baseline, rl-1, sft-1, rl-2 and so on.")
         run_folder(str(args.folder))
     elif not is_file(args.target): run_folder(args.target)
@@ -405,7 +405,7 @@ def main(
         message = _os_fault(e) if isinstance(e, OSError) else str(e)
         if not _is_main():
             time.sleep(10)  # the main process says it, and ends all; unless it has nothing to say
-        print(one_sentence(f"ares: {message}"), file=sys.stderr)
+        print(clipped(f"ares: {message}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         if _is_main(): print("\nares: stopped; call the same command again to continue.", file=sys.stderr)

@@ -20,7 +20,6 @@ from safetensors import safe_open
 # %% ../nbs/22_alternation.ipynb #a90c8aad
 from .core import *
 from .evaluation import evaluate_stage, validation_score
-from .parameter_files import shown, shown_name
 from .ppo import PPOTrainer, SCHEDULES
 from .processes import from_main, is_main, join_processes, launch, process_count, run_lock
 from .prompts import rationale_prompt
@@ -394,8 +393,7 @@ def keep_settings(
     path, now = run/"config.json", asdict(config)
     kept = asdict(ARESConfig()) | kept_settings(run) if path.exists() else {}
     changed = [k for k, v in kept.items() if now.get(k) != v and k not in THE_WAY_ONLY]
-    def shown(value): return clipped(repr(value), 40)
-    differ = [f"`{k}` was {shown(kept[k])} and is now {shown(now.get(k))}" for k in changed[:2]]
+    differ = [f"`{k}` was {shown_value(kept[k])} and is now {shown_value(now.get(k))}" for k in changed[:2]]
     if kept != now and not differ:
         with run_lock(run): write_json(path, now)
     if differ: raise AresError(f"{run}: this run was started with other settings ({'; '.join(differ)}); "
@@ -427,7 +425,7 @@ def check_stage(
     names = stage_names(config)
     if stage not in names:
         some = ", ".join(names) if len(names) <= 9 else f"{', '.join(names[:4])}, ..., {names[-1]}"
-        raise AresError(f"stage: this run has no stage {shown(stage)}; its stages are {some}.")
+        raise AresError(f"stage: this run has no stage {shown_value(stage)}; its stages are {some}.")
     before = names[names.index(stage) - 1]
     if not (run/before/"result.json").exists():
         raise AresError(f"{shown_name(run)}: {stage} begins where {before} ends, and {before} is not done; "

@@ -28,7 +28,7 @@ from pyarrow import default_memory_pool
 
 # %% ../nbs/03_datasets.ipynb #50ba3cba
 from .core import *
-from .problems import Problem, brief, inside, open_image, shortly
+from .problems import Problem, inside, open_image
 
 # %% ../nbs/03_datasets.ipynb #a0ae0600
 def is_hub_name(
@@ -61,7 +61,7 @@ def hub_splits(
         parts = [hub.load_dataset(source, name) for name in ([config] if config in names else names)]
     except Exception as e: # of the network, of a file, of the hub
         fault = "no folder in the data set's own layout, and cannot be read as parquet files or from the hub"
-        raise AresError(f"{brief(source, 100)}: {fault} ({type(e).__name__}: {brief(e, 90)}).") from None
+        raise AresError(f"{clipped(source, 100)}: {fault} ({type(e).__name__}: {clipped(e, 90)}).") from None
     return {s: hub.concatenate_datasets([p[s] for p in parts if s in p]) for s in dict.fromkeys(s for p in parts for s in p)}
 
 # %% ../nbs/03_datasets.ipynb #b281a7b0
@@ -74,7 +74,7 @@ def hub_pictures(
     try: return table.cast_column(column, hub.Image(decode=False))
     except Exception as e: # Arrow's, of many kinds
         fault = f"column `{column}` of split {split} holds no pictures ({type(e).__name__})"
-        raise AresError(f"{brief(source, 120)}: {fault}.") from None
+        raise AresError(f"{clipped(source, 120)}: {fault}.") from None
 
 def close_hub():
     "Let go of the tables and of the memory for them. A picture that is looked at opens its table again."
@@ -106,7 +106,7 @@ class HubImage:
         path = inside(self.source, cell.get("path") or "", where)
         return path.read_bytes() if path.is_file() else b""
     def __call__(self):
-        place = f"{brief(self.source, 80)}, column {self.column}"
+        place = f"{clipped(self.source, 80)}, column {self.column}"
         return open_image(io.BytesIO(self.data()), f"{self.split}-{self.row}", place)
 
 # %% ../nbs/03_datasets.ipynb #1f24c16b
@@ -121,8 +121,8 @@ def hub_rows(
     table = tables[split]
     missing = [c for c in needed if c not in table.column_names]
     if missing:
-        there = brief(", ".join(table.column_names), 100)
-        raise AresError(f"{brief(source, 120)}: split {split} has no column `{missing[0]}`, only {there}.")
+        there = clipped(", ".join(table.column_names), 100)
+        raise AresError(f"{clipped(source, 120)}: split {split} has no column `{missing[0]}`, only {there}.")
     pictures = [c for c in table.column_names if re.fullmatch(r"image(_\d+)?", c)]
     there = {c: table.data.column(c).is_valid().to_pylist() for c in pictures}
     for i, row in enumerate(table.select_columns([c for c in table.column_names if c not in pictures])):
@@ -139,7 +139,7 @@ def listed(
         try: found = ast.literal_eval(value)
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError): pass
     if isinstance(found, (list, tuple)) and all(isinstance(v, str) for v in found): return list(found)
-    raise AresError(f"{where}: {shortly(value)} is not a list of texts.")
+    raise AresError(f"{where}: {shown_value(value)} is not a list of texts.")
 
 # %% ../nbs/03_datasets.ipynb #0fe60138
 def verify_image(
@@ -187,7 +187,7 @@ def report_missing(
     lost = sum(not p.has_image for p in with_picture)
     if images == "none" or not lost: return
     said = f"{lost:,} of {len(with_picture):,} images missing (looked for {looked})"
-    if images == "all": raise AresError(f"{brief(source, 150)}: {said}; put them there.")
+    if images == "all": raise AresError(f"{clipped(source, 150)}: {said}; put them there.")
     print(f"{Path(source).name}: {said}; their problems are taken as text")
 
 # %% ../nbs/03_datasets.ipynb #89f85795
@@ -199,7 +199,7 @@ def refuse_blind(
     with_picture = [p for p in problems if p.with_picture]
     if with_picture and not any(p.has_image for p in with_picture):
         fault = f"none of the {len(with_picture):,} images of its problems was found"
-        raise AresError(f"{brief(source, 150)}: {fault}; put them there, or set `use_images: false`.")
+        raise AresError(f"{clipped(source, 150)}: {fault}; put them there, or set `use_images: false`.")
 
 # %% ../nbs/03_datasets.ipynb #5558a00c
 TEXT_FIELDS = "question hint lecture solution subject topic category skill grade".split()
@@ -210,9 +210,9 @@ def text_fault(
     value, # of a field that should hold a text
 ) -> str | None: # what is wrong with it, or None
     "What is wrong with a text, if anything."
-    if not isinstance(value, str): return f"{shortly(value)} is not a text"
+    if not isinstance(value, str): return f"{shown_value(value)} is not a text"
     try: value.encode()
-    except UnicodeEncodeError: return f"{shortly(value)} holds half a character (a lone surrogate)"
+    except UnicodeEncodeError: return f"{shown_value(value)} holds half a character (a lone surrogate)"
 
 def _choice_fault(choices) -> str | None:
     if not isinstance(choices, list) or len(choices) < 2: return "there must be at least two"
@@ -224,7 +224,7 @@ def record_fault(
     record: dict, # with ScienceQA's names of fields
 ) -> str | None: # "field `x`: what is wrong", or None
     "What is wrong with a record but for its answer, if anything."
-    if not isinstance(record, dict): return f"{shortly(record)} is not a record"
+    if not isinstance(record, dict): return f"{shown_value(record)} is not a record"
     for field in TEXT_FIELDS:
         fault = record.get(field) is not None and text_fault(record[field])
         if fault: return f"field `{field}`: {fault}"
@@ -232,14 +232,14 @@ def record_fault(
     fault = _choice_fault(record.get("choices"))
     if fault: return f"field `choices`: {fault}"
     split = record.get("split")
-    if split not in SPLITS + MINIATURES: return f"field `split`: {shortly(split)} is not a split"
+    if split not in SPLITS + MINIATURES: return f"field `split`: {shown_value(split)} is not a split"
 
 # %% ../nbs/03_datasets.ipynb #2334fbf5
 def answer_fault(record: dict) -> str | None: # "field `x`: what is wrong", or None
     "What is wrong with the index of a sound record's answer, if anything."
     choices, answer = record["choices"], record.get("answer")
     if type(answer) is not int or not 0 <= answer < len(choices):
-        return f"field `answer`: {shortly(answer)} is not the index of one of the {len(choices)} choices"
+        return f"field `answer`: {shown_value(answer)} is not the index of one of the {len(choices)} choices"
     if not choices[answer].strip(): return "field `choices`: the right one is empty"
 
 # %% ../nbs/03_datasets.ipynb #a35d2ea2
@@ -258,7 +258,7 @@ def refuse_doubles(
     "Raise when two problems have the same id."
     for id, n in Counter(map(str, ids)).most_common(1):
         if n == 1: return
-        raise AresError(f"{brief(source, 150)}: {n} problems have the id {brief(id)}; each needs its own.")
+        raise AresError(f"{clipped(source, 150)}: {n} problems have the id {clipped(id, 60)}; each needs its own.")
 
 # %% ../nbs/03_datasets.ipynb #70382807
 def check_choice(
@@ -266,7 +266,7 @@ def check_choice(
     allowed: tuple,
 ):
     "Raise when a setting is none of its possible values."
-    if value not in allowed: raise AresError(f"{name}: {shortly(value)} must be one of {', '.join(allowed)}.")
+    if value not in allowed: raise AresError(f"{name}: {shown_value(value)} must be one of {', '.join(allowed)}.")
 
 # %% ../nbs/03_datasets.ipynb #f0e184e9
 def own_image(
@@ -274,10 +274,10 @@ def own_image(
     id: str, record: dict,
 ) -> Path | None: # None where the record has no picture, or its folder is not there
     "Where ScienceQA's own layout has the picture of a record."
-    name, where = record.get("image"), f"{place}: problem {brief(id)}, field `image`"
+    name, where = record.get("image"), f"{place}: problem {clipped(id, 60)}, field `image`"
     if name is None: return None
     if text_fault(name) or not name:
-        raise AresError(f"{where}: {shortly(name)} is not the name of a file; write null for none.")
+        raise AresError(f"{where}: {shown_value(name)} is not the name of a file; write null for none.")
     split = record.get("image_split", record["split"])
     path = inside(folder, Path("images", str(split), id, name), where)
     return path if os.path.exists(path.parent) else None
@@ -291,9 +291,9 @@ def scienceqa_problem(
 ) -> Problem:
     "A record as a `Problem`; raises `AresError` when it is faulty."
     fault = id_fault(id)
-    if fault: raise AresError(f"{source}: problem {shortly(id)}: the id {fault}.")
+    if fault: raise AresError(f"{source}: problem {shown_value(id)}: the id {fault}.")
     fault = record_fault(record) or answer_fault(record)
-    if fault: raise AresError(f"{source}: problem {brief(id)}, {fault}.")
+    if fault: raise AresError(f"{source}: problem {clipped(id, 60)}, {fault}.")
     image = find_image(id, record) if find_image else None
     texts = {field: record.get(field) or "" for field in TEXT_FIELDS}
     return Problem(id, choices=record["choices"], answer=record["answer"], image=image, caption=caption,
@@ -313,7 +313,7 @@ def read_captions(
         raise AresError(f"{path}: captions must be texts by id, as `{{\"17\": \"a dog\"}}`.")
     for id, caption in found.items():
         fault = text_fault(caption)
-        if fault: raise AresError(f"{path}: captions must be texts by id; that of {brief(id)}: {fault}.")
+        if fault: raise AresError(f"{path}: captions must be texts by id; that of {clipped(id, 60)}: {fault}.")
     return found
 
 # %% ../nbs/03_datasets.ipynb #d15cb43b
@@ -321,22 +321,22 @@ def read_splits(
     file: str | Path, # JSON, split -> ids
 ) -> dict: # "train", "val" and "test" -> ids, as texts
     "The ids of each split."
-    given, where = read_json(file), brief(file, 120)
+    given, where = read_json(file), clipped(file, 120)
     if not isinstance(given, dict):
         raise AresError(f"{where}: must be one JSON object, split -> list of ids.")
     unknown = [s for s in given if s not in SPLITS + MINIATURES]
     if unknown:
-        raise AresError(f"{where}: {brief(unknown[0])} is not a split; there are {', '.join(SPLITS)}.")
+        raise AresError(f"{where}: {clipped(unknown[0], 60)} is not a split; there are {', '.join(SPLITS)}.")
     place = {}
     for split in SPLITS:
         ids = given.get(split, [])
         if not isinstance(ids, list):
-            raise AresError(f"{where}: {split} must be a list of ids, not {shortly(ids)}.")
+            raise AresError(f"{where}: {split} must be a list of ids, not {shown_value(ids)}.")
         for id in ids:
             fault = id_fault(id)
-            if fault: raise AresError(f"{where}: {split}: the id {shortly(id)} {fault}.")
+            if fault: raise AresError(f"{where}: {split}: the id {shown_value(id)} {fault}.")
             if str(id) in place:
-                raise AresError(f"{where}: id {brief(id)} is in {place[str(id)]} and again in {split}.")
+                raise AresError(f"{where}: id {clipped(id, 60)} is in {place[str(id)]} and again in {split}.")
             place[str(id)] = split
     return {split: [str(id) for id in given.get(split, [])] for split in SPLITS}
 
@@ -348,7 +348,7 @@ def resplit(
     "Divide records anew; pictures stay where they are."
     missing = [i for ids in splits.values() for i in ids if i not in records]
     if missing:
-        named = f"id {brief(missing[0])} is not in problems.json ({len(missing)} such ids)"
+        named = f"id {clipped(missing[0], 60)} is not in problems.json ({len(missing)} such ids)"
         raise AresError(f"splits file: {named}.")
     divided = {}
     for split, ids in splits.items():
@@ -440,7 +440,7 @@ def coco_image(
 ) -> Path | None: # None where the file is not there
     "Find an image of COCO by its number."
     if type(image_id) is not int or image_id < 0:
-        raise AresError(f"{where}: {shortly(image_id)} is not the number of an image.")
+        raise AresError(f"{where}: {shown_value(image_id)} is not the number of an image.")
     for place in ("images", ".", "coco"):
         for part in COCO_PARTS:
             name = Path(place, part, f"{image_id:012d}.jpg")
@@ -452,17 +452,17 @@ RATIONALES = dict(join=lambda found: " ".join(found), longest=lambda found: max(
 
 # %% ../nbs/03_datasets.ipynb #b7732b6d
 def _question_id(record: dict, source: str | Path) -> str:
-    if not isinstance(record, dict): raise AresError(f"{source}: {shortly(record)} is not a record.")
+    if not isinstance(record, dict): raise AresError(f"{source}: {shown_value(record)} is not a record.")
     id = record.get("question_id")
     fault = id_fault(id)
-    asked = f"{source}: question {shortly(record.get('question'))}"
+    asked = f"{source}: question {shown_value(record.get('question'))}"
     if fault: raise AresError(f"{asked}, field `question_id`: {fault}.")
     return str(id)
 
 def _is_difficult(record: dict, where: str) -> bool:
     value = record.get("difficult_direct_answer")
     if value is None or isinstance(value, bool): return bool(value)
-    raise AresError(f"{where}, field `difficult_direct_answer`: {shortly(value)} is neither true nor false.")
+    raise AresError(f"{where}, field `difficult_direct_answer`: {shown_value(value)} is neither true nor false.")
 
 def _sentences(record: dict, where: str) -> list: # of texts, each with an end
     "The rationales of a question."
@@ -486,7 +486,7 @@ def aokvqa_problem(
 ) -> Problem:
     "A question as a `Problem`; raises `AresError` when it is faulty."
     id = _question_id(record, source)
-    where = f"{source}: question {brief(id)}"
+    where = f"{source}: question {clipped(id, 60)}"
     kept = {name: record.get(name) for name in ("question", "choices", "split")}
     answer = record.get("correct_choice_idx")
     fault = record_fault(kept) or answer_fault(kept | dict(answer=answer))
@@ -524,12 +524,12 @@ def _own_questions(folder: Path, place: Path): # yields (record, image)
     if not os.path.exists(place):
         files = "A-OKVQA's questions come as aokvqa_v1p0_train.json and aokvqa_v1p0_val.json"
         trial = "a folder with val alone can be tried with `aokvqa_division: sample`"
-        raise AresError(f"{brief(place, 100)}: no such file; {files} ({trial}).")
+        raise AresError(f"{clipped(place, 100)}: no such file; {files} ({trial}).")
     records = read_json(place)
     if not isinstance(records, list): raise AresError(f"{place}: must be a list of questions.")
     for record in records:
-        if not isinstance(record, dict): raise AresError(f"{place}: {shortly(record)} is not a record.")
-        where = f"{place}: question {brief(record.get('question_id'))}, field `image_id`"
+        if not isinstance(record, dict): raise AresError(f"{place}: {shown_value(record)} is not a record.")
+        where = f"{place}: question {clipped(record.get('question_id'), 60)}, field `image_id`"
         yield record, coco_image(folder, record.get("image_id"), where)
 
 # %% ../nbs/03_datasets.ipynb #ea361eda
@@ -568,7 +568,7 @@ def load_aokvqa(
     problems, ids, left = [], [], 0
     for part, place, record, image in aokvqa_records(source, ("val",) if division == "sample" else ("train", "val")):
         ids.append(_question_id(record, place))
-        if answers == "direct" and _is_difficult(record, f"{place}: question {brief(ids[-1])}"):
+        if answers == "direct" and _is_difficult(record, f"{place}: question {clipped(ids[-1], 60)}"):
             left += 1
             continue
         for split in _splits_of(part, record, division):
@@ -591,7 +591,7 @@ def lettered(
 ) -> int: # 0, 1, ...
     "The place of a letter among the options."
     if not isinstance(letter, str) or letter not in options:
-        fault = f"{shortly(letter)} is not the letter of one of the {len(options)} options"
+        fault = f"{shown_value(letter)} is not the letter of one of the {len(options)} options"
         raise AresError(f"{where}, field `answer`: {fault}.")
     if not options[letter].strip(): raise AresError(f"{where}: the right option, {letter}, is empty.")
     return list(options).index(letter)
@@ -607,7 +607,7 @@ def mmmu_problem(
     images: list, # in the order of their numbers
 ) -> Problem:
     "A multiple-choice question of MMMU; one picture is its `image`, several are its `images`."
-    where = f"{source}: problem {brief(id)}"
+    where = f"{source}: problem {clipped(id, 60)}"
     _check_id(id, where)
     choices = listed(record.get("options"), f"{where}, field `options`")
     kept = dict(question=record.get("question"), choices=choices, skill=record.get("subfield"), split="test")
@@ -626,7 +626,7 @@ def read_records(path: Path) -> list: # of dict
     found = [(i, parse_json(line, f"{path}, line {i}")) for i, line in enumerate(lines, 1) if line.strip()]
     for i, record in found:
         if not isinstance(record, dict):
-            raise AresError(f"{path}, line {i}: {shortly(record)} is not a record.")
+            raise AresError(f"{path}, line {i}: {shown_value(record)} is not a record.")
     return [record for _, record in found]
 
 def _own_pictures(record: dict, names: list, folder: Path, where: str) -> list:
@@ -637,7 +637,7 @@ def _own_pictures(record: dict, names: list, folder: Path, where: str) -> list:
         if value is None: continue
         field = f"{where}, field `{name}`"
         if text_fault(value) or not value:
-            raise AresError(f"{field}: {shortly(value)} is not the name of a file.")
+            raise AresError(f"{field}: {shown_value(value)} is not the name of a file.")
         pictures.append(inside(folder, value, field))
     return pictures
 
@@ -659,7 +659,7 @@ def load_mmmu(
     for i, record in closed:
         id = record.get("id", f"test-{i}")
         if hub_form: pictures = [record[name] for name in NUMBERED if record[name]]
-        else: pictures = _own_pictures(record, NUMBERED, Path(source), f"{place}: problem {brief(id)}")
+        else: pictures = _own_pictures(record, NUMBERED, Path(source), f"{place}: problem {clipped(id, 60)}")
         problems.append(mmmu_problem(id, record, source if hub_form else place, pictures))
     refuse_doubles([p.id for p in problems], source)
     check_pictures(problems)
@@ -679,7 +679,7 @@ def mmbench_problem(
     image: Path | HubImage | None,
 ) -> Problem:
     "A question of MMBench, from either form."
-    where = f"{source}: problem {brief(id)}"
+    where = f"{source}: problem {clipped(id, 60)}"
     _check_id(id, where)
     skill = "category" if _absent(record.get("ability")) else "ability"
     fields = dict(hint="hint", category="L2-category", skill=skill)
@@ -706,7 +706,7 @@ def load_mmbench(
     problems = []
     for i, record in enumerate(records):
         id = record.get("index", f"test-{i}")
-        where = f"{place}: problem {brief(id)}"
+        where = f"{place}: problem {clipped(id, 60)}"
         pictures = [record["image"]] if hub_form else _own_pictures(record, ["image"], Path(source), where)
         image = pictures[0] if pictures else None
         problems.append(mmbench_problem(id, record, source if hub_form else place, image))
@@ -740,11 +740,11 @@ def read_published(
     found = read_json(file)
     if not isinstance(found, dict): raise AresError(f"{file}: must be one JSON object, problem id -> record.")
     for id, record in found.items():
-        where = f"{file}: problem {brief(id)}"
-        if not isinstance(record, dict): raise AresError(f"{where}: {shortly(record)} is not a record.")
+        where = f"{file}: problem {clipped(id, 60)}"
+        if not isinstance(record, dict): raise AresError(f"{where}: {shown_value(record)} is not a record.")
         output, choice = record.get("output"), record.get("choice")
         fault = text_fault(output)
         if fault: raise AresError(f"{where}, field `output`: {fault}.")
         if type(choice) is not int or not 0 <= choice < 26:
-            raise AresError(f"{where}, field `choice`: {shortly(choice)} is not the index of a choice.")
+            raise AresError(f"{where}, field `choice`: {shown_value(choice)} is not the index of a choice.")
     return found

@@ -36,7 +36,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 # %% ../nbs/07_decoders.ipynb #b5571075
 from .core import *
-from .students import MultimodalT5, MultimodalT5Config, SIZES, T5Student, full_sizes, in_short, label_loss, new_student, next_tokens, train_tokenizer, views, vocabulary_logits
+from .students import MultimodalT5, MultimodalT5Config, SIZES, T5Student, full_sizes, label_loss, new_student, next_tokens, train_tokenizer, views, vocabulary_logits
 
 # %% ../nbs/07_decoders.ipynb #de788d67
 class SlicedDecoder:
@@ -136,7 +136,7 @@ def render(
     "A conversation in the words of a template."
     try: return speaker.apply_chat_template(turns, tokenize=False, **how, **variables or {})
     except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as e:
-        raise AresError(f"student: its chat template refuses a conversation ({in_short(e)}); "
+        raise AresError(f"student: its chat template refuses a conversation ({clipped(e, 100)}); "
                         "see `system_prompt` and `chat_template_kwargs`, or mend the template.") from None
 
 # %% ../nbs/07_decoders.ipynb #6b60f682
@@ -436,7 +436,7 @@ def new_decoder(
 # %% ../nbs/07_decoders.ipynb #e7f02fae
 def refuse_features(source, image_dim):
     "Raise when a decoder is to be shown features made for a T5."
-    if image_dim: raise AresError(f"features: {in_short(source, 60)!r} is a decoder, which takes no features; leave `features` empty, or choose a T5.")
+    if image_dim: raise AresError(f"features: {clipped(source, 60)!r} is a decoder, which takes no features; leave `features` empty, or choose a T5.")
 
 # %% ../nbs/07_decoders.ipynb #068ab8dd
 MAKERS = dict(t5=new_student, decoder=new_decoder)
@@ -583,7 +583,7 @@ def set_conversation(
         raise AresError(f"{name}: the student ({type(student.model).__name__}) has no chat template; leave it empty, "
                         "or choose a student made for conversation.")
     lost = [name for name in talk.template if name not in str(speaker.chat_template)]
-    if lost: raise AresError(f"chat_template_kwargs: the student's chat template has no variable `{in_short(lost[0], 40)}`; leave it out.")
+    if lost: raise AresError(f"chat_template_kwargs: the student's chat template has no variable `{clipped(lost[0], 40)}`; leave it out.")
     student.talk = talk
     student.inputs(["?"], [None])  # what the template refuses is refused now
     return student
@@ -593,7 +593,7 @@ def read_conversation(student, source: str | Path):
     path = Path(source)/TALK
     if not path.is_file(): return
     try: student.talk = Conversation(**read_json(path))
-    except (TypeError, ValueError) as e: raise AresError(f"{in_short(path)}: not a saved conversation ({in_short(e, 60)}).") from None
+    except (TypeError, ValueError) as e: raise AresError(f"{clipped(path, 100)}: not a saved conversation ({clipped(e, 60)}).") from None
 
 # %% ../nbs/07_decoders.ipynb #66259e3a
 def as_seeing(
@@ -629,7 +629,7 @@ def gguf_file(
     package = importlib.util.find_spec(source) if source.isidentifier() and not Path(source).exists() else None
     path = Path(package.origin).parent if package and package.origin else Path(source)
     found = [path] if path.suffix == ".gguf" else sorted(path.glob("*.gguf")) if path.is_dir() and not (path/"config.json").exists() else []
-    if len(found) > 1: raise AresError(f"student: {in_short(source, 60)!r} holds {len(found)} GGUF files; name one of them, such as {found[0].name}.")
+    if len(found) > 1: raise AresError(f"student: {clipped(source, 60)!r} holds {len(found)} GGUF files; name one of them, such as {found[0].name}.")
     return (str(found[0].parent), dict(gguf_file=found[0].name)) if found else (source, {})
 
 # %% ../nbs/07_decoders.ipynb #0e4306f0
@@ -642,15 +642,15 @@ def read_source(
     try: return AutoConfig.from_pretrained(folder, **how), AutoTokenizer.from_pretrained(folder, **how)
     except Exception as e:  # files that are damaged lead to errors of any kind
         refuse_own_code(source, e)
-        raise AresError(f"student: {in_short(source, 60)!r} is neither a folder with a saved student, nor an installed package that brings one, "
-                        f"nor a checkpoint that can be fetched ({in_short(e, 90)})") from None
+        raise AresError(f"student: {clipped(source, 60)!r} is neither a folder with a saved student, nor an installed package that brings one, "
+                        f"nor a checkpoint that can be fetched ({clipped(e, 90)})") from None
 
 def refuse_own_code(
     source: str, error: Exception, # what `transformers` said when it was loaded
 ):
     "Raise a sentence when a checkpoint wants to run a program of its own."
     if "trust_remote_code" not in str(error) and "custom code" not in str(error): return
-    raise AresError(f"student: {in_short(source, 60)!r} needs Python code of its own, which ARES never runs; "
+    raise AresError(f"student: {clipped(source, 60)!r} needs Python code of its own, which ARES never runs; "
                     "choose a model that `transformers` knows, or a version of it that was converted.") from None
 
 # %% ../nbs/07_decoders.ipynb #2da94940
@@ -661,7 +661,7 @@ def whole_decoder(
     "A model with all its weights, in float32 unless `how` says otherwise."
     model, found = kind.from_pretrained(source, trust_remote_code=False, output_loading_info=True, **dict(dtype=torch.float32) | how)
     lost = sorted(found["missing_keys"])
-    if lost: raise AresError(f"student: {in_short(source, 60)!r} lacks {len(lost)} weights of a {type(model).__name__}, {lost[0]} among them; fetch the checkpoint anew, it is not whole.")
+    if lost: raise AresError(f"student: {clipped(source, 60)!r} lacks {len(lost)} weights of a {type(model).__name__}, {lost[0]} among them; fetch the checkpoint anew, it is not whole.")
     for m in model.modules():
         if hasattr(m, "support_avx512bf16_for_cpu"): m.support_avx512bf16_for_cpu = False  # weights packed for it let no gradient through
     return model
@@ -686,9 +686,9 @@ def read_processor(source: str):
     try: processor, why = AutoProcessor.from_pretrained(source, trust_remote_code=False), "it has none for images"
     except Exception as e:  # files that are damaged lead to errors of any kind
         refuse_own_code(source, e)
-        processor, why = None, in_short(e, 50)
+        processor, why = None, clipped(e, 50)
     if getattr(processor, "image_processor", None) is None:
-        raise AresError(f"student: {in_short(source, 60)!r} sees, and no processor beside it prepares pictures ({why}); put its processor_config.json "
+        raise AresError(f"student: {clipped(source, 60)!r} sees, and no processor beside it prepares pictures ({why}); put its processor_config.json "
                         "or preprocessor_config.json there, or choose a student that only reads, with `use_images: false`.")
     return processor
 
@@ -701,9 +701,9 @@ def check_vocabulary(
     known, special = config.vocab_size, {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     most, ends = max(set(tokenizer.get_vocab().values()) - special, default=0), getattr(config, "eos_token_id", None)
     ends = [e for e in (ends if isinstance(ends, list) else [ends]) if e is not None and 0 <= e < known]
-    remedy = f"put the tokenizer of its own checkpoint into {in_short(source, 60)!r}"
-    if most >= known: raise AresError(f"student: {in_short(source, 60)!r} knows {known} tokens, and its tokenizer has one with the number {most}, so it is another model's; {remedy}.")
-    if ends and not special & set(ends): raise AresError(f"student: {in_short(source, 60)!r} ends a text with token {ends[0]}, which is {tokenizer.convert_ids_to_tokens(ends[0])!r} in its tokenizer, so it is another model's; {remedy}.")
+    remedy = f"put the tokenizer of its own checkpoint into {clipped(source, 60)!r}"
+    if most >= known: raise AresError(f"student: {clipped(source, 60)!r} knows {known} tokens, and its tokenizer has one with the number {most}, so it is another model's; {remedy}.")
+    if ends and not special & set(ends): raise AresError(f"student: {clipped(source, 60)!r} ends a text with token {ends[0]}, which is {tokenizer.convert_ids_to_tokens(ends[0])!r} in its tokenizer, so it is another model's; {remedy}.")
 
 # %% ../nbs/07_decoders.ipynb #95562b46
 @torch.inference_mode()
@@ -726,7 +726,7 @@ def cache_fault(
         whole = student.joined(student.chosen(inputs, rows), said[:, :-1])
         states = student.model.states(**whole).last_hidden_state[:, -3:]
     except AresError: raise
-    except Exception as e: return f"cannot go on from its cache ({in_short(e, 80)})"  # a model's own code may raise anything
+    except Exception as e: return f"cannot go on from its cache ({clipped(e, 80)})"  # a model's own code may raise anything
     right = same(torch.stack(written, 1), states) and same(read, states)
     return "" if right else "says something else with its cache than without"
 
@@ -739,13 +739,13 @@ def check_decoder(
     "Raise when a model is no decoder that PPO can train."
     kind, remedy = type(student.model).__name__, "choose a causal language model such as Llama, Qwen or SmolLM2, or a T5"
     def need(right, what):
-        if not right: raise AresError(f"student: {in_short(source, 60)!r} ({kind}) {what}; {remedy}.")
+        if not right: raise AresError(f"student: {clipped(source, 60)!r} ({kind}) {what}; {remedy}.")
     off = 1e-3 if student.model.dtype == torch.float32 else 0.2  # what rounding explains, of the spread
     def same(a, b): return torch.allclose(a.float(), b.float(), atol=off * b.float().std().item())
     inputs = student.inputs(["Why is the sky blue?"], [None])
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     try: states, logits = student.model.states(ids, mask).last_hidden_state, student.model(input_ids=ids, attention_mask=mask).logits
-    except Exception as e: need(False, f"does not compute as a decoder does ({in_short(e, 60)})")  # a model's own code may raise anything
+    except Exception as e: need(False, f"does not compute as a decoder does ({clipped(e, 60)})")  # a model's own code may raise anything
     shorter = student.model.states(ids[:, :-2], mask[:, :-2]).last_hidden_state
     need(same(shorter, states[:, :-2]), "sees the tokens behind a token; it is not a decoder")
     try: need(same(student.model.head_logits(states), logits), "does more with its logits than ARES knows of")
@@ -764,7 +764,7 @@ def is_seeing(
     "Whether a decoder of a configuration sees; what is no decoder is refused."
     made = (getattr(config, "architectures", None) or [SEEING.get(config.model_type) or CAUSAL.get(config.model_type)])[0]
     if made not in [*CAUSAL.values(), *SEEING.values()]:
-        raise AresError(f"student: {in_short(source, 60)!r} is a {in_short(made or config.model_type, 40)}, which cannot write a rationale and be trained here; "
+        raise AresError(f"student: {clipped(source, 60)!r} is a {clipped(made or config.model_type, 40)}, which cannot write a rationale and be trained here; "
                         "choose a T5, a causal language model (Llama, Qwen, ...) or one that sees (Idefics3, ...).")
     return made in SEEING.values()
 
@@ -779,7 +779,7 @@ def load_decoder(
     sees = is_seeing(config, source)
     refuse_features(source, image_dim)
     rounded = getattr(config, "quantization_config", None)
-    if rounded and not gguf_file(source)[1] and not (how and dict(rounded).get("load_in_4bit")): raise AresError(f"student: the weights of {in_short(source, 60)!r} were rounded ({dict(rounded).get('quant_method')}) to be asked and cannot be trained; name the checkpoint that they were made from.")
+    if rounded and not gguf_file(source)[1] and not (how and dict(rounded).get("load_in_4bit")): raise AresError(f"student: the weights of {clipped(source, 60)!r} were rounded ({dict(rounded).get('quant_method')}) to be asked and cannot be trained; name the checkpoint that they were made from.")
     check_vocabulary(config.get_text_config(), tokenizer, source)
     try:
         processor = read_processor(source) if sees else None
@@ -787,7 +787,7 @@ def load_decoder(
     except AresError: raise
     except Exception as e:  # files that are damaged lead to errors of any kind
         refuse_own_code(source, e)
-        raise AresError(f"student: {in_short(source, 80)!r} cannot be loaded ({in_short(e, 150)}).") from None
+        raise AresError(f"student: {clipped(source, 80)!r} cannot be loaded ({clipped(e, 150)}).") from None
     student = as_seeing(model, processor) if processor else as_student(model, tokenizer)
     read_conversation(student, source)
     return check_decoder(student, source)
@@ -822,8 +822,8 @@ def adapter_base(
     path = find_adapter_config_file(source, local_files_only=here) if there else None
     if path is None: return ""
     try: base = read_json(path).get("base_model_name_or_path")
-    except (ValueError, AttributeError) as e: raise AresError(f"{in_short(path)}: damaged ({in_short(e, 60)}); copy or train the adapter again.") from None
-    if isinstance(base, str) and base == str(source): raise AresError(f"{in_short(path)}: the adapter names itself as its student; write the student's name or folder as `base_model_name_or_path`.")
+    except (ValueError, AttributeError) as e: raise AresError(f"{clipped(path, 100)}: damaged ({clipped(e, 60)}); copy or train the adapter again.") from None
+    if isinstance(base, str) and base == str(source): raise AresError(f"{clipped(path, 100)}: the adapter names itself as its student; write the student's name or folder as `base_model_name_or_path`.")
     if not isinstance(base, str) or not base: raise AresError(f"{path}: an adapter, but it does not say of which student; write its name or folder as `base_model_name_or_path`.")
     return base
 
@@ -833,10 +833,10 @@ def adapter_weights(
 ) -> dict: # name of a weight -> its shape
     "What an adapter holds."
     path = cached_file(str(source), "adapter_model.safetensors", _raise_exceptions_for_missing_entries=False)
-    if path is None: raise AresError(f"{in_short(source)}: an adapter without adapter_model.safetensors; save it again in this format.")
+    if path is None: raise AresError(f"{clipped(source, 100)}: an adapter without adapter_model.safetensors; save it again in this format.")
     try:
         with safe_open(path, "pt") as kept: return {name: kept.get_slice(name).get_shape() for name in kept.keys()}
-    except SafetensorError as e: raise AresError(f"{in_short(path)}: damaged ({in_short(e, 60)}); copy or train it again.") from None
+    except SafetensorError as e: raise AresError(f"{clipped(path, 100)}: damaged ({clipped(e, 60)}); copy or train it again.") from None
 
 def adapter_width(source: str) -> int | None: # None where it has no fusion
     "The width of the patches that an adapter's fusion was trained on."
@@ -852,11 +852,11 @@ def load_adapter(
     kept = adapter_weights(folder)
     lost = [part for part in student.fresh if not any(f".{part}." in name for name in kept)]
     if lost:
-        raise AresError(f"{in_short(folder)}: an adapter without {', '.join(lost)}, which its student was given afresh when it was trained; "
+        raise AresError(f"{clipped(folder, 100)}: an adapter without {', '.join(lost)}, which its student was given afresh when it was trained; "
                         "train it again, or write a student that has them as `base_model_name_or_path`.")
     try: student.model = PeftModel.from_pretrained(student.model, folder, is_trainable=True).eval()
     except Exception as e:  # PEFT raises whatever a wrong value leads to
-        raise AresError(f"{in_short(folder)}: the adapter does not fit its student ({in_short(e)}).") from None
+        raise AresError(f"{clipped(folder, 100)}: the adapter does not fit its student ({clipped(e, 100)}).") from None
     read_conversation(student, folder)
     return student
 

@@ -12,7 +12,7 @@ __all__ = ['ATTENTION', 'FLOPS', 'T5_SIZES', 'KNOWN', 'STAGES', 'FEW', 'CASES', 
            'measured_machine', 'plan_costs', 'plan_run', 'plan_text', 'plot_plan']
 
 # %% ../nbs/25_plan.ipynb #e83d2146
-import ctypes, math, multiprocessing, os, resource, textwrap, time, warnings, weakref
+import ctypes, math, multiprocessing, os, resource, textwrap, time, weakref
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace

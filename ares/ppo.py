@@ -10,7 +10,7 @@ __all__ = ['SCHEDULES', 'STATS', 'compute_advantages', 'whiten', 'sentence_place
 
 # %% ../nbs/15_ppo.ipynb #6dc935ad
 import math, random, time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'FORMATS', 'SKILLS', 'COLOURS', 'INK', 'PAPER', 'GLASS', 'CONCLUSION', 'NAMES', 'TINTS', 'PLACES',
            'LEVELS', 'HEAT', 'MATTER', 'SIDES', 'WHO', 'VERBS', 'THINGS', 'KINDS', 'SIGNS', 'ORDER', 'OPENINGS',
-           'HEIGHTS', 'PARTS', 'POLES', 'CAPTIONS', 'as_rgb', 'brief', 'shortly', 'open_image', 'is_plain', 'inside',
-           'Problem', 'image_tag', 'problem_html', 'Skill', 'say', 'topic_of', 'Pen', 'draw_scene', 'concentration',
+           'HEIGHTS', 'PARTS', 'POLES', 'CAPTIONS', 'as_rgb', 'open_image', 'is_plain', 'inside', 'Problem',
+           'image_tag', 'problem_html', 'Skill', 'say', 'topic_of', 'Pen', 'draw_scene', 'concentration',
            'draw_concentration', 'magnets', 'draw_magnets', 'force', 'draw_force', 'thermometer', 'draw_thermometer',
            'motion', 'draw_motion', 'matter', 'compass', 'draw_compass', 'chart', 'draw_chart', 'sentences', 'tense',
            'alphabet', 'split_of_cores', 'split_keys', 'build_problem', 'shuffled_keys', 'make_problems',
            'true_sentences', 'patterns', 'read_statement', 'is_well_formed', 'sentence_slot', 'in_words']
 
 # %% ../nbs/02_problems.ipynb #2fecded9
-import base64, hashlib, html, io, itertools, random, re, reprlib, warnings
+import base64, hashlib, html, io, itertools, random, re, warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -68,20 +68,6 @@ MAX_PIXELS = 50_000_000
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")
 warnings.filterwarnings("ignore", module=r"PIL\.") # of pictures that are read all the same, or refused below
 
-def brief(
-    text, # anything that can be printed
-    length: int = 60, # characters
-) -> str: # one line
-    "The beginning of a text, for messages."
-    line = " ".join(str(text).encode("utf-8", "replace").decode().split())
-    return line if len(line) <= length else f"{line[:length - 3]}..."
-
-def shortly(
-    value, # that JSON can hold
-) -> str: # one line
-    "A value as Python writes it, cut in its middle, for messages."
-    return brief(reprlib.repr(value), 80)
-
 # %% ../nbs/02_problems.ipynb #5bdad282
 def _decoded(file) -> Image.Image: # RGB
     "The picture in an open file. (Pillow turns some TIFF files wrongly that it opens by their names.)"
@@ -107,7 +93,7 @@ def open_image(
     except Exception as e: # a damaged file makes Pillow raise errors of a dozen kinds
         fault = f"cannot be read as PNG, JPEG, GIF, WebP, BMP or TIFF ({type(e).__name__})"
         fault += "; put the picture there, or leave the problem out"
-    raise AresError(f"{brief(place or path, 120)}: problem {brief(id)}, field `image`: {fault}.")
+    raise AresError(f"{clipped(place or path, 120)}: problem {clipped(id, 60)}, field `image`: {fault}.")
 
 # %% ../nbs/02_problems.ipynb #a61d391e
 def is_plain(
@@ -132,12 +118,12 @@ def inside(
         home = Path(folder).resolve()
         real = (home/name).resolve()
         if real.is_relative_to(home): return Path(folder)/name
-        reason = f"leads out of the data folder, to {brief(real, 40)}"
+        reason = f"leads out of the data folder, to {clipped(real, 40)}"
     except (OSError, RuntimeError, ValueError) as e: # a circle of links, a zero byte
         reason = f"is no path ({type(e).__name__})"
-    named = brief(repr(str(name)), 40)
+    named = clipped(repr(str(name)), 40)
     remedy = "put the file into the folder and name it by its path there"
-    raise AresError(f"{brief(where, 120)}: {named} {reason}; {remedy}.")
+    raise AresError(f"{clipped(where, 120)}: {named} {reason}; {remedy}.")
 
 # %% ../nbs/02_problems.ipynb #2c4c07ec
 @dataclass

@@ -11,7 +11,7 @@ __all__ = ['sentence_chars', 'split_sentences', 'sentences_of', 'is_finished', '
 # %% ../nbs/08_rollouts.ipynb #6210404d
 import html
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import regex, torch
 

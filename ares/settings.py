@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 
-import torch, yaml
+import torch
 
 # %% ../nbs/20_settings.ipynb #ce306200
 from .core import *
@@ -26,7 +26,7 @@ from .ppo import PPOConfig, SCHEDULES
 from .rewards import CUT_OFFS, FEEDBACKS
 from .datasets import ANSWERS, DIVISIONS, RATIONALES, is_hub_name, load_aokvqa, load_scienceqa
 from .datasets import read_captions, refuse_blind
-from .parameter_files import one_sentence, read_parameters, shown, shown_name
+from .parameter_files import read_parameters
 from .problems import SKILLS, in_words, make_problems
 from .prompts import answer_prompt, answer_target, rationale_prompt, rationale_target
 from .sft import SFTConfig
@@ -225,7 +225,7 @@ def typed(
     if not right:
         quotes = "; write it in quotes, as `\"'...'\"` on the command line" if kind is str else ""
         expected = getattr(kind, "__name__", kind)
-        raise AresError(f"{source}: `{name}` must be {expected}, not {shown(value)}{quotes}.")
+        raise AresError(f"{source}: `{name}` must be {expected}, not {shown_value(value)}{quotes}.")
     fault = _text_fault(value) if isinstance(value, str) else ""
     if fault: raise AresError(f"{source}: `{name}` must be {fault}.")
     return value
@@ -309,15 +309,15 @@ def _check_student(
     kind = student.get("kind", "t5")
     if not isinstance(kind, str) or kind not in _SIZES:
         kinds = ", ".join(_SIZES)
-        raise AresError(f"{source}: `kind` of `student` must be one of {kinds}, not {shown(kind)}.")
+        raise AresError(f"{source}: `kind` of `student` must be one of {kinds}, not {shown_value(kind)}.")
     sizes = {name: value for name, value in student.items() if name != "kind"}
     for name in sizes:
         word = isinstance(name, str) and name.isidentifier() and len(name) <= 40
-        if not word: raise AresError(f"{source}: `student` must have names of sizes, not {shown(name)}.")
+        if not word: raise AresError(f"{source}: `student` must have names of sizes, not {shown_value(name)}.")
     sizes = full_sizes(sizes, _SIZES[kind])
     for name, value in sizes.items():
         fault = _size_fault(name, value)
-        if fault: raise AresError(f"{source}: `{name}` of `student` must be {fault}, not {shown(value)}.")
+        if fault: raise AresError(f"{source}: `{name}` of `student` must be {fault}, not {shown_value(value)}.")
     fault = _fit_fault(kind, sizes)
     if fault: raise AresError(f"{source}: {fault} in `student`.")
 
@@ -389,7 +389,7 @@ def check_config(
     "Raise when a value is out of range or a combination cannot work."
     def need(name, right, what):
         if not right:
-            raise AresError(f"{source}: `{name}` must be {what}, not {shown(getattr(config, name))}.")
+            raise AresError(f"{source}: `{name}` must be {what}, not {shown_value(getattr(config, name))}.")
     need("problems", config.problems not in ("mmmu", "mmbench"), "a data set with a train split (mmmu and mmbench have none; a trained student is evaluated on them with `load_mmmu` and `load_mmbench` of ares.datasets)")
     for name, allowed in CHOICES.items(): need(name, getattr(config, name) in allowed, f"one of {', '.join(allowed)}")
     _check_numbers(config, need)
@@ -458,7 +458,7 @@ def load_config(
 ) -> ARESConfig:
     "Read and check the settings of a run."
     if not isinstance(source, (str, Path, dict)):
-        raise AresError(f"settings: expected a parameter file or a mapping of settings, not {shown(source)}.")
+        raise AresError(f"settings: expected a parameter file or a mapping of settings, not {shown_value(source)}.")
     name = "settings" if isinstance(source, dict) else shown_name(source)
     values = (source if isinstance(source, dict) else read_parameters(source)) | overrides
     refuse_unknown(values, name)
@@ -482,7 +482,7 @@ def notebook_config(
     refuse_unknown(given, "notebook parameters")
     params = namespace.get("params", "") if "params" in own else ""
     if not isinstance(params, str):
-        raise AresError(f"params: expected the name of a parameter file, not {shown(params)}.")
+        raise AresError(f"params: expected the name of a parameter file, not {shown_value(params)}.")
     return load_config(params or {}, **given)
 
 # %% ../nbs/20_settings.ipynb #ec84f860

@@ -25,7 +25,7 @@ from .core import *
 from .execution import make_page, run_notebooks
 from .figures import COLOURS, PAGE, draw_seeds, figure_style, panels
 from .intervals import over_seeds
-from .parameter_files import parse_yaml, shown_name
+from .parameter_files import parse_yaml
 from .processes import run_lock
 from .report import read_results, stage_order
 from .settings import ARESConfig, THE_WAY_ONLY, check_keys, load_config, refuse_unknown

@@ -26,7 +26,7 @@ from transformers.utils import logging as hf_logging
 # %% ../nbs/04_vision.ipynb #9573f7e6
 from .core import *
 from .figures import panels
-from .problems import Problem, brief, image_tag, open_image, shortly
+from .problems import Problem, image_tag, open_image
 
 # %% ../nbs/04_vision.ipynb #b77837a0
 def picture_key(problem: Problem) -> str: # "" for none, and for one that would have to be fetched
@@ -65,9 +65,9 @@ def from_checkpoint(
     hf_logging.disable_progress_bar()
     try: return load(name, trust_remote_code=False, **settings)
     except Exception as e: # the network, damaged JSON or weights, settings that do not fit
-        fault = f"cannot be used ({brief(e, 120)})"
+        fault = f"cannot be used ({clipped(e, 120)})"
         remedy = "name a folder or checkpoint that can be fetched, of the right kind"
-        raise AresError(f"model: {brief(repr(name), 100)} {fault}; {remedy}.") from None
+        raise AresError(f"model: {clipped(repr(name), 100)} {fault}; {remedy}.") from None
 
 # %% ../nbs/04_vision.ipynb #4b5fbe79
 def whole_model(
@@ -217,7 +217,7 @@ def _check_parts(folder: Path, index: dict):
         try:
             with safe_open(path, "pt") as file: rows, *shape = file.get_slice("features").get_shape()
         except (OSError, ValueError, SafetensorError) as e:
-            raise AresError(f"{path}: cannot be read as features ({brief(e, 80)}); {remedy}.") from None
+            raise AresError(f"{path}: cannot be read as features ({clipped(e, 80)}); {remedy}.") from None
         if row < rows and shape == index["shape"]: continue
         said = f"{rows} rows of shape {shape}, and index.json counts on {row + 1} of shape {index['shape']}"
         raise AresError(f"{path}: has {said}; delete the folder, and {remedy}.")
@@ -231,7 +231,7 @@ def load_features(
         begun = os.path.exists(part_path(folder, 0))
         state = "is unfinished; call make_features again, it goes on"
         if not begun: state = "holds no features; make them with nbs/runs/features.ipynb"
-        raise AresError(f"features: {brief(folder, 150)} {state}.")
+        raise AresError(f"features: {clipped(folder, 150)} {state}.")
     index = read_json(folder/"index.json")
     if not _is_index(index):
         remedy = "name a folder that make_features filled"
@@ -254,7 +254,7 @@ def claim(
         raise AresError(f"{index}: is not an index of features; name another folder, or delete it.")
     kept = {k: v for k, v in given.items() if k in ("model", "dtype")}
     if kept != {k: about[k] for k in kept}:
-        whose = f"{brief(kept.get('model'))} in {brief(kept.get('dtype'))}"
+        whose = f"{clipped(kept.get('model'), 60)} in {clipped(kept.get('dtype'), 60)}"
         raise AresError(f"features: {folder} holds those of {whose}; name another folder, or delete it.")
     Path(folder).mkdir(parents=True, exist_ok=True)
     index.unlink(missing_ok=True)
@@ -334,8 +334,8 @@ def named_rows(
     rows = {p.id: names[p.id] for p in problems if p.id in names}
     for id, row in rows.items():
         if type(row) not in (int, str) or not re.fullmatch("[0-9]{1,9}", str(row)) or int(row) >= count:
-            fault = f"{shortly(row)} is not the number of one of {count} rows"
-            raise AresError(f"{name_map}: problem {brief(id)}: {fault}.")
+            fault = f"{shown_value(row)} is not the number of one of {count} rows"
+            raise AresError(f"{name_map}: problem {clipped(id, 60)}: {fault}.")
     lost = [p.id for p in problems if p.has_image and p.id not in rows]
     if lost or not rows: raise AresError(f"{name_map}: names no row for {len(lost) or len(problems)} of the problems, {(lost or [problems[0].id])[0]} first; it belongs to another data set, or these problems to a part of it.")
     return {id: int(row) for id, row in rows.items()}
@@ -395,7 +395,7 @@ def _kept_captions(path: str | Path, model: str) -> dict: # captions and keys of
     whole = whole and kept["pictures"].keys() <= kept["captions"].keys()
     if whole and kept.get("model") == model: return kept
     remedy = "name another file, or delete it"
-    raise AresError(f"captions: {path} holds captions that {brief(model)} did not write; {remedy}.")
+    raise AresError(f"captions: {path} holds captions that {clipped(model, 60)} did not write; {remedy}.")
 
 def make_captions(
     problems: list, # of `Problem`; those without a picture are passed over
