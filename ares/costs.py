@@ -21,7 +21,7 @@ from .figures import COLOURS, PAGE, figure_style
 from .ledger import Ledger, PRICES_OF, model_facts, price_of
 from .questions import make_question, picture_bytes
 from .report import stage_order
-from .rollouts import split_sentences
+from .rollouts import sentences_of
 from .sending import expected_tokens
 from .settings import ARESConfig, OFFLINE, asked_models, ledger_path, load_config, load_splits
 
@@ -55,7 +55,7 @@ def tokens_of(
     found = []
     for p in problems:
         text = p.solution or p.lecture or p.question
-        said = [s.strip() for s in split_sentences(text)]
+        said = sentences_of(text)
         picture = picture_bytes(p)
         row = dict(width=picture[2][0], height=picture[2][1]) if picture else None
         question = make_question(kind, p, [said if kind == "score" else text] * rationales, "", config.teacher_knowledge)

@@ -19,7 +19,7 @@ from .ledger import Ledger
 from .processes import from_main
 from .metrics import accuracy_by_category, failure_signatures, rationale_metrics, sentence_stats
 from .prompts import rationale_prompt, rationale_target
-from .rollouts import Rollout, generate_rollouts, score_rollouts, split_sentences
+from .rollouts import Rollout, generate_rollouts, score_rollouts, sentences_of
 from .settings import *
 
 # %% ../nbs/21_evaluation.ipynb #2474f8e7

@@ -12,7 +12,7 @@ import pandas as pd
 
 from .core import progress
 from .figures import COLOURS, PAGE, PALE, figure_style
-from .intervals import wilson_interval
+from .intervals import Estimate, wilson_interval
 from .problems import is_well_formed, sentence_slot, true_sentences
 from .rollouts import read_ending, sentences_of
 from .teachers import OfflineTeacher, is_right, read_conclusion_in
@@ -87,11 +87,9 @@ def win_table(
 ) -> pd.DataFrame: # of texts, a row a group of pairs
     "Win rates of the decided pairs in per cent, with intervals."
     def row(found):
-        low, high = (100 * x for x in found["win_rate_ci"])
         decided = found["win_rate"] is not None
-        wins = f"{100 * found['win_rate']:.0f} ({low:.0f} to {high:.0f})" if decided else "–"
-        return {"pairs": found["pairs"], "wins % of the decided": wins,
-                "ties %": f"{100 * found['ties']:.0f}"}
+        wins = Estimate(found["win_rate"], *found["win_rate_ci"]).text(0, 100) if decided else "–"
+        return {"pairs": found["pairs"], "wins % of the decided": wins, "ties %": f"{100 * found['ties']:.0f}"}
     return pd.DataFrame({name: row(found) for name, found in splits.items()}).T
 
 # %% ../nbs/19_judge.ipynb #b8d6a2fd

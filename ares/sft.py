@@ -24,7 +24,7 @@ from .core import *
 from .processes import divided_state, from_main, is_main, is_sharded, process_count, sum_gradients, summed
 from .processes import whole, whole_state, whole_weights
 from .prompts import rationale_prompt, rationale_target
-from .rollouts import drop_repeated, split_sentences
+from .rollouts import drop_repeated, sentences_of, split_sentences
 from .teachers import concluded
 
 # %% ../nbs/16_sft.ipynb #662f99d3
@@ -34,7 +34,7 @@ def gold_examples(
 ) -> list: # of dict(prompt, view, target)
     "The examples of the baseline: a problem's prompt and its own solution."
     gold = [(p, rationale_target(p, prefix=False)) for p in problems if p.solution.strip()]
-    if conclude: gold = [(p, " ".join(concluded(p, [s.strip() for s in split_sentences(text)]))) for p, text in gold]
+    if conclude: gold = [(p, " ".join(concluded(p, sentences_of(text)))) for p, text in gold]
     return [dict(prompt=rationale_prompt(p), view=p.view, target=text) for p, text in gold]
 
 # %% ../nbs/16_sft.ipynb #8853c448
@@ -42,7 +42,7 @@ def without_repeats(
     rationale: str, # what the student wrote
 ) -> str: # the same text, each sentence said once
     "Drop the sentences that repeat an earlier one."
-    return " ".join(drop_repeated([s.strip() for s in split_sentences(rationale)]))
+    return " ".join(drop_repeated(sentences_of(rationale)))
 
 # %% ../nbs/16_sft.ipynb #a1b2c3d5
 def to_correct(

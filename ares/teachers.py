@@ -97,7 +97,7 @@ def fact_correction(
     true, needed = true_sentences(problem), {}
     for sentence, (about, matters) in true.items():
         if matters: needed.setdefault(about, sentence)
-    kept = mend_form(problem, [s.strip() for s in split_sentences(rationale)])
+    kept = mend_form(problem, sentences_of(rationale))
     if knowledge == "answer": return " ".join(mend_contradictions(problem, kept, true, needed))
     if knowledge == "facts":
         right = {about: s for about, s in kept if s in true}
@@ -111,7 +111,7 @@ def fact_points(
     rationale: str,
 ) -> int:
     "True things that matter, minus faults."
-    scores = fact_scores(problem, [s.strip() for s in split_sentences(rationale)])
+    scores = fact_scores(problem, sentences_of(rationale))
     return scores.count(1.0) - scores.count(0.0)
 
 # %% ../nbs/09_teachers.ipynb #cc682a00
