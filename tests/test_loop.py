@@ -16,11 +16,17 @@ def ares(*words, cwd):
     return subprocess.run([str(Path(sys.executable).parent/"ares"), *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=900)
 
 
+def heed_ctrl_c():
+    "Undo what a shell does to a command in its background, and so to all it starts: they ignore Ctrl-C."
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start_ares(*words, cwd):
-    "The command in the background; what it prints goes into files."
+    "The command in a process of its own; what it prints goes into files."
     command = [str(Path(sys.executable).parent/"ares"), *map(str, words)]
     with open(cwd/"out.txt", "w") as out, open(cwd/"err.txt", "w") as err:
-        return subprocess.Popen(command, cwd=cwd, stdout=out, stderr=err, start_new_session=True)
+        return subprocess.Popen(command, cwd=cwd, stdout=out, stderr=err, start_new_session=True,
+                                preexec_fn=heed_ctrl_c)
 
 
 def wait_until(reached, process, seconds=300):
@@ -101,7 +107,7 @@ def test_the_command_runs_the_notebooks(smoke_run, tmp_path):
     process = start_ares(*words, cwd=tmp_path)
     wait_until(lambda: (run/"baseline"/"fit"/"metrics.jsonl").exists(), process)
     process.send_signal(signal.SIGINT)
-    assert process.wait(120) == 130
+    assert process.wait(30) == 130
     assert last_lines(tmp_path/"err.txt") == ["ares: stopped; call the same command again to continue."]
     # A second command, and a stage's notebook by papermill, are refused while the first one works.
     process = start_ares(*words, cwd=tmp_path)
