@@ -385,7 +385,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 68em; margin: 2em auto; 
 h1, h2, h3 { line-height: 1.2; margin: 1.6em 0 .4em; } blockquote { margin: 0; opacity: .75; } a.anchor-link { display: none; }
 .output_png img, .jp-RenderedImage img, img[alt="No description has been provided for this image"] {
   max-width: 100%; height: auto; border-radius: 6px; }
-.jp-OutputArea-output { overflow-x: auto; } pre { font-size: 14px; white-space: pre-wrap; }
+.output_subarea { overflow-x: auto; } pre { font-size: 14px; white-space: pre-wrap; }
 table.dataframe { margin: .8em 0; border-collapse: collapse; border: 0; font-size: 14px;
   font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 table.dataframe th, table.dataframe td { border: 0; border-bottom: 1px solid #8884; padding: 4px 9px;
