@@ -388,7 +388,7 @@ h1, h2, h3 { line-height: 1.2; margin: 1.6em 0 .4em; } blockquote { margin: 0; o
 .output_subarea { overflow-x: auto; } pre { font-size: 14px; white-space: pre-wrap; }
 table.dataframe { margin: .8em 0; border-collapse: collapse; border: 0; font-size: 14px;
   font-variant-numeric: tabular-nums; overflow-wrap: normal; }
-table.dataframe th, table.dataframe td { border: 0; border-bottom: 1px solid #8884; padding: 4px 9px;
+table.dataframe th, table.dataframe td { border: 0; border-bottom: 1px solid #8884; padding: 4px 8px;
   text-align: right; white-space: nowrap; }
 table.dataframe tbody th { text-align: left; white-space: normal; max-width: 22em; } code { font-size: 90%; }"""
 
