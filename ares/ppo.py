@@ -115,7 +115,7 @@ class PPOConfig:
     batch_size: int = 8 # rollouts in one forward pass
     grad_accum: int = 8 # forward passes for one step
     normalize_advantages: bool = True # to spread 1: of the collection (gae), or of a problem's samples (group)
-    max_grad_norm: float = 1.0
+    max_grad_norm: float = 1.0 # longer gradients are scaled down to this norm; 0: never (official code)
     target_kl: float | None = None # stop the passes when the policy has moved this far (nats a token)
     neutral: float = 0.5 # score that earns nothing
     feedback: str = "sentence" # what the student is told of the scores, see `regraded`
@@ -255,11 +255,11 @@ def collection_metrics(
 # %% ../nbs/15_ppo.ipynb #6c573acf
 def apply_gradients(
     optimizer, # its first group is the policy's
-    max_norm: float, # gradients of each group are scaled down to this norm
+    max_norm: float, # gradients of each group are scaled down to this norm; 0: never
 ) -> float: # norm of the policy's gradient before
     "Sum gradients over processes, clip them, and take the step."
     sum_gradients([p for group in optimizer.param_groups for p in group["params"]])
-    norms = [clip_gradients(g["params"], max_norm) for g in optimizer.param_groups]
+    norms = [clip_gradients(g["params"], max_norm or math.inf) for g in optimizer.param_groups]
     check_finite({"gradient norm": torch.tensor(norms)}, "rl_lr")
     optimizer.step()
     optimizer.zero_grad()

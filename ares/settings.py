@@ -136,7 +136,7 @@ class TrainingSettings(TeacherSettings):
     rl_grad_accum: int = 8 # forward passes for one step (paper)
     clip: float = 0.2 # of the probability ratio (paper)
     value_clip: float = 0.0 # of the value head's forecast; 0 does not clip it
-    max_grad_norm: float = 1.0 # longer gradients are scaled down
+    max_grad_norm: float = 1.0 # longer gradients of RL are scaled down to this norm; 0: never (official code)
     vf_coef: float = 1.0 # weight of the value loss (paper)
     gamma: float = 1.0 # discount (paper)
     lam: float = 0.95 # of GAE (paper)
@@ -240,12 +240,12 @@ CHOICES = dict(problems=("embedded", "scienceqa", "aokvqa"), aokvqa_division=DIV
 AT_LEAST_ONE = ("rounds num_samples collections collect_problems ppo_epochs rl_batch_size rl_grad_accum baseline_epochs baseline_batch_size sft_samples "
                 "sft_epochs sft_batch_size answer_epochs answer_batch_size answer_tokens max_new_tokens max_prompt_tokens lora_r lora_alpha save_every rollout_batch_size rationales_per_request concurrency num_processes "
                 "sft_grad_accum").split()
-POSITIVE = "temperature rl_lr baseline_lr sft_lr answer_lr clip max_grad_norm request_timeout batch_wait_minutes batch_poll_seconds".split()
+POSITIVE = "temperature rl_lr baseline_lr sft_lr answer_lr clip request_timeout batch_wait_minutes batch_poll_seconds".split()
 
 # %% ../nbs/20_settings.ipynb #4eb08850
 SHARES = "sampler_gpu_share top_p gamma lam teacher_noise lora_dropout".split()
 NOT_NEGATIVE = ("train_problems val_problems test_problems gold_problems sft_problems answer_problems round_calls top_k value_lr value_warmup kl_coef kl_target "
-                "target_kl value_clip vf_coef seed requests_per_minute tokens_per_minute budget_usd budget_calls "
+                "target_kl max_grad_norm value_clip vf_coef seed requests_per_minute tokens_per_minute budget_usd budget_calls "
                 "warmup weight_decay rl_weight_decay").split()
 
 # %% ../nbs/20_settings.ipynb #4a09453a
