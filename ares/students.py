@@ -526,11 +526,20 @@ def load_t5(
     return model.eval(), {"missing": sorted(found["missing_keys"]), "left over": sorted(found["unexpected_keys"])}
 
 # %% ../nbs/06_students.ipynb #2a6c3db9
+def _check_special_tokens(source: str, tokenizer, config):
+    "Raise when the tokenizer and the model disagree about padding or the end of a text, or one of them has none."
+    for name in ("pad_token_id", "eos_token_id"):
+        said, expected = getattr(tokenizer, name), getattr(config, name)
+        if said is None or said != expected:
+            raise AresError(f"student: {clipped(source, 60)!r} has a tokenizer whose {name} is {said}, and a model whose {name} is "
+                            f"{shown_value(expected)}; its tokenizer_config.json or config.json is missing or damaged, so fetch it again.")
+
 def t5_student(
     source: str, config, tokenizer, # see `load_t5`
 ) -> T5Student:
     "A T5 from a checkpoint as a student, which knows what was made fresh for it."
     model, found = load_t5(source, config)
+    _check_special_tokens(source, tokenizer, model.config)
     student = T5Student(model, tokenizer)
     student.fresh = sorted({".".join(name.split(".")[:2]) for name in found["missing"]})
     return student

@@ -65,3 +65,10 @@ def test_a_damaged_checkpoint_has_its_sentence(whole, kind, file, way, place, ke
     try: inputs = student.inputs(["Why?"], [None])
     except AresError: return
     assert torch.isfinite(student.generate(inputs, max_new_tokens=2)[1]).all()
+
+
+def test_a_t5_without_its_tokenizer_config_is_refused(whole, tmp_path):
+    shutil.copytree(whole/"t5", tmp_path/"t5")
+    (tmp_path/"t5"/"tokenizer_config.json").unlink()
+    with pytest.raises(AresError, match="tokenizer_config.json or config.json is missing or damaged"):
+        load_student(str(tmp_path/"t5"))
