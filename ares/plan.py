@@ -43,7 +43,8 @@ from .ppo import PPOTrainer, batch_losses
 from .problems import make_problems
 from .prompts import answer_target, rationale_prompt
 from .settings import ARESConfig, load_config, load_splits, lora_settings, ppo_config
-from .students import SIZES, SLICE, ValueHead, checkpoint_layers, chosen_logprobs, next_tokens, set_ways, train_tokenizer, vocabulary_logits
+from .students import SIZES, SLICE, ValueHead, checkpoint_layers, chosen_logprobs, next_tokens
+from .students import set_no_image, set_ways, train_tokenizer, vocabulary_logits
 
 # %% ../nbs/25_plan.ipynb #aef870be
 ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -131,6 +132,7 @@ def planned_student(
     "The student of a run, without weights."
     source, rounded = adapter_base(config.student, here=True) or config.student, config.dtype == "4bit"
     student = set_ways(blank_student(source, PlannedStudent, None if isinstance(source, dict) else planned_config(source)[0]), config.mixed_precision, attention=config.attention)
+    set_no_image(student, config.no_image)
     student.model.to(torch.bfloat16 if rounded else getattr(torch, config.dtype))
     with torch.device("meta"):
         if source != config.student: student.model = get_peft_model(student.model, PeftConfig.from_pretrained(config.student)).eval()

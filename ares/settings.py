@@ -31,7 +31,7 @@ from .problems import SKILLS, in_words, make_problems
 from .prompts import answer_prompt, answer_target, rationale_prompt, rationale_target
 from .sft import SFTConfig
 from .decoders import check_length, set_conversation
-from .students import SIZES, full_sizes, load_student, set_ways
+from .students import NO_IMAGE, SIZES, full_sizes, load_student, set_no_image, set_ways
 from .ledger import model_facts
 from .llm_teachers import TEACHERS, check_key, check_model, default_model, load_teacher
 from .vision import load_features, with_features
@@ -50,6 +50,7 @@ class DataSettings:
     aokvqa_answers: str = "choice" # what is asked for: a "choice" among four, or a "direct" answer in words, without them
     use_images: bool = True # False: text and captions only; embedded problems get a caption of their picture
     features: str = "" # folder of what a vision model made of the pictures (nbs/runs/features.ipynb); "" shows their pixels
+    no_image: str = "" # T5: "gate" skips the fusion, "zeros" fuses zeros (MM-CoT); "" as its checkpoint says
     captions: str = "" # JSON file, id -> caption (nbs/runs/captions.ipynb), that replaces the captions of the data; "" keeps those
     train_problems: int = 0 # how many to use; 0 takes all there are
     val_problems: int = 0
@@ -234,7 +235,7 @@ def typed(
 CHOICES = dict(problems=("embedded", "scienceqa", "aokvqa"), aokvqa_division=DIVISIONS, aokvqa_rationale=tuple(RATIONALES), aokvqa_answers=ANSWERS, teacher=tuple(TEACHERS), judge=("", *TEACHERS), teacher_send=("live", "batch", "replay"), teacher_knowledge=("form", "answer", "facts"),
                method=("ares", "rl", "sft"), similarity=("lexical", "minilm"), advantage=("gae", "group"), feedback=FEEDBACKS, value_model=("separate", "shared"), rl_schedule=tuple(SCHEDULES), answer_model=("adapter", "separate", "conclusion"),
                dtype=("float32", "bfloat16", "4bit"), mixed_precision=("no", "bf16"), attention=("sdpa", "eager"), sampler=("student", "vllm"), evaluate_on=("test", "val"),
-               cut_off=CUT_OFFS)
+               cut_off=CUT_OFFS, no_image=("", *NO_IMAGE))
 
 # %% ../nbs/20_settings.ipynb #5669c37c
 AT_LEAST_ONE = ("rounds num_samples collections collect_problems ppo_epochs rl_batch_size rl_grad_accum baseline_epochs baseline_batch_size sft_samples "
@@ -391,7 +392,9 @@ def check_config(
         if not right:
             raise AresError(f"{source}: `{name}` must be {what}, not {shown_value(getattr(config, name))}.")
     need("problems", config.problems not in ("mmmu", "mmbench"), "a data set with a train split (mmmu and mmbench have none; a trained student is evaluated on them with `load_mmmu` and `load_mmbench` of ares.datasets)")
-    for name, allowed in CHOICES.items(): need(name, getattr(config, name) in allowed, f"one of {', '.join(allowed)}")
+    for name, allowed in CHOICES.items():
+        words = ", ".join(word or "empty" for word in allowed)
+        need(name, getattr(config, name) in allowed, f"one of {words}")
     _check_numbers(config, need)
     if isinstance(config.student, dict): _check_student(config.student, source)
     need("skills", set(config.skills.split()) <= set(SKILLS), f"some of {', '.join(SKILLS)}, with spaces between")
@@ -549,6 +552,7 @@ def _loaded(config: ARESConfig, source, **more): # a `Student`
     "A student that computes, is asked, and is trained as the settings say."
     more |= dict(max_prompt_tokens=config.max_prompt_tokens, image_dim=shown_width(config))
     student = load_student(source, device=pick_device(config.device), dtype=config.dtype, **more)
+    set_no_image(student, config.no_image)
     set_ways(student, **student_ways(config))
     set_conversation(student, config.system_prompt, config.chat_template_kwargs)
     return freeze_vision(student) if config.freeze_vision else student
