@@ -40,7 +40,8 @@ def stage_names(
 # %% ../nbs/22_alternation.ipynb #c2bdcce8
 _NUMBER = (int, float, type(None))
 _MEASURES = """accuracy n sentence_score sentences_per_rationale wrong_per_rationale fully_right repeated
-    unfinished empty over_long win_rate ties wins losses teacher_calls seconds evaluation_seconds
+    unfinished empty over_long win_rate ties wins losses
+    answer_win_rate answer_ties answer_wins answer_losses teacher_calls seconds evaluation_seconds
     dollars requests val_sentence_score""".split()
 _RECORD = dict.fromkeys(_MEASURES, _NUMBER) | dict(accuracy_by_category=dict, win_rate_ci=list)
 _RATIONALE = dict(id=str, text=str, finished=bool, scores=(list, type(None)))

@@ -14,7 +14,7 @@ from .answers import fit_answers, predict_answers, read_conclusion
 
 # %% ../nbs/21_evaluation.ipynb #fde65e1a
 from .core import *
-from .judge import win_rate
+from .judge import ConclusionJudge, win_rate
 from .ledger import Ledger
 from .processes import from_main
 from .metrics import accuracy_by_category, failure_signatures, rationale_metrics, sentence_stats
@@ -92,8 +92,10 @@ def measure(
     result |= sentence_stats([r.scores for r in rollouts])
     result |= failure_signatures(texts, [r.finished for r in rollouts])
     if references: result |= rationale_metrics(*map(list, zip(*references)), similarity=similarity)
-    if baseline is not None: result |= win_rate(judge, problems, texts, baseline, desc=stage and f"{stage} judge")
-    return result
+    if baseline is None: return result
+    result |= win_rate(judge, problems, texts, baseline, desc=stage and f"{stage} judge")
+    second = win_rate(ConclusionJudge(), problems, texts, baseline)
+    return result | {f"answer_{name}": second[name] for name in ("win_rate", "ties", "wins", "losses")}
 
 # %% ../nbs/21_evaluation.ipynb #974eacc1
 def baseline_texts(

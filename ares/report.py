@@ -62,7 +62,8 @@ def shown(
     return "–" if value is None else f"{value * scale:,.{digits}f}"
 
 # %% ../nbs/23_report.ipynb #34e4f664
-TABLE = {"accuracy %": ("accuracy", 1, 1), "win %": ("win_rate", 0, 100), "ties %": ("ties", 0, 100), "score": ("sentence_score", 3, 1), "wrong": ("wrong_per_rationale", 2, 1),
+TABLE = {"accuracy %": ("accuracy", 1, 1), "win %": ("win_rate", 0, 100), "ties %": ("ties", 0, 100), "answer win %": ("answer_win_rate", 0, 100),
+         "score": ("sentence_score", 3, 1), "wrong": ("wrong_per_rationale", 2, 1),
          "sentences": ("sentences_per_rationale", 2, 1), "fully right %": ("fully_right", 0, 100), "repeated %": ("repeated", 1, 100), "unfinished %": ("unfinished", 1, 100),
          "calls": ("teacher_calls", 0, 1), "seconds": ("seconds", 0, 1)}
 
@@ -86,8 +87,9 @@ def seeds_table(
         name, digits, scale = TABLE[head]
         values = [r[name] for r in records if pd.notna(r.get(name))]
         if not values: return "–"
-        if name == "win_rate":
-            wins, losses = (sum(r.get(k, 0) for r in records) for k in ("wins", "losses"))
+        if name.endswith("win_rate"):
+            prefix = name.removesuffix("win_rate")
+            wins, losses = (sum(r.get(prefix + k, 0) for r in records) for k in ("wins", "losses"))
             return Estimate(wins / (wins + losses), *wilson_interval(wins, wins + losses)).text(0, 100)
         mean = shown(sum(values) / len(values), digits, scale)
         return f"{mean} ({shown(min(values), digits, scale)} to {shown(max(values), digits, scale)})" if len(values) > 1 and name not in ("teacher_calls", "seconds") else mean
