@@ -604,6 +604,10 @@ def _check_special_tokens(source: str, tokenizer, config):
         if said is None or said != expected:
             raise AresError(f"student: {clipped(source, 60)!r} has a tokenizer whose {name} is {said}, and a model whose {name} is "
                             f"{shown_value(expected)}; its tokenizer_config.json or config.json is missing or damaged, so fetch it again.")
+    start, pad = config.decoder_start_token_id, config.pad_token_id
+    if start != pad or isinstance(start, bool):  # a T5's decoder starts from padding
+        raise AresError(f"student: {clipped(source, 60)!r} has the decoder_start_token_id {shown_value(start)} in its config.json, "
+                        f"where a T5 has that of padding, {pad}; it is damaged, so fetch it again.")
 
 def t5_student(
     source: str, config, tokenizer, # see `load_t5`

@@ -72,3 +72,12 @@ def test_a_t5_without_its_tokenizer_config_is_refused(whole, tmp_path):
     (tmp_path/"t5"/"tokenizer_config.json").unlink()
     with pytest.raises(AresError, match="tokenizer_config.json or config.json is missing or damaged"):
         load_student(str(tmp_path/"t5"))
+
+
+@pytest.mark.parametrize("start", [None, -1, 3, False])
+def test_a_t5_that_does_not_start_from_padding_is_refused(whole, tmp_path, start):
+    shutil.copytree(whole/"t5", tmp_path/"t5")
+    config = json.loads((tmp_path/"t5"/"config.json").read_text())
+    (tmp_path/"t5"/"config.json").write_text(json.dumps(config | dict(decoder_start_token_id=start)))
+    with pytest.raises(AresError, match="decoder_start_token_id"):
+        load_student(str(tmp_path/"t5"))
