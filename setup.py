@@ -1,7 +1,7 @@
 "The package as settings.ini describes it; the notebooks of nbs/runs travel along as ares_runs."
 from configparser import ConfigParser
 from pathlib import Path
-from setuptools import setup
+from setuptools import find_packages, setup
 
 parser = ConfigParser(delimiters=["="], interpolation=None)
 parser.read("settings.ini", encoding="utf-8")
@@ -19,7 +19,7 @@ setup(
     author_email=cfg["author_email"],
     url=cfg["git_url"],
     license="Apache-2.0",
-    packages=["ares", "ares_runs"],
+    packages=[*find_packages(include=["ares", "ares.*"]), "ares_runs"],
     package_dir={"ares": "ares", "ares_runs": "nbs/runs"},
     package_data={"ares_runs": ["*.ipynb"]},
     python_requires=f">={cfg['min_python']}",

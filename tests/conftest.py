@@ -6,13 +6,13 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch is imported
 
-from ares.alternation import run_ares
-from ares.settings import load_config
+from ares.pipeline.stages import run_ares
+from ares.pipeline.config import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 200))  # of each fuzz test; thousands for the full size
 FORKS = multiprocessing.get_context("forkserver")  # a process of it has everything imported: one that is killed at once costs no six seconds
-FORKS.set_forkserver_preload(["ares.alternation", "ares.llm_teachers", "ares.stand_in", "ares.vision"])
+FORKS.set_forkserver_preload(["ares.pipeline.stages", "ares.teachers.llm", "ares.teachers.mock_server", "ares.data.vision"])
 
 
 def work(log, do, args):

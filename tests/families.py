@@ -4,9 +4,10 @@ import inspect
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from ares.core import set_seed
-from ares.decoders import as_student, check_decoder
-from ares.students import train_tokenizer
+from ares.core.io import set_seed
+from ares.students.decoder import as_student
+from ares.students.loading import check_decoder
+from ares.students.base import train_tokenizer
 
 SIZES = {
     400: "vocab_size vocab_size_per_layer_input",

@@ -6,13 +6,15 @@ from unittest.mock import patch
 import pytest
 from PIL import Image
 
-from ares.alternation import run_ares
-from ares.core import AresError, data_folder, read_json, read_jsonl, write_json
-from ares.datasets import TEXT_FIELDS, load_aokvqa, load_mmbench, load_mmmu, load_scienceqa, takeable
-from ares.evaluation import measure, stage_answers, write_rationales
-from ares.llm_teachers import load_teacher
-from ares.metrics import CATEGORIES
-from ares.settings import load_config, load_splits, make_student
+from ares.pipeline.stages import run_ares
+from ares.core.io import AresError, data_folder, read_json, read_jsonl, write_json
+from ares.data.datasets import TEXT_FIELDS, load_aokvqa, load_mmbench, load_mmmu, load_scienceqa, takeable
+from ares.evaluation.metrics import measure
+from ares.pipeline.evaluate import stage_answers, write_rationales
+from ares.teachers.llm import load_teacher
+from ares.evaluation.metrics import CATEGORIES
+from ares.pipeline.config import load_config
+from ares.pipeline.build import load_splits, make_student
 
 TINY = dict(d_model=32, d_ff=64, num_layers=1, num_decoder_layers=1, num_heads=2, vocab_size=800)
 SMALL = dict(student=TINY, max_prompt_tokens=96, max_new_tokens=24, device="cpu", seed=0, baseline_epochs=2, baseline_lr=1e-2, rounds=1, collections=2, collect_problems=8, num_samples=2, ppo_epochs=1,
@@ -33,7 +35,7 @@ def test_the_loop_answers_in_words(answer_model, tmp_path):
         assert all(a is None or isinstance(a, str) for a in answers) and any(answers)
         credit = [min(1.0, p.direct_answers.count(a) / 3) for p, a in zip(problems, answers)]
         assert result["accuracy"] == round(100 * sum(credit) / len(credit), 2)
-    from ares.report import before_after, skill_table
+    from ares.reports.report import before_after, skill_table
     page, words = before_after(tmp_path/"run").data, skill_table(tmp_path/"run").loc["all"]
     assert f"{problems[0].answer_text} ✓" in page and "(A)" not in page
     assert abs(words["sft-1 %"] - results["sft-1"]["accuracy"]) < 0.1
@@ -108,8 +110,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 FROM_HUB = """
 import json, sys
-from ares.core import AresError
-from ares.datasets import load_scienceqa
+from ares.core.io import AresError
+from ares.data.datasets import load_scienceqa
 problems = load_scienceqa("derek-thomas/ScienceQA")
 try: load_scienceqa("nobody/nothing"); said = ""
 except AresError as e: said = str(e)
@@ -136,7 +138,7 @@ def test_scienceqa_comes_from_a_hub_and_then_from_its_cache(tmp_path):
 
 PROBE = """
 import json, sys, psutil
-from ares.datasets import load_scienceqa
+from ares.data.datasets import load_scienceqa
 def now(): m = psutil.Process().memory_info(); return [m.rss / 2**20, (m.rss - m.shared) / 2**20]
 for source in sys.argv[1:]: print(json.dumps([sum(p.has_image for p in load_scienceqa(source)), *now()]))
 """

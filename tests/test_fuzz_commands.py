@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from ares.__main__ import main
-from ares.alternation import run_stage
-from ares.core import AresError
-from ares.settings import load_config
+from ares.pipeline.stages import run_stage
+from ares.core.io import AresError
+from ares.pipeline.config import load_config
 from conftest import FUZZ_EXAMPLES, ROOT
 
 FUZZ = settings(max_examples=FUZZ_EXAMPLES, derandomize=True, deadline=None, database=None,
@@ -45,17 +45,17 @@ def place(tmp_path_factory):
     (home/"runs"/"file").write_text("in the way")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
-        for name in ("execution.complete_run", "execution.make_report", "alternation.run_stage",
-                     "cards.publish", "compare.compare_page",
-                     "plan.plan_run", "watch.watch", "sweep.report_sweep"):
+        for name in ("pipeline.notebooks.complete_run", "pipeline.notebooks.make_report", "pipeline.stages.run_stage",
+                     "reports.publish.publish", "reports.compare.compare_page",
+                     "reports.plan.plan_run", "reports.watch.watch", "pipeline.sweep.report_sweep"):
             patch.setattr(f"ares.{name}", stands_in(Path("page.html")))
         failed = dict(run="a", stage="rl-1", state="failed", reason="")
-        patch.setattr("ares.sweep.run_sweep", stands_in(pd.DataFrame([failed])))
-        patch.setattr("ares.plan.plan_text", stands_in(""))
-        patch.setattr("ares.report.read_results", stands_in({}))
-        patch.setattr("ares.report.results_table", stands_in(pd.DataFrame()))
-        patch.setattr("ares.compare.common_values", stands_in({}))
-        patch.setattr("ares.compare.compare_table", stands_in(pd.DataFrame()))
+        patch.setattr("ares.pipeline.sweep.run_sweep", stands_in(pd.DataFrame([failed])))
+        patch.setattr("ares.reports.plan.plan_text", stands_in(""))
+        patch.setattr("ares.pipeline.folder.read_results", stands_in({}))
+        patch.setattr("ares.reports.report.results_table", stands_in(pd.DataFrame()))
+        patch.setattr("ares.reports.compare.common_values", stands_in({}))
+        patch.setattr("ares.reports.compare.compare_table", stands_in(pd.DataFrame()))
         yield home
 
 

@@ -12,11 +12,12 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-from ares.core import AresError
-from ares.datasets import load_aokvqa, load_mmbench, load_mmmu, load_scienceqa, read_captions, read_published
-from ares.problems import open_image, problem_html
-from ares.prompts import question_text, rationale_target
-from ares.vision import load_features, named_rows
+from ares.core.io import AresError
+from ares.data.datasets import load_aokvqa, load_mmbench, load_mmmu, load_scienceqa, read_captions
+from ares.data.datasets import read_published
+from ares.data.problem import open_image, problem_html
+from ares.data.prompts import question_text, rationale_target
+from ares.data.vision import load_features, named_rows
 from conftest import FUZZ_EXAMPLES
 
 datasets.disable_progress_bars()
@@ -579,7 +580,7 @@ def test_parquet(home, rows, cell):
 
 
 def try_small_files(home, captions, published, index, names):
-    from ares.problems import Problem
+    from ares.data.problem import Problem
 
     file = home / "small.json"
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from ares.core import AresError
-from ares.costs import failures
-from ares.ledger import SCHEMA, Ledger
-from ares.llm_teachers import ClaudeTeacher
-from ares.problems import make_problems
-from ares.rollouts import split_sentences
-from ares.teachers import FactTeacher
+from ares.core.io import AresError
+from ares.reports.costs import failures
+from ares.teachers.ledger import SCHEMA, Ledger
+from ares.teachers.llm import ClaudeTeacher
+from ares.data.synthetic import make_problems
+from ares.data.sentences import split_sentences
+from ares.teachers.offline import FactTeacher
 from conftest import FUZZ_EXAMPLES
 
 PROBLEMS = make_problems(6, seed=2)

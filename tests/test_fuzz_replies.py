@@ -7,17 +7,18 @@ import openai
 import pytest
 from hypothesis import event, given, settings, strategies as st
 
-from ares import stand_in
-from ares.core import AresError, data_folder, write_jsonl
-from ares.datasets import load_scienceqa
-from ares.ledger import Ledger
-from ares.llm_teachers import ClaudeTeacher, LLMTeacher, OpenAIJudge
-from ares.problems import Problem, make_problems
-from ares.questions import ask_again, item_keys, key_of, labels, make_question, problem_block
-from ares.questions import read_exported, read_reply
-from ares.rollouts import split_sentences
-from ares.sending import DEFAULTS, ask_live, kind_of_error
-from ares.teachers import FactTeacher
+from ares.teachers import mock_server as stand_in
+from ares.core.io import AresError, data_folder, write_jsonl
+from ares.data.datasets import load_scienceqa
+from ares.teachers.ledger import Ledger
+from ares.teachers.llm import ClaudeTeacher, LLMTeacher, OpenAIJudge
+from ares.data.problem import Problem
+from ares.data.synthetic import make_problems
+from ares.teachers.requests import ask_again, item_keys, key_of, labels, make_question, problem_block
+from ares.teachers.requests import read_exported, read_reply
+from ares.data.sentences import split_sentences
+from ares.teachers.sender import DEFAULTS, ask_live, kind_of_error
+from ares.teachers.offline import FactTeacher
 from conftest import FUZZ_EXAMPLES
 
 FUZZ = settings(max_examples=FUZZ_EXAMPLES, derandomize=True, deadline=None, database=None)

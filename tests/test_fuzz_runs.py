@@ -5,12 +5,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from ares.__main__ import main
-from ares.alternation import check_run, read_config, rl_parts, run_ares, save_state
-from ares.compare import common_values, compared_settings
-from ares.core import AresError
-from ares.ledger import Ledger
-from ares.report import category_table, read_results, results_table
-from ares.watch import watch_text
+from ares.pipeline.folder import check_run, read_config
+from ares.pipeline.stages import rl_parts, run_ares, save_state
+from ares.reports.compare import common_values, compared_settings
+from ares.core.io import AresError
+from ares.teachers.ledger import Ledger
+from ares.pipeline.folder import read_results
+from ares.reports.report import category_table, results_table
+from ares.reports.watch import watch_text
 from conftest import FUZZ_EXAMPLES
 
 FUZZ = dict(derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
@@ -67,7 +69,7 @@ def run_again(run):
     "What `ares run` reads before a stage that is missing is made."
     def missing(config, run, stage): raise AresError(f"{run/stage}: made again.")
     def execute(config, run, stage):
-        from ares.alternation import run_stage
+        from ares.pipeline.stages import run_stage
         return (run_stage if (run/stage/"result.json").exists() else missing)(config, run, stage)
     run_ares(read_config(run), run, execute=execute)
 
@@ -127,7 +129,7 @@ def test_a_damaged_state_is_one_sentence(damaged):
     run = damaged/"runs"/"run"
     config = read_config(run)
     student, _, value_head, trainer, _ = rl_parts(config, run, "rl-2")
-    from ares.core import read_jsonl
+    from ares.core.io import read_jsonl
     save_state(run/"rl-2", student, value_head, trainer, read_jsonl(run/"rl-2"/"metrics.jsonl")[:1])
     state, = (run/"rl-2").glob("state-*")
     files = sorted(p for p in state.rglob("*") if p.is_file())

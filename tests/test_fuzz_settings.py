@@ -7,8 +7,9 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from ares.core import AresError
-from ares.settings import ARESConfig, CHOICES, load_config, make_student, notebook_config
+from ares.core.io import AresError
+from ares.pipeline.config import ARESConfig, CHOICES, load_config, notebook_config
+from ares.pipeline.build import make_student
 from conftest import FUZZ_EXAMPLES
 
 FUZZ = settings(max_examples=FUZZ_EXAMPLES, derandomize=True, deadline=None, database=None,
@@ -181,9 +182,9 @@ def test_faulty_files_are_refused_or_meant(place, data):
 @given(sizes=SIZES, images=st.booleans())
 def test_a_student_whose_sizes_are_taken_can_be_made_and_asked(sizes, images):
     import torch
-    from ares.problems import make_problems
-    from ares.prompts import rationale_prompt
-    from ares.rollouts import generate_rollouts
+    from ares.data.synthetic import make_problems
+    from ares.data.prompts import rationale_prompt
+    from ares.training.rollouts import generate_rollouts
     config = outcome(lambda: load_config(BASE | dict(student=sizes, use_images=images, max_new_tokens=2)))
     numbers = {name: value for name, value in sizes.items() if type(value) is int and name != "vocab_size"}
     large = [name for name, value in numbers.items() if value > 64]

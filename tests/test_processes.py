@@ -7,8 +7,8 @@ import pytest
 import torch
 import yaml
 
-from ares.core import AresError
-from ares.processes import launch
+from ares.core.io import AresError
+from ares.core.distributed import launch
 from conftest import ROOT, end, lines, results_of, start_loop
 
 CPU = torch.device("cpu")
@@ -18,16 +18,17 @@ UPDATES = '''
 import sys, torch
 from pathlib import Path
 from safetensors.torch import save_file
-from ares.alternation import last_state, save_state
-from ares.core import set_seed
-from ares.ppo import PPOConfig, PPOTrainer
-from ares.problems import make_problems
-from ares.processes import from_main, join_processes, process_count, whole_weights
-from ares.prompts import rationale_prompt
-from ares.rollouts import add_logprobs, make_rollout
-from ares.sft import SFTConfig, ShowProgress, fit_sft, gold_examples
-from ares.answers import add_adapter
-from ares.students import ValueHead, load_student
+from ares.pipeline.stages import last_state, save_state
+from ares.core.io import set_seed
+from ares.training.ppo import PPOConfig, PPOTrainer
+from ares.data.synthetic import make_problems
+from ares.core.distributed import from_main, join_processes, process_count, whole_weights
+from ares.data.prompts import rationale_prompt
+from ares.training.rollouts import add_logprobs, make_rollout
+from ares.training.sft import SFTConfig, ShowProgress, fit_sft, gold_examples
+from ares.training.answers import add_adapter
+from ares.students.base import ValueHead
+from ares.students.loading import load_student
 
 out, fsdp = sys.argv[1], len(sys.argv) > 2
 n = f"{process_count()}-fsdp" if fsdp else process_count()
@@ -161,14 +162,14 @@ def test_the_validation_loss_does_not_depend_on_the_number_of_processes(updates,
 DIVERGED = '''
 import sys, torch
 from pathlib import Path
-from ares.core import AresError, set_seed
-from ares.ppo import PPOConfig, PPOTrainer
-from ares.problems import make_problems
-from ares.processes import join_processes, process_index
-from ares.prompts import rationale_prompt
-from ares.rollouts import add_logprobs, generate_rollouts
-from ares.sft import SFTConfig, fit_sft, gold_examples
-from ares.students import load_student
+from ares.core.io import AresError, set_seed
+from ares.training.ppo import PPOConfig, PPOTrainer
+from ares.data.synthetic import make_problems
+from ares.core.distributed import join_processes, process_index
+from ares.data.prompts import rationale_prompt
+from ares.training.rollouts import add_logprobs, generate_rollouts
+from ares.training.sft import SFTConfig, fit_sft, gold_examples
+from ares.students.loading import load_student
 
 out = Path(sys.argv[1])
 join_processes(torch.device("cpu"))
@@ -219,7 +220,8 @@ def test_divided_weights_are_held_once(updates):
 
 def test_a_compiled_student_says_the_same(monkeypatch):
     from functools import partial
-    from ares.students import load_student, set_ways
+    from ares.students.base import set_ways
+    from ares.students.loading import load_student
     student = load_student(dict(d_model=32, d_ff=64, num_layers=1, num_decoder_layers=1, num_heads=2, vocab_size=300), texts=["The red ball is hot."])
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # the tracing; what a backend makes of it takes a minute
     compiled = set_ways(student.copy(), compile=True)

@@ -10,7 +10,7 @@ from conftest import ROOT
 
 BIN = Path(sys.executable).parent
 NOTEBOOKS = sorted(p for p in (ROOT/"nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
-LIBRARY = sorted((ROOT/"nbs").glob("[0-9][0-9]_*.ipynb"))
+LIBRARY = sorted(p for p in NOTEBOOKS if re.match(r"\d\d_", p.name))
 
 
 def name(path): return str(path.relative_to(ROOT/"nbs"))
@@ -73,12 +73,12 @@ def test_run_notebooks_are_thin(path):
 
 def test_every_public_name_is_documented_and_shown():
     import ast
-    for path in sorted((ROOT/"ares").glob("*.py")):
+    for path in sorted((ROOT/"ares").rglob("*.py")):
         if path.stem.startswith("_"): continue
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
                 doc = ast.get_docstring(node)
-                assert doc and "\n" not in doc.strip(), f"{path.name}: {node.name} needs a one-line docstring"
+                assert doc and "\n" not in doc.strip(), f"{path.relative_to(ROOT)}: {node.name} needs a one-line docstring"
 
 
 def test_the_site_lists_every_page_and_no_other(tmp_path):
@@ -107,7 +107,7 @@ def test_a_notebook_saved_in_jupyterlab_stays_clean(tmp_path):
     copy = copied(tmp_path)
     hook = re.search(r"pre_save_hook=(\S+)", (ROOT/"Makefile").read_text()).group(1)
     manager = FileContentsManager(root_dir=str(copy/"nbs"), pre_save_hook=hook)
-    for page in ("14_rewards.ipynb", "runs/rl.ipynb", "experiments/demo.ipynb"):
+    for page in ("training/02_rewards.ipynb", "runs/rl.ipynb", "experiments/demo.ipynb"):
         model = manager.get(page)
         model["content"]["metadata"]["language_info"] = {"name": "python", "version": "3.11.0"}
         for number, cell in enumerate(model["content"]["cells"]):
@@ -150,16 +150,68 @@ def asks_for_kind(code, names):
 
 def test_no_module_asks_what_kind_of_student_it_holds():
     import ast
-    makers = ("students", "decoders")
-    names = {node.name for m in makers for node in ast.parse((ROOT/"ares"/f"{m}.py").read_text()).body if isinstance(node, ast.ClassDef)} - {"ValueHead"}
+    makers = [p for p in (ROOT/"ares"/"students").glob("[a-z]*.py") if p.stem != "vllm"]
+    names = {node.name for m in makers for node in ast.parse(m.read_text()).body if isinstance(node, ast.ClassDef)} - {"ValueHead"}
     assert {"T5Student", "CausalStudent", "VisionStudent", "MultimodalT5", "DecoderCache"} <= names
-    for asked in ("isinstance(student, str)", "from ares.students import T5Student", "student.model.config.is_encoder_decoder", "type(student).__name__ == 'CausalStudent'",
+    for asked in ("isinstance(student, str)", "from ares.students.t5 import T5Student", "student.model.config.is_encoder_decoder", "type(student).__name__ == 'CausalStudent'",
                   "hasattr(student, 'processor')", "student.model.encoder(x)", "read_json(path)['model_type']", "isinstance(value_head.student.model, torch.nn.Module)"):
         assert asks_for_kind(asked, names), asked
-    for fine in ("isinstance(config.student, str)", "student.width", "from ares.students import load_student", "student.hidden(inputs, responses)"): assert not asks_for_kind(fine, names), fine
+    for fine in ("isinstance(config.student, str)", "student.width", "from ares.students.loading import load_student", "student.hidden(inputs, responses)"): assert not asks_for_kind(fine, names), fine
     fair = {"answers": ("hasattr(student.model, 'peft_config')",),  # whether there is an adapter, of whatever kind
-            "cards": ("isinstance(student, str)", "model_type")}  # the setting; and a card tells its readers what the model is
-    for path in sorted((ROOT/"ares").glob("[a-z]*.py")):
-        if path.stem in makers: continue
+            "publish": ("isinstance(student, str)", "model_type")}  # the setting; and a card tells its readers what the model is
+    for path in sorted((ROOT/"ares").rglob("[a-z]*.py")):
+        if path in makers: continue
         found = [f for f in asks_for_kind(path.read_text(), names) if not f.endswith(fair.get(path.stem, ("(none)",)))]
         assert not found, f"{path.name} asks what kind of student it holds: {'; '.join(found)}"
+
+
+CHAPTERS = "core data students teachers training evaluation pipeline reports".split()
+
+
+def places():
+    "Module -> where it is in the book: (chapter, number)."
+    found = {}
+    for path in LIBRARY:
+        if path.parent.name not in CHAPTERS: continue
+        number, _, stem = path.stem.partition("_")
+        found[f"{path.parent.name}.{stem}"] = (CHAPTERS.index(path.parent.name), int(number))
+    return found
+
+
+def arrows():
+    "(module, module that it imports) for everything the package exports, imports inside functions included."
+    import ast
+    for path in sorted((ROOT/"ares").rglob("*.py")):
+        here = ".".join(path.relative_to(ROOT/"ares").with_suffix("").parts)
+        if path.stem.startswith("_"): continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom): continue
+            if node.level: yield here, ".".join([*here.split(".")[:-node.level], *filter(None, [node.module])])
+            elif (node.module or "").startswith("ares."): yield here, node.module[5:]
+
+
+def test_imports_follow_the_order_of_the_book():
+    known, found = places(), {(a, b) for a, b in arrows() if a != b}
+    modules = {".".join(p.relative_to(ROOT/"ares").with_suffix("").parts) for p in (ROOT/"ares").rglob("[a-z]*.py")}
+    assert modules == set(known), "each module has one numbered notebook"
+    assert all(p.parent.name in CHAPTERS or p.parent == ROOT/"nbs" for p in LIBRARY)
+    assert len(found) > 50 and ("training.rewards", "training.rollouts") in found
+    between = sorted({(a.split(".")[0], b.split(".")[0]) for a, b in found if a.split(".")[0] != b.split(".")[0]})
+    book = f"the chapters' {len(between)} arrows: " + ", ".join(f"{a} -> {b}" for a, b in between)
+    back = [f"{a} imports {b}" for a, b in sorted(found) if b not in known or known[b] >= known[a]]
+    assert not back, f"{'; '.join(back)}, which comes later ({book})"  # and so there is no cycle
+
+
+def test_the_package_offers_its_names_at_once():
+    import time
+    code = "import ares, sys; print(ares.__version__, 'torch' in sys.modules, len(ares.__all__))"
+    seconds = []
+    for _ in range(3):  # the first may read from the disk
+        started = time.time()
+        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+        seconds.append(time.time() - started)
+    assert said[1] == "False" and 20 <= int(said[2]) <= 40 and min(seconds) < 0.3, seconds
+    import ares
+    for offered in ares.__all__: assert getattr(ares, offered) is not None
+    assert ares.PPOTrainer.__module__ == "ares.training.ppo" and "PPOTrainer" in dir(ares)
+    with pytest.raises(AttributeError): ares.nothing_of_this_name

@@ -34,7 +34,7 @@ def understood(words):
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_every_command_of_the_page_is_one(words):
     from ares.__main__ import parser
-    from ares.settings import refuse_unknown
+    from ares.pipeline.config import refuse_unknown
     if words[0] == "papermill":
         from papermill.__main__ import papermill
         given = papermill.make_context("papermill", words[1:]).params["parameters"]

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from ares.__main__ import main
-from ares.alternation import run_ares
-from ares.settings import load_config
-from ares.sweep import run_sweep, sweep_configs
+from ares.pipeline.stages import run_ares
+from ares.pipeline.config import load_config
+from ares.pipeline.sweep import run_sweep, sweep_configs
 from conftest import ROOT, lines, results_of
 
 SMOKE = ROOT/"params"/"smoke.yaml"

@@ -8,18 +8,18 @@ import psutil
 import pytest
 import yaml
 
-from ares import sending, stand_in
-from ares.alternation import run_ares
-from ares.core import AresError
-from ares.ledger import Ledger, price_of
-from ares.llm_teachers import ClaudeTeacher, OpenAIJudge
-from ares.problems import make_problems
-from ares.questions import make_question, picture_bytes
-from ares.rollouts import split_sentences
-from ares.sending import note_batch
-from ares.settings import load_config
-from ares.stand_in import LINE_FAULTS, REPLY_FAULTS, StandIn
-from ares.teachers import FactTeacher
+from ares.teachers import sender as sending, mock_server as stand_in
+from ares.pipeline.stages import run_ares
+from ares.core.io import AresError
+from ares.teachers.ledger import Ledger, price_of
+from ares.teachers.llm import ClaudeTeacher, OpenAIJudge
+from ares.data.synthetic import make_problems
+from ares.teachers.requests import make_question, picture_bytes
+from ares.data.sentences import split_sentences
+from ares.teachers.sender import note_batch
+from ares.pipeline.config import load_config
+from ares.teachers.mock_server import LINE_FAULTS, REPLY_FAULTS, StandIn
+from ares.teachers.offline import FactTeacher
 from conftest import ROOT, end, loop, start, timeless
 
 KEY = "sk-ant-a-secret-that-must-not-be-found"
@@ -293,7 +293,7 @@ def test_what_another_process_asked_once_more_is_watched(tmp_path, reach):
 
 @pytest.mark.timeout(90)
 def test_a_sender_that_falls_over_again_and_again_is_not_started_forever(tmp_path, reach, monkeypatch):
-    monkeypatch.setattr("ares.sending.MOST_LOST", 2)
+    monkeypatch.setattr("ares.teachers.sender.MOST_LOST", 2)
     with reach(StandIn([], FACTS)):
         teacher = ClaudeTeacher(tmp_path/"ledger.sqlite", concurrency="many")
         with pytest.raises(AresError, match="ledger.log: the sender was lost 2 times"): teacher.values("score", ASKED[:4])

@@ -10,14 +10,16 @@ import torch
 from PIL import Image
 from transformers import GPT2Config, VisionEncoderDecoderConfig, VisionEncoderDecoderModel, ViTConfig, ViTImageProcessorPil, ViTModel
 
-from ares.alternation import run_ares
-from ares.core import AresError, data_folder
-from ares.datasets import load_scienceqa
-from ares.problems import Problem, make_problems, open_image, problem_html
-from ares.questions import picture_bytes
-from ares.settings import load_config, load_splits, make_student
-from ares.students import train_tokenizer
-from ares.vision import import_features, load_features, make_features, pixel_values, with_features
+from ares.pipeline.stages import run_ares
+from ares.core.io import AresError, data_folder
+from ares.data.datasets import load_scienceqa
+from ares.data.problem import Problem, open_image, problem_html
+from ares.data.synthetic import make_problems
+from ares.teachers.requests import picture_bytes
+from ares.pipeline.config import load_config
+from ares.pipeline.build import load_splits, make_student
+from ares.students.base import train_tokenizer
+from ares.data.vision import import_features, load_features, make_features, pixel_values, with_features
 from conftest import ROOT, end, start
 
 TINY = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, patch_size=32, image_size=128)

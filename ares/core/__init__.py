@@ -1,0 +1,1 @@
+"Files, seeds, devices, processes, statistics and plotting: what every chapter uses."

@@ -1,0 +1,1 @@
+"Problems, data sets, prompts, sentences and pictures."

@@ -1,0 +1,1 @@
+"From a parameter file to a finished run, and to many of them."

@@ -1,0 +1,1 @@
+"Reports, comparisons, costs, plans and model cards."

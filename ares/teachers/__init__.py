@@ -1,0 +1,1 @@
+"Who scores, corrects and compares: offline teachers and language models."

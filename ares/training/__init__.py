@@ -1,0 +1,1 @@
+"Rollouts, rewards, PPO, supervised fine-tuning and answer adapters."
