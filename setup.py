@@ -24,8 +24,13 @@ setup(
     package_data={"ares_runs": ["*.ipynb"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=requirements("requirements"),
-    extras_require={key.removesuffix("_requirements"): requirements(key) for key in cfg if key.endswith("_requirements")},
-    entry_points={"console_scripts": cfg["console_scripts"].split(), "nbdev": [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"]},
+    extras_require={
+        key.removesuffix("_requirements"): requirements(key) for key in cfg if key.endswith("_requirements")
+    },
+    entry_points={
+        "console_scripts": cfg["console_scripts"].split(),
+        "nbdev": [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"],
+    },
     long_description=Path("README.md").read_text(encoding="utf-8") if Path("README.md").exists() else "",
     long_description_content_type="text/markdown",
 )

@@ -103,23 +103,60 @@ def _count(text: str) -> int:
 # %% ../nbs/01_cli.ipynb #cedaaf56
 def add_sweep(commands):
     "The grammar of `ares sweep`."
-    sweep = commands.add_parser("sweep", help="make a run for each combination of values, some at a time; called again, it goes on")
+    sweep = commands.add_parser(
+        "sweep", help="make a run for each combination of values, some at a time; called again, it goes on"
+    )
     sweep.add_argument("target", help="a parameter file")
-    sweep.add_argument("--set", action="append", default=[], metavar="SETTING=VALUE,VALUE", help="the values of a setting; given again for another one: all combinations")
-    sweep.add_argument("-p", nargs=2, action="append", default=[], metavar=("SETTING", "VALUE"), help="replace a setting of the file in all runs")
-    sweep.add_argument("--home", type=Path, default=Path("runs/sweep"), help="folder of the sweep (default: runs/sweep)")
-    sweep.add_argument("--executor", choices=("local", "slurm"), default="local", help="processes on this machine, or jobs of a cluster")
+    sweep.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SETTING=VALUE,VALUE",
+        help="the values of a setting; given again for another one: all combinations",
+    )
+    sweep.add_argument(
+        "-p",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("SETTING", "VALUE"),
+        help="replace a setting of the file in all runs",
+    )
+    sweep.add_argument(
+        "--home", type=Path, default=Path("runs/sweep"), help="folder of the sweep (default: runs/sweep)"
+    )
+    sweep.add_argument(
+        "--executor",
+        choices=("local", "slurm"),
+        default="local",
+        help="processes on this machine, or jobs of a cluster",
+    )
     sweep.add_argument("--parallel", type=_count, default=0, metavar="N",
                        help="runs at a time (default: here one, or one on every GPU; on a cluster all)")
-    sweep.add_argument("--job", action="append", default=[], metavar="NAME=VALUE", help="of each job, as submitit names it: timeout_min=600, gpus_per_node=1, slurm_partition=gpu")
+    sweep.add_argument(
+        "--job",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of each job, as submitit names it: timeout_min=600, gpus_per_node=1, slurm_partition=gpu",
+    )
 
 # %% ../nbs/01_cli.ipynb #3e29cdb7
 def add_views(commands):
     "The grammar of `ares compare` and `ares watch`."
-    compare = commands.add_parser("compare", help="what differs between runs: settings, results problem by problem, rationales")
-    compare.add_argument("runs", nargs="+", metavar="RUN", help="names or folders; the first is what the others are compared with")
+    compare = commands.add_parser(
+        "compare", help="what differs between runs: settings, results problem by problem, rationales"
+    )
+    compare.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="names or folders; the first is what the others are compared with",
+    )
     compare.add_argument("--stage", default="", help="default: the last one of each that is done")
-    compare.add_argument("--to", default="", metavar="FILE", help="the page (default: compare.html beside the first run)")
+    compare.add_argument(
+        "--to", default="", metavar="FILE", help="the page (default: compare.html beside the first run)"
+    )
     watch = commands.add_parser("watch", help="show a run, or a sweep, while it goes on")
     watch.add_argument("target", help="the name or the folder of a run, or the folder of a sweep")
     watch.add_argument("--seconds", type=_above_zero, default=2.0, help="between two looks")
@@ -132,28 +169,54 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="start a run from a parameter file, or go on with one")
     run.add_argument("target", help="a parameter file such as params/demo.yaml, or the name of a run")
     run.add_argument("--name", help="name of the new run (default: the file's name)")
-    run.add_argument("--rehearse", action="store_true", help="let an offline teacher on this machine answer for the language models; nothing is paid")
+    run.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="let an offline teacher on this machine answer for the language models; nothing is paid",
+    )
     cost = commands.add_parser("cost", help="say what a run would ask and pay; nothing is sent")
-    plan = commands.add_parser("plan", help="say which memory, hours and dollars a run would need; nothing is loaded or sent")
+    plan = commands.add_parser(
+        "plan", help="say which memory, hours and dollars a run would need; nothing is loaded or sent"
+    )
     for command in (cost, plan): command.add_argument("target", help="a parameter file, or the name of a run")
     plan.add_argument("--tflops", type=_above_zero, help="arithmetic that the machine reaches, for the hours")
     plan.add_argument("--gigabytes-per-second", type=_above_zero, help="memory traffic that it reaches")
-    plan.add_argument("--measure", action="store_true", help="measure both on this machine, with fresh weights")
-    for command in (run, cost, plan): command.add_argument("-p", nargs=2, action="append", default=[], metavar=("SETTING", "VALUE"), help="replace a setting of the file")
-    stage = commands.add_parser("stage", help="one stage of a run, without its notebook: what each of several processes does")
-    stage.add_argument("folder", type=Path, help="the run's folder"); stage.add_argument("stage", help="baseline, rl-1, sft-1, ...")
+    plan.add_argument(
+        "--measure", action="store_true", help="measure both on this machine, with fresh weights"
+    )
+    for command in (run, cost, plan):
+        command.add_argument(
+            "-p", nargs=2, action="append", default=[], metavar=("SETTING", "VALUE"),
+            help="replace a setting of the file",
+        )
+    stage = commands.add_parser(
+        "stage", help="one stage of a run, without its notebook: what each of several processes does"
+    )
+    stage.add_argument("folder", type=Path, help="the run's folder")
+    stage.add_argument("stage", help="baseline, rl-1, sft-1, ...")
     ledger = commands.add_parser("ledger", help="show what a run has asked and paid, and what failed")
     ledger.add_argument("target", help="the name of a run")
-    ledger.add_argument("--export", metavar="FILE", help="write all replies to JSON lines, to be replayed elsewhere")
+    ledger.add_argument(
+        "--export", metavar="FILE", help="write all replies to JSON lines, to be replayed elsewhere"
+    )
     ledger.add_argument("--import", metavar="FILE", dest="take", help="take replies from JSON lines")
     report = commands.add_parser("report", help="write the table and report.html of a run again")
     report.add_argument("target", help="the name of a run")
-    card = commands.add_parser("publish", help="put a stage's model and its card into a folder, and send it to a hub")
+    card = commands.add_parser(
+        "publish", help="put a stage's model and its card into a folder, and send it to a hub"
+    )
     card.add_argument("target", help="the name of a run")
     card.add_argument("--stage", default="", help="default: the last one that is done")
-    card.add_argument("--to", default="", metavar="OWNER/NAME", help="a repository of the Hugging Face Hub (token: HF_TOKEN); without it only the folder is written")
+    card.add_argument(
+        "--to",
+        default="",
+        metavar="OWNER/NAME",
+        help="a repository of the Hugging Face Hub (token: HF_TOKEN); without it only the folder is written",
+    )
     card.add_argument("--public", action="store_true", help="for everyone to see; private by default")
-    card.add_argument("--merge", action="store_true", help="make the adapter of a run with `lora` part of the weights")
+    card.add_argument(
+        "--merge", action="store_true", help="make the adapter of a run with `lora` part of the weights"
+    )
     card.add_argument("--license", default="", help="identifier of the Hub, e.g. apache-2.0; on the card")
     card.add_argument("--language", default="en", help="of the rationales; on the card")
     add_sweep(commands); add_views(commands)
@@ -221,14 +284,32 @@ def rehearsal(
     from ares.pipeline.config import asked_models
     from ares.pipeline.build import load_splits
     from ares.teachers.mock_server import StandIn
-    if config.ledger: raise AresError("ledger: a rehearsal must not write into a ledger that other runs share; leave `ledger` empty.")
-    if config.judge_base_url: raise AresError("judge_base_url: a rehearsal reaches no server; leave it empty, as by -p judge_base_url ''.")
-    if not asked_models(config): raise AresError("teacher: there is nothing to rehearse; neither teacher nor judge is a language model.")
+
+    if config.ledger:
+        raise AresError(
+            "ledger: a rehearsal must not write into a ledger that other runs share; leave `ledger` empty."
+        )
+    if config.judge_base_url:
+        raise AresError(
+            "judge_base_url: a rehearsal reaches no server; leave it empty, as by -p judge_base_url ''."
+        )
+    if not asked_models(config):
+        raise AresError(
+            "teacher: there is nothing to rehearse; neither teacher nor judge is a language model."
+        )
     problems = [p for split in load_splits(config).values() for p in split]
-    offline = load_teacher("facts" if config.problems == "embedded" else "reference", knowledge=config.teacher_knowledge)
+    offline = load_teacher(
+        "facts" if config.problems == "embedded" else "reference", knowledge=config.teacher_knowledge
+    )
     with StandIn(problems, offline) as server:
-        old = {k: os.environ.get(k) for k in ("ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_KEY")}
-        os.environ |= dict(ANTHROPIC_BASE_URL=server.url, ANTHROPIC_API_KEY="rehearsal", OPENAI_BASE_URL=f"{server.url}/v1", OPENAI_API_KEY="rehearsal")
+        old = {
+            k: os.environ.get(k)
+            for k in ("ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_KEY")
+        }
+        os.environ |= dict(
+            ANTHROPIC_BASE_URL=server.url, ANTHROPIC_API_KEY="rehearsal", OPENAI_BASE_URL=f"{server.url}/v1",
+            OPENAI_API_KEY="rehearsal",
+        )
         try: yield run.with_name(f"{run.name.removesuffix('-rehearsal')}-rehearsal")
         finally:
             for k, v in old.items(): os.environ.pop(k) if v is None else os.environ.update({k: v})
@@ -251,7 +332,11 @@ def show_published(
 ) -> int: # 0
     "Publish a stage and print where it is."
     from ares.reports.publish import publish
-    where = publish(run, args.stage, args.to, private=not args.public, license=args.license, language=args.language, merge=args.merge)
+
+    where = publish(
+        run, args.stage, args.to, private=not args.public, license=args.license, language=args.language,
+        merge=args.merge,
+    )
     print(where if args.to else f"{where}: read README.md there; --to owner/name sends it to the Hub")
     return 0
 
@@ -290,7 +375,8 @@ def show_table(
     from ares.pipeline.sweep import summary_table
     failed = table[table["state"] != "done"]
     if len(failed) < len(table): print(table_text(summary_table(table)))
-    for _, row in failed.iterrows(): print(f"{row['run']}: {row['stage']} {row['state']}: {row.get('reason', '')}")
+    for _, row in failed.iterrows():
+        print(f"{row['run']}: {row['stage']} {row['state']}: {row.get('reason', '')}")
     print(f"\ntable: {page.with_name('table.parquet')}\nreport: {page}")
     return 1 if len(failed) else 0
 
@@ -328,7 +414,8 @@ def show_watched(
     return 0
 
 # %% ../nbs/01_cli.ipynb #d6fd1eca
-MANY = dict(sweep=show_sweep, compare=show_comparison, watch=show_watched) # commands that look at more than one run, or start none
+# commands that look at more than one run, or start none
+MANY = dict(sweep=show_sweep, compare=show_comparison, watch=show_watched)
 
 def _is_main() -> bool:
     "As `ares.core.distributed.is_main`, which imports PyTorch."
@@ -347,6 +434,7 @@ def show_results(
 # %% ../nbs/01_cli.ipynb #4b3e1a43
 _STAGE = re.compile(r"baseline|(rl|sft)-[1-9][0-9]{0,8}")
 
+# %% ../nbs/01_cli.ipynb #bb6a04da
 def check_words(args: argparse.Namespace):
     "Raise on what is wrong with files, YAML, and names of runs and stages, before anything is imported."
     given_values(getattr(args, "p", []))
@@ -365,6 +453,7 @@ def check_words(args: argparse.Namespace):
         check_name(name or Path(args.target).stem, "--name" if name else shown_name(args.target))
         read_parameters(args.target)
 
+# %% ../nbs/01_cli.ipynb #a05e0e5b
 def run_command(args: argparse.Namespace) -> int: # 0 when all went well
     "Do what a command says."
     if args.command in MANY: return MANY[args.command](args)
@@ -396,6 +485,7 @@ def _os_fault(fault: OSError) -> str: # one sentence
     name = shown_name(os.fsdecode(fault.filename))
     return f"{name}: {fault.strerror}; choose another place, or make room or rights for it."
 
+# %% ../nbs/01_cli.ipynb #ebb3b922
 def main(
     argv: list | None = None, # words of the command line
 ) -> int: # 0 when all went well

@@ -11,8 +11,11 @@ from ares.pipeline.config import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 200))  # of each fuzz test; thousands for the full size
-FORKS = multiprocessing.get_context("forkserver")  # a process of it has everything imported: one that is killed at once costs no six seconds
-FORKS.set_forkserver_preload(["ares.pipeline.stages", "ares.teachers.llm", "ares.teachers.mock_server", "ares.data.vision"])
+# a process of it has everything imported: one that is killed at once costs no six seconds
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    ["ares.pipeline.stages", "ares.teachers.llm", "ares.teachers.mock_server", "ares.data.vision"]
+)
 
 
 def work(log, do, args):
@@ -24,7 +27,8 @@ def work(log, do, args):
 
 def start(do, *args, log):
     "Do something in a process of its own."
-    process = FORKS.Process(target=work, args=(log, do, args), daemon=True)  # goes when the tests end, whatever failed
+    # goes when the tests end, whatever failed
+    process = FORKS.Process(target=work, args=(log, do, args), daemon=True)
     process.start()
     process.log = log
     return process
@@ -50,7 +54,10 @@ def lines(path):
 
 def timeless(results):
     "Results without what a clock says."
-    return {stage: {k: v for k, v in record.items() if not k.endswith("seconds")} for stage, record in results.items()}
+    return {
+        stage: {k: v for k, v in record.items() if not k.endswith("seconds")}
+        for stage, record in results.items()
+    }
 
 
 def results_of(run):

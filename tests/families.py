@@ -29,13 +29,28 @@ SIZES = {
 }
 LINEAR = dict(layer_types=["linear_attention", "full_attention"])
 OWN = dict(
-    qwen3_next=LINEAR, qwen3_5_text=LINEAR, qwen3_5_moe_text=LINEAR, olmo_hybrid=LINEAR, minimax=LINEAR,
-    jamba=dict(attn_layer_period=2, attn_layer_offset=1, expert_layer_period=2, expert_layer_offset=1, use_mamba_kernels=False),
-    bamba=dict(attn_layer_indices=[1]), granitemoehybrid=dict(layer_types=["mamba", "attention"]),
-    lfm2=dict(layer_types=["conv", "full_attention"]), lfm2_moe=dict(layer_types=["conv", "full_attention"], num_dense_layers=1),
-    gemma3n_text=dict(num_kv_shared_layers=0, layer_types=["sliding_attention", "full_attention"], activation_sparsity_pattern=None),
-    mamba2=dict(num_heads=4, head_dim=16, expand=2), nemotron_h=dict(layers_block_type=["mamba", "attention"]),
-    gpt_neo=dict(attention_types=[[["global", "local"], 1]]), openai_gpt=dict(n_positions=256),
+    qwen3_next=LINEAR,
+    qwen3_5_text=LINEAR,
+    qwen3_5_moe_text=LINEAR,
+    olmo_hybrid=LINEAR,
+    minimax=LINEAR,
+    jamba=dict(
+        attn_layer_period=2, attn_layer_offset=1, expert_layer_period=2, expert_layer_offset=1,
+        use_mamba_kernels=False,
+    ),
+    bamba=dict(attn_layer_indices=[1]),
+    granitemoehybrid=dict(layer_types=["mamba", "attention"]),
+    lfm2=dict(layer_types=["conv", "full_attention"]),
+    lfm2_moe=dict(layer_types=["conv", "full_attention"], num_dense_layers=1),
+    gemma3n_text=dict(
+        num_kv_shared_layers=0,
+        layer_types=["sliding_attention", "full_attention"],
+        activation_sparsity_pattern=None,
+    ),
+    mamba2=dict(num_heads=4, head_dim=16, expand=2),
+    nemotron_h=dict(layers_block_type=["mamba", "attention"]),
+    gpt_neo=dict(attention_types=[[["global", "local"], 1]]),
+    openai_gpt=dict(n_positions=256),
 )
 HYBRID = "qwen3_5_text qwen3_next lfm2 granitemoehybrid jamba falcon_h1 bamba olmo_hybrid nemotron_h".split()
 DROPPING = "opt xglm biogpt falcon".split()  # their layers apply dropout by their own mode
@@ -47,16 +62,28 @@ ALL = list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 def tiny_config(kind, **more):
     "The configuration of a family at sizes that take no time."
     made = CONFIG_MAPPING[kind]
-    known = {*inspect.signature(made.__init__).parameters, *getattr(made, "__dataclass_fields__", ()), *made.attribute_map}
+    known = {
+        *inspect.signature(made.__init__).parameters, *getattr(made, "__dataclass_fields__", ()),
+        *made.attribute_map,
+    }
     sizes = {name: size for size, names in SIZES.items() for name in names.split() if name in known}
     for alias, name in made.attribute_map.items():
         if name in sizes: sizes.pop(alias, None)
     if "is_decoder" in known: sizes["is_decoder"] = True
-    return made(**sizes | OWN.get(kind.replace("-", "_"), {}) | dict(bos_token_id=None, eos_token_id=1, pad_token_id=0) | more)
+    return made(
+        **sizes
+        | OWN.get(kind.replace("-", "_"), {})
+        | dict(bos_token_id=None, eos_token_id=1, pad_token_id=0)
+        | more
+    )
 
 
 def tiny_student(kind, **more):
     "An untrained student of a family that has passed the test of decoders, in evaluation mode."
     set_seed(0)
-    tokenizer = train_tokenizer(["The red ball is hot. Why? The blue one is cold.", "user assistant"] * 5, 400)
-    return check_decoder(as_student(AutoModelForCausalLM.from_config(tiny_config(kind, **more)).eval(), tokenizer), kind)
+    tokenizer = train_tokenizer(
+        ["The red ball is hot. Why? The blue one is cold.", "user assistant"] * 5, 400
+    )
+    return check_decoder(
+        as_student(AutoModelForCausalLM.from_config(tiny_config(kind, **more)).eval(), tokenizer), kind
+    )

@@ -3,8 +3,18 @@ import json
 
 from conftest import ROOT
 
-RIGHT = {"my_count": 3, "my_scores": [0.5, 1.0, 0.0, 0.0], "my_rewards": [0, 0, 0, 0, 0, .5, 0, 0, -.5, 0, 0, -.5], "my_fee": 0.07, "my_advantages_lambda_1": [0.3, 0.3, 0.3],
-         "my_advantages_lambda_0": [0, 0, 0.3], "my_group_advantages": [-0.25, -0.25], "my_loss": -1.2, "my_gradient": "no", "my_survivors": [1, 2]}
+RIGHT = {
+    "my_count": 3,
+    "my_scores": [0.5, 1.0, 0.0, 0.0],
+    "my_rewards": [0, 0, 0, 0, 0, 0.5, 0, 0, -0.5, 0, 0, -0.5],
+    "my_fee": 0.07,
+    "my_advantages_lambda_1": [0.3, 0.3, 0.3],
+    "my_advantages_lambda_0": [0, 0, 0.3],
+    "my_group_advantages": [-0.25, -0.25],
+    "my_loss": -1.2,
+    "my_gradient": "no",
+    "my_survivors": [1, 2],
+}
 
 
 def verdicts(answers, capsys):
@@ -29,4 +39,7 @@ def test_without_answers_nothing_is_right(capsys):
 
 def test_right_answers_are_right_and_wrong_ones_wrong(capsys):
     assert verdicts(RIGHT, capsys) == ["✓ right"] * len(RIGHT)
-    assert all(v.startswith("✗") for v in verdicts({name: "maybe" if isinstance(v, str) else 99 for name, v in RIGHT.items()}, capsys))
+    assert all(
+        v.startswith("✗")
+        for v in verdicts({name: "maybe" if isinstance(v, str) else 99 for name, v in RIGHT.items()}, capsys)
+    )

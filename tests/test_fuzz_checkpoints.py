@@ -12,8 +12,14 @@ from ares.students.loading import load_student
 from conftest import FUZZ_EXAMPLES
 from test_decoders import plain_t5
 
-VALUES = st.one_of(st.none(), st.booleans(), st.sampled_from([-1, 0, 1, 3, 7, 1.5, "", "x", "llama", "t5", [], [1], ["x"], {}, {"a": 1}]))
-WAYS = st.sampled_from(["field", "field", "field", "lost field", "cut", "lost", "empty", "bytes", "text", "list"])
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.sampled_from([-1, 0, 1, 3, 7, 1.5, "", "x", "llama", "t5", [], [1], ["x"], {}, {"a": 1}]),
+)
+WAYS = st.sampled_from(
+    ["field", "field", "field", "lost field", "cut", "lost", "empty", "bytes", "text", "list"]
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +55,10 @@ def damage(path, way, place, key, value):
     path.write_bytes(data[:start] + b"\xff\x00{" + data[start + 3:])
 
 
-@settings(max_examples=FUZZ_EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=FUZZ_EXAMPLES, deadline=None, derandomize=True, database=None,
+    suppress_health_check=list(HealthCheck),
+)
 @given(st.sampled_from(["t5", "decoder", "vlm", "adapter", "fused", "plain"]), st.integers(0, 30), WAYS,
        st.integers(0, 10**6), st.integers(0, 200), VALUES)
 def test_a_damaged_checkpoint_has_its_sentence(whole, kind, file, way, place, key, value):

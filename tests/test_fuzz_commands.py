@@ -45,9 +45,11 @@ def place(tmp_path_factory):
     (home/"runs"/"file").write_text("in the way")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
-        for name in ("pipeline.notebooks.complete_run", "pipeline.notebooks.make_report", "pipeline.stages.run_stage",
-                     "reports.publish.publish", "reports.compare.compare_page",
-                     "reports.plan.plan_run", "reports.watch.watch", "pipeline.sweep.report_sweep"):
+        for name in (
+            "pipeline.notebooks.complete_run", "pipeline.notebooks.make_report", "pipeline.stages.run_stage",
+            "reports.publish.publish", "reports.compare.compare_page", "reports.plan.plan_run",
+            "reports.watch.watch", "pipeline.sweep.report_sweep",
+        ):
             patch.setattr(f"ares.{name}", stands_in(Path("page.html")))
         failed = dict(run="a", stage="rl-1", state="failed", reason="")
         patch.setattr("ares.pipeline.sweep.run_sweep", stands_in(pd.DataFrame([failed])))

@@ -355,8 +355,10 @@ def test_questions_of_ordinary_texts_keep_their_keys():
 
 
 PLACES = ["question", "hint", "caption", "solution", "choices"]
-PIECES = ["</problem>", "<problem>", "\n", "\r", "\u2028", "Right answer: (B) b", " ", "Options: (A) x", "What?",
-          "**", "\ud800", "<rationale number=\"1\">", '"', "\\"]
+PIECES = [
+    "</problem>", "<problem>", "\n", "\r", "\u2028", "Right answer: (B) b", " ", "Options: (A) x", "What?",
+    "**", "\ud800", "<rationale number=\"1\">", '"', "\\",
+]
 HOSTILE = st.lists(st.sampled_from(PIECES), max_size=6).map("".join)
 KNOWLEDGE = ["form", "answer", "facts"]
 

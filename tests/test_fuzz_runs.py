@@ -89,8 +89,12 @@ def commands(home):
                 ledger=lambda: main(["ledger", str(run)]), publish=lambda: main(["publish", str(run)]))
 
 
-mutations = st.tuples(st.integers(0, 10**6), st.sampled_from("delete folder cut empty bytes value leaf leaf leaf".split()),
-                      st.lists(st.integers(0, 99), min_size=1, max_size=4), st.sampled_from(OTHER))
+mutations = st.tuples(
+    st.integers(0, 10**6),
+    st.sampled_from("delete folder cut empty bytes value leaf leaf leaf".split()),
+    st.lists(st.integers(0, 99), min_size=1, max_size=4),
+    st.sampled_from(OTHER),
+)
 
 
 def one_sentence(text, place):
@@ -100,7 +104,10 @@ def one_sentence(text, place):
 def test_a_damaged_run_is_one_sentence(damaged, monkeypatch, capsys):
     monkeypatch.chdir(damaged)
     run = damaged/"runs"/"run"
-    beside = ("notebooks", "lock", "lock.json", "report.html", "published", "ledger.sqlite-shm", "ledger.sqlite-wal")
+    beside = (
+        "notebooks", "lock", "lock.json", "report.html", "published", "ledger.sqlite-shm",
+        "ledger.sqlite-wal",
+    )
     files = sorted(p for p in run.rglob("*") if p.is_file() and p.relative_to(run).parts[0] not in beside)
     whole = report(run)
 
@@ -116,7 +123,12 @@ def test_a_damaged_run_is_one_sentence(damaged, monkeypatch, capsys):
             told = commands(damaged)[command]()
             said = capsys.readouterr().err
             if said: one_sentence(said, (file.relative_to(run), how, where, new))
-            if command == "report" and file.name == "result.json" and how in ("value", "leaf") and told != whole:
+            if (
+                command == "report"
+                and file.name == "result.json"
+                and how in ("value", "leaf")
+                and told != whole
+            ):
                 assert isinstance(new, (int, float, type(None))), ("silently wrong", file, where, new)
         except AresError as e: one_sentence(str(e), (command, file.relative_to(run), how, where, new))
         finally:

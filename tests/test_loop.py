@@ -13,7 +13,13 @@ STAGES = ["baseline", "rl-1", "sft-1", "rl-2", "sft-2"]
 
 
 def ares(*words, cwd):
-    return subprocess.run([str(Path(sys.executable).parent/"ares"), *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=900)
+    return subprocess.run(
+        [str(Path(sys.executable).parent / "ares"), *map(str, words)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
 
 
 def heed_ctrl_c():
@@ -38,7 +44,11 @@ def wait_until(reached, process, seconds=300):
 
 
 def kernels_of(process):
-    return [p for p in psutil.Process(process.pid).children(recursive=True) if "ipykernel" in " ".join(p.cmdline())]
+    return [
+        p
+        for p in psutil.Process(process.pid).children(recursive=True)
+        if "ipykernel" in " ".join(p.cmdline())
+    ]
 
 
 def last_lines(path):
@@ -92,13 +102,20 @@ def test_trackers_are_given_the_numbers_of_the_run(smoke_run, tmp_path):
     end(start_loop(run, params))
     assert results_of(run) == results_of(smoke_run)
     for stage in STAGES:
-        records = [json.loads(line) for path in (run/stage/"metrics.jsonl", run/stage/"fit"/"metrics.jsonl") if path.exists() for line in path.read_text().splitlines()]
+        records = [
+            json.loads(line)
+            for path in (run / stage / "metrics.jsonl", run / stage / "fit" / "metrics.jsonl")
+            if path.exists()
+            for line in path.read_text().splitlines()
+        ]
         events = EventAccumulator(str(run/"tracking"/stage)).Reload()
         name = "score" if stage.startswith("rl") else "eval_loss"
         assert {name, "loss" if name == "eval_loss" else "kl"} <= set(events.Tags()["scalars"])
         for name in events.Tags()["scalars"]:
             expected = [(r.get("collection", r.get("step")), r[name]) for r in records if name in r]
-            assert [(e.step, e.value) for e in events.Scalars(name)] == [(step, pytest.approx(value, rel=1e-6)) for step, value in expected], (stage, name)
+            assert [(e.step, e.value) for e in events.Scalars(name)] == [
+                (step, pytest.approx(value, rel=1e-6)) for step, value in expected
+            ], (stage, name)
 
 
 def test_the_command_runs_the_notebooks(smoke_run, tmp_path):
@@ -154,7 +171,11 @@ def test_the_command_runs_the_notebooks(smoke_run, tmp_path):
     assert ares("run", "mine", cwd=tmp_path).returncode == 0
     assert (run/"sft-2"/"result.json").stat().st_mtime_ns == before
     other = ares("run", ROOT/"params"/"smoke.yaml", "--name", "mine", "-p", "seed", "5", cwd=tmp_path)
-    assert other.returncode == 1 and "`seed` was 0 and is now 5" in other.stderr and len(other.stderr.strip().split("\n")) == 1
+    assert (
+        other.returncode == 1
+        and "`seed` was 0 and is now 5" in other.stderr
+        and len(other.stderr.strip().split("\n")) == 1
+    )
 
 
 @pytest.mark.parametrize("words, message", [
@@ -175,14 +196,23 @@ def test_nonsense_gets_one_sentence(words, message, tmp_path, monkeypatch, capsy
 
 def test_every_parameter_file_is_valid(tmp_path, monkeypatch):
     from ares.pipeline.config import load_config
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: True)  # a file may need a package that is an extra
-    for path in sorted(set((ROOT/"params").glob("*.yaml")) - {ROOT/"params"/"fsdp.yaml"}):  # that one is for `accelerate launch`
+    # a file may need a package that is an extra
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: True)
+    # that one is for `accelerate launch`
+    for path in sorted(set((ROOT/"params").glob("*.yaml")) - {ROOT/"params"/"fsdp.yaml"}):
         if "data:" not in path.read_text(): load_config(path)
         else: load_config(path, data=str(tmp_path))
 
 
 def test_the_run_notebooks_travel_in_the_wheel(tmp_path):
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(ROOT)], check=True, capture_output=True)
+    subprocess.run(
+        [
+            sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w",
+            str(tmp_path), str(ROOT),
+        ],
+        check=True,
+        capture_output=True,
+    )
     import zipfile
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
     assert {"ares_runs/rl.ipynb", "ares_runs/report.ipynb", "ares/training/ppo.py"} <= set(names)

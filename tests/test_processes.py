@@ -13,7 +13,8 @@ from conftest import ROOT, end, lines, results_of, start_loop
 
 CPU = torch.device("cpu")
 
-# Thirteen rollouts in steps of eight, forty-three examples in batches of eight: nothing comes out even. Some problems have no picture.
+# Thirteen rollouts in steps of eight, forty-three examples in batches of eight: nothing comes out even. Some
+# problems have no picture.
 UPDATES = '''
 import sys, torch
 from pathlib import Path
@@ -127,14 +128,36 @@ def updates(tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("name, other", [("sft", "sft-2"), ("decoder", "decoder-2"), ("adapter", "adapter-2"), ("ppo", "ppo-2"), ("group", "group-2"), ("sft", "sft-2-fsdp"), ("ppo", "ppo-2-fsdp"), ("group", "group-2-fsdp"), ("ppo", "taken-over-1")])
+@pytest.mark.parametrize(
+    "name, other",
+    [
+        ("sft", "sft-2"),
+        ("decoder", "decoder-2"),
+        ("adapter", "adapter-2"),
+        ("ppo", "ppo-2"),
+        ("group", "group-2"),
+        ("sft", "sft-2-fsdp"),
+        ("ppo", "ppo-2-fsdp"),
+        ("group", "group-2-fsdp"),
+        ("ppo", "taken-over-1"),
+    ],
+)
 def test_two_processes_take_the_steps_of_one(updates, name, other):
     from safetensors.torch import load_file
-    start, one, two = (load_file(updates/f"{n}.safetensors") for n in ("decoder-start-1" if name == "decoder" else "start-1", f"{name}-1", other))
+
+    start, one, two = (
+        load_file(updates / f"{n}.safetensors")
+        for n in ("decoder-start-1" if name == "decoder" else "start-1", f"{name}-1", other)
+    )
     assert one.keys() == two.keys()
-    moved = max((one[k] - start[k]).abs().max() for k in one if k in start) if name != "adapter" else max(p.abs().max() for k, p in one.items() if "lora_B" in k)
+    moved = (
+        max((one[k] - start[k]).abs().max() for k in one if k in start)
+        if name != "adapter"
+        else max(p.abs().max() for k, p in one.items() if "lora_B" in k)
+    )
     assert moved > 1e-3  # there was something to agree on
-    for weights in (one, two):  # a bias of all keys moves no attention: its gradient is rounding alone, which Adam makes a step of
+    # a bias of all keys moves no attention: its gradient is rounding alone, which Adam makes a step of
+    for weights in (one, two):
         for k in weights:
             if k.endswith("mha_layer.in_proj_bias"): weights[k].view(3, -1)[1] = 0
     for k in one: assert (one[k] - two[k]).abs().max() <= 1e-5, (k, (one[k] - two[k]).abs().max())
@@ -215,18 +238,30 @@ def test_a_training_that_diverges_stops_in_all_processes(tmp_path, monkeypatch):
 def test_divided_weights_are_held_once(updates):
     held = [eval(said) for said in re.findall(r"\{'weights'.*?\}", (updates/"2-fsdp.log").read_text())]
     assert len(held) == 2
-    for k in ("weights", "averages"): assert held[0][k] + held[1][k] == held[0][f"all_{k}"] > 0 and 0.45 < held[0][k] / held[0][f"all_{k}"] < 0.55
+    for k in ("weights", "averages"):
+        assert (
+            held[0][k] + held[1][k] == held[0][f"all_{k}"] > 0
+            and 0.45 < held[0][k] / held[0][f"all_{k}"] < 0.55
+        )
 
 
 def test_a_compiled_student_says_the_same(monkeypatch):
     from functools import partial
     from ares.students.base import set_ways
     from ares.students.loading import load_student
-    student = load_student(dict(d_model=32, d_ff=64, num_layers=1, num_decoder_layers=1, num_heads=2, vocab_size=300), texts=["The red ball is hot."])
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # the tracing; what a backend makes of it takes a minute
+
+    student = load_student(
+        dict(d_model=32, d_ff=64, num_layers=1, num_decoder_layers=1, num_heads=2, vocab_size=300),
+        texts=["The red ball is hot."],
+    )
+    # the tracing; what a backend makes of it takes a minute
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     compiled = set_ways(student.copy(), compile=True)
     for prompts, length in ((["The red ball"], 5), (["ball", "The red ball is hot."], 9)):
-        inputs, tokens = student.inputs(prompts, [None] * len(prompts)), torch.randint(3, 200, (len(prompts), length))
+        inputs, tokens = (
+            student.inputs(prompts, [None] * len(prompts)),
+            torch.randint(3, 200, (len(prompts), length)),
+        )
         one, two = (s.token_logprobs(s.hidden(inputs, tokens), tokens) for s in (student, compiled))
         assert torch.allclose(one, two, atol=1e-5)
     assert compiled.model.encoder._compiled_call_impl is not None
@@ -236,7 +271,12 @@ def test_a_compiled_student_says_the_same(monkeypatch):
 def params(tmp_path_factory):
     "A smoke run of one round in two processes, in mixed precision and with checkpointing."
     path = tmp_path_factory.mktemp("params")/"two.yaml"
-    path.write_text(yaml.safe_dump(yaml.safe_load((ROOT/"params"/"smoke.yaml").read_text()) | dict(rounds=1, num_processes=2, mixed_precision="bf16", gradient_checkpointing=True)))
+    path.write_text(
+        yaml.safe_dump(
+            yaml.safe_load((ROOT / "params" / "smoke.yaml").read_text())
+            | dict(rounds=1, num_processes=2, mixed_precision="bf16", gradient_checkpointing=True)
+        )
+    )
     return path
 
 
@@ -253,12 +293,21 @@ def worker(run, rank, stage):
     for p in psutil.process_iter(["cmdline"]):
         words = p.info["cmdline"] or []
         try:
-            if "stage" in words and words[-1] == stage and str(run) in words and p.environ().get("RANK") == str(rank): return p
-        except (psutil.NoSuchProcess, psutil.AccessDenied): pass
+            if (
+                "stage" in words
+                and words[-1] == stage
+                and str(run) in words
+                and p.environ().get("RANK") == str(rank)
+            ):
+                return p
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            pass
 
 
 def test_a_killed_process_ends_the_run_with_one_line_and_it_goes_on(two, params, tmp_path):
-    run = tmp_path/"killed"  # with divided weights, whose kept state is put together from all processes; the numbers are those of whole ones
+    # with divided weights, whose kept state is put together from all processes; the numbers are those of
+    # whole ones
+    run = tmp_path/"killed"
     (tmp_path/"params.yaml").write_text(yaml.safe_dump(yaml.safe_load(params.read_text()) | dict(fsdp=True)))
     params = tmp_path/"params.yaml"
     process = start_loop(run, params)
@@ -272,17 +321,37 @@ def test_a_killed_process_ends_the_run_with_one_line_and_it_goes_on(two, params,
     assert "process 1 was ended by signal 9" in said and "rl-1" in said
     end(start_loop(run, params))
     assert results_of(run) == results_of(two)
-    assert [json.loads(l)["collection"] for l in (run/"rl-1"/"metrics.jsonl").read_text().split("\n") if l] == [1, 2, 3, 4]
+    assert [
+        json.loads(l)["collection"] for l in (run / "rl-1" / "metrics.jsonl").read_text().split("\n") if l
+    ] == [1, 2, 3, 4]
 
 
 def test_the_command_under_a_launcher(two, params, tmp_path):
-    words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ROOT/"params"/"fsdp.yaml"), "--num_processes", "2", "-m", "ares", "run", str(params), "--name", "launched"]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=600, env=os.environ | dict(ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1"))
+    words = [
+        sys.executable, "-m", "accelerate.commands.launch", "--config_file",
+        str(ROOT / "params" / "fsdp.yaml"), "--num_processes", "2", "-m", "ares", "run", str(params),
+        "--name", "launched",
+    ]
+    done = subprocess.run(
+        words,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=os.environ | dict(ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1"),
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     run = tmp_path/"runs"/"launched"
     assert results_of(run) == results_of(two)
     assert json.loads((run/"config.json").read_text())["fsdp"]
     assert done.stdout.count("report:") == 1 and (run/"report.html").exists()
     assert {p.stem for p in (run/"notebooks").glob("*.ipynb")} == {"baseline", "rl-1", "sft-1", "report"}
-    fault = subprocess.run(words[:-2] + ["-p", "rl_Ir", "1"], cwd=tmp_path, capture_output=True, text=True, timeout=120, env=os.environ | dict(ACCELERATE_USE_CPU="true"))
+    fault = subprocess.run(
+        words[:-2] + ["-p", "rl_Ir", "1"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | dict(ACCELERATE_USE_CPU="true"),
+    )
     assert fault.returncode and fault.stderr.count("did you mean `rl_lr`") == 1

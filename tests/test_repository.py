@@ -29,7 +29,13 @@ def words(path):
 def copied(tmp_path):
     "The repository in another place, without what runs and tools leave in it."
     left = ".venv .git __pycache__ _docs _proc .ipynb_checkpoints".split()
-    shutil.copytree(ROOT, tmp_path/"copy", ignore=lambda folder, names: [n for n in names if n in left or (n == "runs" and Path(folder) == ROOT)])
+    shutil.copytree(
+        ROOT,
+        tmp_path / "copy",
+        ignore=lambda folder, names: [
+            n for n in names if n in left or (n == "runs" and Path(folder) == ROOT)
+        ],
+    )
     return tmp_path/"copy"
 
 
@@ -39,9 +45,14 @@ def test_notebooks_are_clean_and_in_sync(tmp_path):
         done = subprocess.run([str(BIN/command)], cwd=copy, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     for folder, pattern in (("nbs", "*.ipynb"), ("ares", "*.py")):
-        files = {p.relative_to(ROOT) for p in (ROOT/folder).rglob(pattern) if ".ipynb_checkpoints" not in p.parts}
+        files = {
+            p.relative_to(ROOT) for p in (ROOT / folder).rglob(pattern) if ".ipynb_checkpoints" not in p.parts
+        }
         assert files == {p.relative_to(copy) for p in (copy/folder).rglob(pattern)}
-        for path in files: assert (ROOT/path).read_bytes() == (copy/path).read_bytes(), f"{path}: run nbdev_clean, then nbdev_export"
+        for path in files:
+            assert (ROOT / path).read_bytes() == (copy / path).read_bytes(), (
+                f"{path}: run nbdev_clean, then nbdev_export"
+            )
 
 
 @pytest.mark.parametrize("path", LIBRARY, ids=name)
@@ -59,7 +70,9 @@ def test_notebooks_hold_nothing_foreign(path):
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"/(work|root|tmp|home|Users)/\w", text), "a path of somebody's machine"
     assert not re.search(r"sk-(ant|proj)-\w", text), "something like a key"
-    assert '"output_type": "error"' not in text and '"name": "stderr"' not in text, "an error or a warning among the outputs"
+    assert '"output_type": "error"' not in text and '"name": "stderr"' not in text, (
+        "an error or a warning among the outputs"
+    )
 
 
 @pytest.mark.parametrize("path", sorted((ROOT/"nbs"/"runs").glob("*.ipynb")), ids=name)
@@ -78,28 +91,41 @@ def test_every_public_name_is_documented_and_shown():
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
                 doc = ast.get_docstring(node)
-                assert doc and "\n" not in doc.strip(), f"{path.relative_to(ROOT)}: {node.name} needs a one-line docstring"
+                assert doc and "\n" not in doc.strip(), (
+                    f"{path.relative_to(ROOT)}: {node.name} needs a one-line docstring"
+                )
 
 
 def test_the_site_lists_every_page_and_no_other(tmp_path):
     site = yaml.safe_load((ROOT/"_quarto.yml").read_text())
     def pages(node):
         if isinstance(node, str) and node.endswith(".ipynb"): yield node
-        for child in node if isinstance(node, list) else node.values() if isinstance(node, dict) else (): yield from pages(child)
+        for child in node if isinstance(node, list) else node.values() if isinstance(node, dict) else ():
+            yield from pages(child)
+
     assert sorted(pages(site["website"]["sidebar"])) == sorted(map(name, NOTEBOOKS))
 
 
 def test_the_notebooks_can_be_made_into_pages(tmp_path):
     copy = copied(tmp_path)
-    (tmp_path/"quarto").write_text("#!/bin/sh\n")  # nbdev would download Quarto where it finds none; making the pages does not need it
+    # nbdev would download Quarto where it finds none; making the pages does not need it
+    (tmp_path/"quarto").write_text("#!/bin/sh\n")
     (tmp_path/"quarto").chmod(0o755)
-    done = subprocess.run([str(BIN/"nbdev_proc_nbs")], cwd=copy, capture_output=True, text=True, env=os.environ | dict(PATH=f"{tmp_path}:{os.environ['PATH']}"))
+    done = subprocess.run(
+        [str(BIN / "nbdev_proc_nbs")],
+        cwd=copy,
+        capture_output=True,
+        text=True,
+        env=os.environ | dict(PATH=f"{tmp_path}:{os.environ['PATH']}"),
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     pages = {p.relative_to(copy/"_proc") for p in (copy/"_proc").rglob("*.ipynb")}
     assert pages == {p.relative_to(ROOT/"nbs") for p in NOTEBOOKS}
     for page in pages:  # nbdev makes a page's title of the first cell and drops what else stands in it
         missing = words(ROOT/"nbs"/page) - words(copy/"_proc"/page)
-        assert not missing, f"{page}: the site loses {missing}; keep title and description alone in the first cell"
+        assert not missing, (
+            f"{page}: the site loses {missing}; keep title and description alone in the first cell"
+        )
 
 
 def test_a_notebook_saved_in_jupyterlab_stays_clean(tmp_path):
@@ -118,18 +144,26 @@ def test_a_notebook_saved_in_jupyterlab_stays_clean(tmp_path):
 
 def test_make_docs_says_what_is_missing():
     if shutil.which("quarto"): pytest.skip("Quarto is here; make docs builds the site")
-    done = subprocess.run(["make", "-s", "docs", "-o", ".venv/.dev"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        ["make", "-s", "docs", "-o", ".venv/.dev"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode != 0 and "Quarto is missing" in done.stdout
 
 
 def test_the_readme_is_the_front_page(tmp_path):
-    done = subprocess.run(["make", "-s", "readme", f"README={tmp_path}/README.md", "-o", ".venv/.dev", f"BIN={BIN}"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        ["make", "-s", "readme", f"README={tmp_path}/README.md", "-o", ".venv/.dev", f"BIN={BIN}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path/"README.md").read_text() == (ROOT/"README.md").read_text(), "run make readme"
     assert (ROOT/"nbs"/"images"/"demo.md").read_text() in (ROOT/"README.md").read_text(), "run make figures"
 
 
-ASKS = {"is_encoder_decoder", "model_type", "architectures", "__class__"}  # attributes and keys that tell models apart
+# attributes and keys that tell models apart
+ASKS = {"is_encoder_decoder", "model_type", "architectures", "__class__"}
 PARTS = {"encoder", "decoder", "shared", "vision_tower", "processor", "image_dense"}  # of some models only
 
 
@@ -138,11 +172,30 @@ def asks_for_kind(code, names):
     import ast
     found = []
     for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.ImportFrom): said = [a.name for a in node.names if a.name in names]
-        elif isinstance(node, ast.Attribute): said = [node.attr] if node.attr in ASKS or node.attr in PARTS and re.search(r"(student|reference|model)$", ast.unparse(node.value)) else []
-        elif isinstance(node, ast.Constant): said = [node.value] if node.value in ASKS or node.value in names else []
-        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("isinstance", "issubclass", "hasattr", "getattr", "type") and node.args:
-            said = [ast.unparse(node)] if re.search(r"(?<!config\.)\b(student|reference|policy|answerer|trunk)\b", ast.unparse(node.args[0])) else []
+        if isinstance(node, ast.ImportFrom):
+            said = [a.name for a in node.names if a.name in names]
+        elif isinstance(node, ast.Attribute):
+            said = (
+                [node.attr]
+                if node.attr in ASKS
+                or node.attr in PARTS
+                and re.search(r"(student|reference|model)$", ast.unparse(node.value))
+                else []
+            )
+        elif isinstance(node, ast.Constant):
+            said = [node.value] if node.value in ASKS or node.value in names else []
+        elif (
+            isinstance(node, ast.Call)
+            and getattr(node.func, "id", "") in ("isinstance", "issubclass", "hasattr", "getattr", "type")
+            and node.args
+        ):
+            said = (
+                [ast.unparse(node)]
+                if re.search(
+                    r"(?<!config\.)\b(student|reference|policy|answerer|trunk)\b", ast.unparse(node.args[0])
+                )
+                else []
+            )
         else: said = []
         found += [f"line {node.lineno}: {s}" for s in said]
     return found
@@ -151,17 +204,39 @@ def asks_for_kind(code, names):
 def test_no_module_asks_what_kind_of_student_it_holds():
     import ast
     makers = [p for p in (ROOT/"ares"/"students").glob("[a-z]*.py") if p.stem != "vllm"]
-    names = {node.name for m in makers for node in ast.parse(m.read_text()).body if isinstance(node, ast.ClassDef)} - {"ValueHead"}
+    names = {
+        node.name for m in makers for node in ast.parse(m.read_text()).body if isinstance(node, ast.ClassDef)
+    } - {"ValueHead"}
     assert {"T5Student", "CausalStudent", "VisionStudent", "MultimodalT5", "DecoderCache"} <= names
-    for asked in ("isinstance(student, str)", "from ares.students.t5 import T5Student", "student.model.config.is_encoder_decoder", "type(student).__name__ == 'CausalStudent'",
-                  "hasattr(student, 'processor')", "student.model.encoder(x)", "read_json(path)['model_type']", "isinstance(value_head.student.model, torch.nn.Module)"):
+    for asked in (
+        "isinstance(student, str)",
+        "from ares.students.t5 import T5Student",
+        "student.model.config.is_encoder_decoder",
+        "type(student).__name__ == 'CausalStudent'",
+        "hasattr(student, 'processor')",
+        "student.model.encoder(x)",
+        "read_json(path)['model_type']",
+        "isinstance(value_head.student.model, torch.nn.Module)",
+    ):
         assert asks_for_kind(asked, names), asked
-    for fine in ("isinstance(config.student, str)", "student.width", "from ares.students.loading import load_student", "student.hidden(inputs, responses)"): assert not asks_for_kind(fine, names), fine
-    fair = {"answers": ("hasattr(student.model, 'peft_config')",),  # whether there is an adapter, of whatever kind
-            "publish": ("isinstance(student, str)", "model_type")}  # the setting; and a card tells its readers what the model is
+    for fine in (
+        "isinstance(config.student, str)",
+        "student.width",
+        "from ares.students.loading import load_student",
+        "student.hidden(inputs, responses)",
+    ):
+        assert not asks_for_kind(fine, names), fine
+    # whether there is an adapter, of whatever kind
+    fair = {"answers": ("hasattr(student.model, 'peft_config')",),
+            # the setting; and a card tells its readers what the model is
+            "publish": ("isinstance(student, str)", "model_type")}
     for path in sorted((ROOT/"ares").rglob("[a-z]*.py")):
         if path in makers: continue
-        found = [f for f in asks_for_kind(path.read_text(), names) if not f.endswith(fair.get(path.stem, ("(none)",)))]
+        found = [
+            f
+            for f in asks_for_kind(path.read_text(), names)
+            if not f.endswith(fair.get(path.stem, ("(none)",)))
+        ]
         assert not found, f"{path.name} asks what kind of student it holds: {'; '.join(found)}"
 
 
@@ -186,17 +261,23 @@ def arrows():
         if path.stem.startswith("_"): continue
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.ImportFrom): continue
-            if node.level: yield here, ".".join([*here.split(".")[:-node.level], *filter(None, [node.module])])
+            if node.level:
+                yield here, ".".join([*here.split(".")[: -node.level], *filter(None, [node.module])])
             elif (node.module or "").startswith("ares."): yield here, node.module[5:]
 
 
 def test_imports_follow_the_order_of_the_book():
     known, found = places(), {(a, b) for a, b in arrows() if a != b}
-    modules = {".".join(p.relative_to(ROOT/"ares").with_suffix("").parts) for p in (ROOT/"ares").rglob("[a-z]*.py")}
+    modules = {
+        ".".join(p.relative_to(ROOT / "ares").with_suffix("").parts)
+        for p in (ROOT / "ares").rglob("[a-z]*.py")
+    }
     assert modules == set(known), "each module has one numbered notebook"
     assert all(p.parent.name in CHAPTERS or p.parent == ROOT/"nbs" for p in LIBRARY)
     assert len(found) > 50 and ("training.rewards", "training.rollouts") in found
-    between = sorted({(a.split(".")[0], b.split(".")[0]) for a, b in found if a.split(".")[0] != b.split(".")[0]})
+    between = sorted(
+        {(a.split(".")[0], b.split(".")[0]) for a, b in found if a.split(".")[0] != b.split(".")[0]}
+    )
     book = f"the chapters' {len(between)} arrows: " + ", ".join(f"{a} -> {b}" for a, b in between)
     back = [f"{a} imports {b}" for a, b in sorted(found) if b not in known or known[b] >= known[a]]
     assert not back, f"{'; '.join(back)}, which comes later ({book})"  # and so there is no cycle
@@ -208,7 +289,9 @@ def test_the_package_offers_its_names_at_once():
     seconds = []
     for _ in range(3):  # the first may read from the disk
         started = time.time()
-        said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+        said = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.split()
         seconds.append(time.time() - started)
     assert said[1] == "False" and 20 <= int(said[2]) <= 40 and min(seconds) < 0.3, seconds
     import ares

@@ -51,15 +51,24 @@ def test_every_command_of_the_page_is_one(words):
 
 
 def test_the_batch_script_starts_a_launcher_on_each_machine(tmp_path):
-    tools = dict(scontrol='echo "one\ntwo"', torchrun='echo "$SLURM_NODEID|$OMP_NUM_THREADS|$*" >> "$SAID"', # a machine after the other
+    # a machine after the other
+    tools = dict(scontrol='echo "one\ntwo"', torchrun='echo "$SLURM_NODEID|$OMP_NUM_THREADS|$*" >> "$SAID"',
                  srun='shift 2; for n in 0 1; do SLURM_NODEID=$n "$@"; done')
     for name, text in tools.items():
         (tmp_path/name).write_text(f"#!/bin/bash\n{text}\n")
         (tmp_path/name).chmod(0o755)
-    env = os.environ | dict(PATH=f"{tmp_path}:{os.environ['PATH']}", SAID=str(tmp_path/"said"), TORCHRUN="torchrun", SLURM_JOB_NODELIST="one,two", SLURM_JOB_ID="12034",
-                            SLURM_NNODES="2", SLURM_GPUS_ON_NODE="4", SLURM_CPUS_PER_TASK="16")
+    env = os.environ | dict(
+        PATH=f"{tmp_path}:{os.environ['PATH']}", SAID=str(tmp_path / "said"), TORCHRUN="torchrun",
+        SLURM_JOB_NODELIST="one,two", SLURM_JOB_ID="12034", SLURM_NNODES="2", SLURM_GPUS_ON_NODE="4",
+        SLURM_CPUS_PER_TASK="16",
+    )
     script = ["bash", str(ROOT/"params"/"slurm.sh")]
-    done = subprocess.run([*script, "params/smoke.yaml", "--name", "mine", "-p", "data", "a path"], env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [*script, "params/smoke.yaml", "--name", "mine", "-p", "data", "a path"],
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     said = [line.split("|") for line in (tmp_path/"said").read_text().splitlines()]
     assert [(node, threads) for node, threads, _ in said] == [("0", "4"), ("1", "4")]

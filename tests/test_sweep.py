@@ -15,7 +15,10 @@ from ares.pipeline.sweep import run_sweep, sweep_configs
 from conftest import ROOT, lines, results_of
 
 SMOKE = ROOT/"params"/"smoke.yaml"
-SHORT = dict(method="rl", rounds=1, collections=4, collect_problems=4, ppo_epochs=1, baseline_epochs=1, answer_model="conclusion", train_problems=24, val_problems=8, test_problems=8, max_new_tokens=24)
+SHORT = dict(
+    method="rl", rounds=1, collections=4, collect_problems=4, ppo_epochs=1, baseline_epochs=1,
+    answer_model="conclusion", train_problems=24, val_problems=8, test_problems=8, max_new_tokens=24,
+)
 VALUES = dict(rl_lr=[1e-4, 3e-4, 1e-3], kl_coef=[0.0, 0.02])
 FAILS, KILLED, SHARES = "rl_lr=0.0001,kl_coef=0.02", "rl_lr=0.001,kl_coef=0.0", "rl_lr=0.0003,kl_coef=0.0"
 
@@ -62,13 +65,17 @@ def test_a_sweep_goes_on_after_failures_and_kills(tmp_path, monkeypatch, capsys,
     (home/FAILS/"rl-1").unlink()
     before = {p: p.stat().st_mtime_ns for p in home.glob("*/*/result.json")}
     assert len(before) == 6 + 4 and lines(home/KILLED/"rl-1"/"metrics.jsonl") >= 1
-    words = [w for k, v in SHORT.items() for w in ("-p", k, str(v))] + [w for k, v in VALUES.items() for w in ("--set", f"{k}={','.join(map(str, v))}")]
+    words = [w for k, v in SHORT.items() for w in ("-p", k, str(v))] + [
+        w for k, v in VALUES.items() for w in ("--set", f"{k}={','.join(map(str, v))}")
+    ]
     assert main(["sweep", str(SMOKE), "--home", str(home), "--parallel", "2", *words]) == 0
     assert "rl_lr 0.001" in capsys.readouterr().out
     assert all(p.stat().st_mtime_ns == t for p, t in before.items())
     table = pd.read_parquet(home/"table.parquet")
     assert len(table) == 12 and set(table.state) == {"done"} and table.accuracy.notna().all()
-    assert (home/KILLED/"notebooks"/"rl-1-failed-1.ipynb").exists() and "rl_lr 0.001" in (home/"sweep.html").read_text()
+    assert (home / KILLED / "notebooks" / "rl-1-failed-1.ipynb").exists() and "rl_lr 0.001" in (
+        home / "sweep.html"
+    ).read_text()
 
     # A run that took over a baseline and was killed ends in the numbers of one that did neither.
     run_ares(load_config(SMOKE, **SHORT | dict(rl_lr=0.001, kl_coef=0.0)), tmp_path/"alone")
@@ -83,8 +90,13 @@ def test_a_sweep_goes_on_after_failures_and_kills(tmp_path, monkeypatch, capsys,
 def test_nothing_starts_before_everything_is_checked(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "")  # no srun here
-    for words, message in ((["--set", "rl_Ir=1e-4"], "did you mean `rl_lr`"), (["--set", "seed=0,x"], "`seed` must be int"), ([], "nothing varies"),
-                           (["--set", "seed=0", "--job", "timeout=5"], "--job:"), (["--set", "seed=0", "--executor", "slurm"], "no such cluster here")):
+    for words, message in (
+        (["--set", "rl_Ir=1e-4"], "did you mean `rl_lr`"),
+        (["--set", "seed=0,x"], "`seed` must be int"),
+        ([], "nothing varies"),
+        (["--set", "seed=0", "--job", "timeout=5"], "--job:"),
+        (["--set", "seed=0", "--executor", "slurm"], "no such cluster here"),
+    ):
         assert main(["sweep", str(SMOKE), "--home", "rates", *words]) == 1
         said = capsys.readouterr().err
         assert message in said and len(said.strip().split("\n")) == 1, said

@@ -25,7 +25,11 @@ from conftest import ROOT, end, loop, start, timeless
 KEY = "sk-ant-a-secret-that-must-not-be-found"
 FACTS = FactTeacher()
 # A fifth of all replies: half of them broken on the line, half of them useless.
-FAULTS = {name: 0.1 / len(LINE_FAULTS) for name in LINE_FAULTS} | {name: 0.1 / len(REPLY_FAULTS) for name in REPLY_FAULTS} | {"endless": 0.002}
+FAULTS = (
+    {name: 0.1 / len(LINE_FAULTS) for name in LINE_FAULTS}
+    | {name: 0.1 / len(REPLY_FAULTS) for name in REPLY_FAULTS}
+    | {"endless": 0.002}
+)
 
 
 def four_rationales(problem):
@@ -112,7 +116,8 @@ def test_when_the_sender_itself_is_killed_only_what_was_under_way_is_asked_again
 
 def test_two_processes_share_a_ledger(tmp_path, reach):
     with reach(StandIn(PROBLEMS, FACTS, seconds=0.05)) as server:
-        for process in [start_asking(server, tmp_path/"ledger.sqlite", name) for name in ("one", "other")]: end(process, 300)
+        for process in [start_asking(server, tmp_path / "ledger.sqlite", name) for name in ("one", "other")]:
+            end(process, 300)
     assert set(server.answered.values()) == {1} and len(server.answered) == 400
 
 
@@ -158,7 +163,11 @@ def test_a_batch_is_found_again_when_its_submission_was_cut_off(arrived, tmp_pat
             batch = ledger.rows("select * from batches")[0]["batch"]
             note_batch(ledger, batch, remote=None, state="submitting")
         else:
-            with ledger.db: ledger.db.execute("insert into batches values ('b', 'anthropic', null, '1:1.00', 'submitting', 10, ?)", (time.time(),))
+            with ledger.db:
+                ledger.db.execute(
+                    "insert into batches values ('b', 'anthropic', null, '1:1.00', 'submitting', 10, ?)",
+                    (time.time(),),
+                )
             ledger.claim("anthropic", "1:1.00", 100, "b")
         assert check(teacher.values("score", few), few) == 0
         teacher.sender.stop()
@@ -168,8 +177,11 @@ def test_a_batch_is_found_again_when_its_submission_was_cut_off(arrived, tmp_pat
 def test_a_batch_that_takes_long_is_left_and_fetched_later(tmp_path, reach):
     few = ASKED[:40]
     with reach(StandIn(PROBLEMS[:10], FACTS, batch_seconds=6)) as server:
-        hurried = ClaudeTeacher(tmp_path/"ledger.sqlite", send="batch", batch_poll_seconds=0.1, batch_wait_minutes=0.06)
-        with pytest.raises(AresError, match="nothing is lost: start the run again later"): hurried.values("score", few)
+        hurried = ClaudeTeacher(
+            tmp_path / "ledger.sqlite", send="batch", batch_poll_seconds=0.1, batch_wait_minutes=0.06
+        )
+        with pytest.raises(AresError, match="nothing is lost: start the run again later"):
+            hurried.values("score", few)
         hurried.sender.stop()
         patient = ClaudeTeacher(tmp_path/"ledger.sqlite", send="batch", batch_poll_seconds=0.1)
         assert check(patient.values("score", few), few) == 0
@@ -178,26 +190,44 @@ def test_a_batch_that_takes_long_is_left_and_fetched_later(tmp_path, reach):
 
 
 def test_a_judge_behind_a_chat_completions_endpoint(tmp_path, reach):
-    pairs = [(p, [p.solution, "So the"]) for p in PROBLEMS[:12]] + [(p, ["So the", p.solution]) for p in PROBLEMS[:12]]
+    pairs = [(p, [p.solution, "So the"]) for p in PROBLEMS[:12]] + [
+        (p, ["So the", p.solution]) for p in PROBLEMS[:12]
+    ]
     with reach(StandIn(PROBLEMS[:12], FACTS, faults={"prose": 0.2, "503": 0.1}, seed=2)) as server:
         judge = OpenAIJudge(tmp_path/"ledger.sqlite", base_url=f"{server.url}/v1")
         verdicts = judge.values("compare", pairs)
         judge.sender.stop()
-    assert [v in (right, None) for v, right in zip(verdicts, ["a"] * 12 + ["b"] * 12)] == [True] * 24 and verdicts.count(None) < 6
+    assert [v in (right, None) for v, right in zip(verdicts, ["a"] * 12 + ["b"] * 12)] == [
+        True
+    ] * 24 and verdicts.count(None) < 6
     assert judge.ledger.totals()["model"].tolist() == ["gpt-4o"]
 
 
-@pytest.mark.parametrize("change, message", [
-    (dict(ANTHROPIC_API_KEY="", ANTHROPIC_AUTH_TOKEN=""), "needs a key in the environment variable ANTHROPIC_API_KEY"),
-    (dict(teacher_model="claude-3-haiku-20240307"), "claude-3-haiku-20240307 is retired"),
-    (dict(teacher_model="claude-haiku-99"), "is not known to the installed anthropic"),
-    (dict(teacher_send="replay"), "no reply is kept"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            dict(ANTHROPIC_API_KEY="", ANTHROPIC_AUTH_TOKEN=""),
+            "needs a key in the environment variable ANTHROPIC_API_KEY",
+        ),
+        (dict(teacher_model="claude-3-haiku-20240307"), "claude-3-haiku-20240307 is retired"),
+        (dict(teacher_model="claude-haiku-99"), "is not known to the installed anthropic"),
+        (dict(teacher_send="replay"), "no reply is kept"),
+    ],
+)
 def test_what_cannot_be_asked_is_said_in_one_sentence(change, message, tmp_path, reach, monkeypatch):
     with reach(StandIn([], FACTS)) as server:
         for name in filter(str.isupper, change): monkeypatch.setenv(name, change[name])
         with pytest.raises(AresError, match=message) as said:
-            run_ares(load_config(ROOT/"params"/"smoke.yaml", teacher="claude", rounds=1, **{k: v for k, v in change.items() if not k.isupper()}), tmp_path/"run")
+            run_ares(
+                load_config(
+                    ROOT / "params" / "smoke.yaml",
+                    teacher="claude",
+                    rounds=1,
+                    **{k: v for k, v in change.items() if not k.isupper()},
+                ),
+                tmp_path / "run",
+            )
     assert KEY not in str(said.value) and "\n" not in str(said.value) and not server.answered
 
 
@@ -207,24 +237,48 @@ PAID = ("requests", "asked_again", "failed_items", "dollars")
 def test_a_run_with_claude_ends_in_the_same_table_and_leaves_no_key(tmp_path, reach):
     "The command, with papermill and all, stopped by its budget on the way; the offline teacher answers behind the API."
     student = dict(d_model=48, d_ff=96, num_layers=1, num_decoder_layers=1, num_heads=2, vocab_size=800)
-    small = yaml.safe_load((ROOT/"params"/"smoke.yaml").read_text()) | dict(rounds=1, train_problems=260, gold_problems=260, baseline_lr=0.005, baseline_epochs=10, student=student, answer_model="conclusion")
+    small = yaml.safe_load((ROOT / "params" / "smoke.yaml").read_text()) | dict(
+        rounds=1, train_problems=260, gold_problems=260, baseline_lr=0.005, baseline_epochs=10,
+        student=student, answer_model="conclusion",
+    )
     (tmp_path/"offline.yaml").write_text(yaml.safe_dump(small))
     (tmp_path/"paid.yaml").write_text(yaml.safe_dump(small | dict(teacher="claude")))
     end(start(loop, tmp_path/"offline.yaml", tmp_path/"offline", log=tmp_path/"offline.log"))
-    problems = [p for split, n in (("train", 260), ("val", 16), ("test", 24)) for p in make_problems(n, split=split, seed=0)]
-    ares = lambda *words: subprocess.run([str(Path(sys.executable).parent/"ares"), *words], cwd=tmp_path, capture_output=True, text=True, timeout=900)
+    problems = [
+        p
+        for split, n in (("train", 260), ("val", 16), ("test", 24))
+        for p in make_problems(n, split=split, seed=0)
+    ]
+    ares = lambda *words: subprocess.run(
+        [str(Path(sys.executable).parent / "ares"), *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
     with reach(StandIn(problems, FACTS)) as server:
         poor = ares("run", "paid.yaml", "-p", "budget_calls", "40")
-        assert poor.returncode == 1 and "budget_calls: 40 calls are used up" in poor.stderr and sum(server.answered.values()) == 40
+        assert (
+            poor.returncode == 1
+            and "budget_calls: 40 calls are used up" in poor.stderr
+            and sum(server.answered.values()) == 40
+        )
         done = ares("run", "paid", "-p", "budget_calls", "0")
         assert done.returncode == 0, done.stderr[-3000:]
         shown = ares("ledger", "paid")
     assert set(server.answered.values()) == {1}
     assert f"{len(server.answered)} questions" in shown.stdout
-    offline, paid = (json.loads((folder/"results.json").read_text()) for folder in (tmp_path/"offline", tmp_path/"runs"/"paid"))
+    offline, paid = (
+        json.loads((folder / "results.json").read_text())
+        for folder in (tmp_path / "offline", tmp_path / "runs" / "paid")
+    )
     assert sum(record["requests"] for record in paid.values()) == len(server.answered)
-    assert timeless({s: {k: v for k, v in r.items() if k not in PAID} for s, r in paid.items()}) == timeless(offline)
-    assert offline["sft-1"]["sentence_score"] > 0.1 and offline["sft-1"]["wins"] > 0, "the comparison says nothing when all scores are zero"
+    assert timeless({s: {k: v for k, v in r.items() if k not in PAID} for s, r in paid.items()}) == timeless(
+        offline
+    )
+    assert offline["sft-1"]["sentence_score"] > 0.1 and offline["sft-1"]["wins"] > 0, (
+        "the comparison says nothing when all scores are zero"
+    )
     assert "claude-haiku" in (tmp_path/"runs"/"paid"/"report.html").read_text()
     left = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(left) > 30 and not [path for path in left if KEY.encode() in path.read_bytes()]
@@ -247,12 +301,16 @@ def test_a_budget_counts_what_is_in_batches(tmp_path, reach):
     "What a batch under way may cost is spoken for, also after a new start."
     few = ASKED[:160]
     with reach(StandIn(PROBLEMS[:40], FACTS, batch_seconds=3)) as server:
-        first = ClaudeTeacher(tmp_path/"ledger.sqlite", send="batch", batch_poll_seconds=0.1, budget_usd=0.004)
+        first = ClaudeTeacher(
+            tmp_path / "ledger.sqlite", send="batch", batch_poll_seconds=0.1, budget_usd=0.004
+        )
         first.ask("score", few[:40])
         first.fetch()
         while not server.batches: time.sleep(0.05)
         first.sender.stop()
-        second = ClaudeTeacher(tmp_path/"ledger.sqlite", send="batch", batch_poll_seconds=0.1, budget_usd=0.004)
+        second = ClaudeTeacher(
+            tmp_path / "ledger.sqlite", send="batch", batch_poll_seconds=0.1, budget_usd=0.004
+        )
         with pytest.raises(AresError, match="budget_usd"): second.values("score", few)
         assert 10 <= sum(len(b["requests"]) for b in server.batches.values()) < 40
         richer = ClaudeTeacher(tmp_path/"ledger.sqlite", send="batch", batch_poll_seconds=0.1)
@@ -296,7 +354,8 @@ def test_a_sender_that_falls_over_again_and_again_is_not_started_forever(tmp_pat
     monkeypatch.setattr("ares.teachers.sender.MOST_LOST", 2)
     with reach(StandIn([], FACTS)):
         teacher = ClaudeTeacher(tmp_path/"ledger.sqlite", concurrency="many")
-        with pytest.raises(AresError, match="ledger.log: the sender was lost 2 times"): teacher.values("score", ASKED[:4])
+        with pytest.raises(AresError, match="ledger.log: the sender was lost 2 times"):
+            teacher.values("score", ASKED[:4])
     assert "TypeError" in (tmp_path/"ledger.log").read_text()
 
 
@@ -330,7 +389,9 @@ def test_when_all_questions_are_refused_the_run_stops_and_can_go_on_later(tmp_pa
     with reach(StandIn(PROBLEMS[:10], FACTS, faults={"400": 1.0})) as server:
         for _ in range(2):
             teacher = ClaudeTeacher(tmp_path/"ledger.sqlite")
-            with pytest.raises(AresError, match="refused all `score` questions.*this question cannot be answered"):
+            with pytest.raises(
+                AresError, match="refused all `score` questions.*this question cannot be answered"
+            ):
                 teacher.values("score", few)
             teacher.sender.stop()
         server.faults = {}
@@ -340,7 +401,11 @@ def test_when_all_questions_are_refused_the_run_stops_and_can_go_on_later(tmp_pa
 
 
 def test_a_run_is_not_trained_on_refusals(tmp_path, reach):
-    problems = [p for split, n in (("train", 48), ("val", 16), ("test", 24)) for p in make_problems(n, split=split, seed=0)]
+    problems = [
+        p
+        for split, n in (("train", 48), ("val", 16), ("test", 24))
+        for p in make_problems(n, split=split, seed=0)
+    ]
     with reach(StandIn(problems, FACTS, faults={"422": 1.0})):
         with pytest.raises(AresError, match="refused all `score` questions"):
             run_ares(load_config(ROOT/"params"/"smoke.yaml", teacher="claude", rounds=1), tmp_path/"run")
@@ -368,7 +433,8 @@ def test_batches_are_cut_by_their_bytes(tmp_path, monkeypatch):
     requests = sending.batch_requests(SimpleNamespace(ledger=ledger), rows)
     assert 1 < len(requests) < 20 and len(json.dumps(requests)) <= 50_000
     monkeypatch.setattr(sending, "BATCH_BYTES", 10)
-    assert len(sending.batch_requests(SimpleNamespace(ledger=ledger), rows)) == 1  # one that is too large goes alone
+    # one that is too large goes alone
+    assert len(sending.batch_requests(SimpleNamespace(ledger=ledger), rows)) == 1
 
 
 def test_a_reply_may_have_many_tokens(tmp_path, reach):
@@ -376,7 +442,9 @@ def test_a_reply_may_have_many_tokens(tmp_path, reach):
     with reach(StandIn(PROBLEMS[:1], FACTS)) as server:
         ledger = Ledger(tmp_path/"ledger.sqlite")
         picture = ledger.add_picture(picture_bytes(PROBLEMS[0]))
-        question = make_question("score", PROBLEMS[0], [[PROBLEMS[0].solution]], "claude-haiku-5-5", picture=picture)
+        question = make_question(
+            "score", PROBLEMS[0], [[PROBLEMS[0].solution]], "claude-haiku-5-5", picture=picture
+        )
         key = ledger.queue(question | dict(max_tokens=30_000), "anthropic", [(0, "item")])
         sender = sending.Sender(ledger.path, **sending.DEFAULTS)
         while not ledger.answered():
@@ -399,7 +467,9 @@ def test_a_budget_holds_when_replies_break_off_or_time_out(fault, tmp_path, reac
 
 
 def test_a_budget_of_calls_counts_requests(tmp_path, reach):
-    with reach(StandIn(PROBLEMS, FACTS, faults={"broken off": 0.4, "503": 0.2, "429": 0.2}, seed=5)) as server:
+    with reach(
+        StandIn(PROBLEMS, FACTS, faults={"broken off": 0.4, "503": 0.2, "429": 0.2}, seed=5)
+    ) as server:
         poor = ClaudeTeacher(tmp_path/"ledger.sqlite", budget_calls=10)
         with pytest.raises(AresError, match="budget_calls: 10 calls are used up"): poor.values("score", ASKED)
         poor.sender.stop()
@@ -469,9 +539,13 @@ def test_a_password_in_an_address_is_refused_and_kept_nowhere(tmp_path):
     (tmp_path/"p.yaml").write_text(yaml.safe_dump(dict(teacher="facts", judge="openai", judge_base_url=url)))
     ares = str(Path(sys.executable).parent/"ares")
     done = subprocess.run([ares, "run", "p.yaml"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1 and "`judge_base_url` must be an address without user name, password" in done.stderr
+    assert (
+        done.returncode == 1
+        and "`judge_base_url` must be an address without user name, password" in done.stderr
+    )
     assert "passw0rd" not in done.stdout + done.stderr and [p.name for p in tmp_path.iterdir()] == ["p.yaml"]
-    with pytest.raises(AresError, match="without user name") as said: OpenAIJudge(tmp_path/"l.sqlite", base_url=url)
+    with pytest.raises(AresError, match="without user name") as said:
+        OpenAIJudge(tmp_path / "l.sqlite", base_url=url)
     assert "passw0rd" not in str(said.value)
 
 
@@ -480,7 +554,9 @@ def test_the_options_of_a_sender_stand_in_no_list_of_processes(tmp_path, reach):
         teacher = ClaudeTeacher(tmp_path/"ledger.sqlite")
         teacher.fetch()
         until = time.monotonic() + 20
-        while not (shown := psutil.Process(teacher.sender.process.pid).cmdline()) and time.monotonic() < until:
+        while (
+            not (shown := psutil.Process(teacher.sender.process.pid).cmdline()) and time.monotonic() < until
+        ):
             time.sleep(0.05)
         teacher.sender.stop()
     assert "budget_usd" not in " ".join(shown) and str(tmp_path/"ledger.sqlite") in shown[-1]

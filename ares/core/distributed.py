@@ -44,7 +44,9 @@ def is_main() -> bool:
 def launcher_settings() -> dict: # setting -> value; empty for a single process
     "What whoever started the processes has decided."
     if process_count() == 1: return {}
-    return dict(num_processes=process_count()) | (dict(fsdp=True) if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" else {})
+    return dict(num_processes=process_count()) | (
+        dict(fsdp=True) if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" else {}
+    )
 
 # %% ../../nbs/core/02_distributed.ipynb #3d2023bb
 PATIENCE = datetime.timedelta(days=7)
@@ -54,10 +56,12 @@ def join_processes(
 ):
     "Meet the other processes, if there are any."
     if process_count() == 1 or torch.distributed.is_initialized(): return
-    os.environ.pop("ACCELERATE_USE_FSDP", None)  # the weights are divided here (see below), so Accelerate must not do it once more
+    # the weights are divided here (see below), so Accelerate must not do it once more
+    os.environ.pop("ACCELERATE_USE_FSDP", None)
     if device.type == "cuda": torch.cuda.set_device(device)
     PartialState(cpu=device.type == "cpu", timeout=PATIENCE)
-    atexit.register(torch.distributed.destroy_process_group)  # left to itself, it now and then aborts a process that is done
+    # left to itself, it now and then aborts a process that is done
+    atexit.register(torch.distributed.destroy_process_group)
 
 # %% ../../nbs/core/02_distributed.ipynb #b20371b8
 def my_share(
@@ -95,8 +99,10 @@ def from_main(
     if process_count() == 1: return make()
     said = [None, None]
     if is_main():
-        try: said[0] = make()
-        except Exception as e: said[1] = e if isinstance(e, AresError) else AresError(f"{type(e).__name__}: {e}")
+        try:
+            said[0] = make()
+        except Exception as e:
+            said[1] = e if isinstance(e, AresError) else AresError(f"{type(e).__name__}: {e}")
     broadcast_object_list(said)
     if said[1] is not None: raise said[1]
     return said[0]
@@ -105,7 +111,12 @@ def from_main(
 @contextmanager
 def alone():
     "While inside, this process does not know of the others, nor do those that it starts."
-    names = [n for n in os.environ if n in ("RANK", "WORLD_SIZE") or n.startswith(("LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_"))]
+    names = [
+        n
+        for n in os.environ
+        if n in ("RANK", "WORLD_SIZE")
+        or n.startswith(("LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_"))
+    ]
     before = {n: os.environ.pop(n) for n in names}
     try: yield
     finally: os.environ |= before
@@ -123,6 +134,7 @@ def _is_running(process: psutil.Process) -> bool:
     try: return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess: return False
 
+# %% ../../nbs/core/02_distributed.ipynb #ad7d4016
 def end_with(
     pid: int, # of another process on this machine
     seconds: float = 0.2, # between two looks
@@ -200,6 +212,7 @@ def _copy_progress(path: Path, stream, done: threading.Event):
             if last: return
             time.sleep(0.3)
 
+# %% ../../nbs/core/02_distributed.ipynb #0f3e174e
 @contextmanager
 def shown_progress(
     path: Path, # file that the bars go to
@@ -227,14 +240,22 @@ def launch_command(
     num_processes: int,
 ) -> list: # words for `subprocess`
     "The command that starts n processes on this machine."
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_processes}", "-m", *map(str, words)]
+    return [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_processes}",
+        "-m", *map(str, words),
+    ]
 
+# %% ../../nbs/core/02_distributed.ipynb #3c06a46f
 def launch_environment(
     device: torch.device, # where the processes compute
 ) -> dict:
     "The environment of processes that are started from here."
     threads = max(1, (os.cpu_count() or 1) // 2) if device.type == "cpu" else 4
-    return os.environ | ({"ACCELERATE_USE_CPU": "true"} if device.type == "cpu" else {}) | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+    return (
+        os.environ
+        | ({"ACCELERATE_USE_CPU": "true"} if device.type == "cpu" else {})
+        | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+    )
 
 # %% ../../nbs/core/02_distributed.ipynb #44f5e4fd
 def what_happened(
@@ -244,10 +265,13 @@ def what_happened(
     named = re.findall(r"^ares: (.+)$", log, re.MULTILINE)
     if named: return named[-1]
     ended = re.findall(r"rank\s*:\s*(\d+) .*?exitcode\s*:\s*(-?\d+)", log, re.DOTALL)
-    rank, code = next((e for e in ended if e[1] == "-9"), ended[-1] if ended else ("", "1"))  # others may fall over because one was killed
+    # others may fall over because one was killed
+    rank, code = next((e for e in ended if e[1] == "-9"), ended[-1] if ended else ("", "1"))
     who = f"process {rank}" if rank else "a process"
     if int(code) < 0: return f"{who} was ended by signal {-int(code)}"
-    found = re.findall(r"^(?:\[rank\d+\]: ?)?(\w+(?:\.\w+)*(?:Error|Exception|Interrupt)\b.*)$", log, re.MULTILINE)
+    found = re.findall(
+        r"^(?:\[rank\d+\]: ?)?(\w+(?:\.\w+)*(?:Error|Exception|Interrupt)\b.*)$", log, re.MULTILINE
+    )
     return f"{who} stopped" + (f" with {found[0]}" if found else "")
 
 # %% ../../nbs/core/02_distributed.ipynb #30140911
@@ -259,8 +283,14 @@ def launch(
 ):
     "Run a command in n processes on this machine, and wait."
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "w") as out, nullcontext() if "ARES_PROGRESS" in os.environ else shown_progress(log.with_name("progress.txt")):
-        code = subprocess.run(launch_command(words, num_processes), stdout=out, stderr=subprocess.STDOUT, env=launch_environment(device)).returncode
+    with (
+        open(log, "w") as out,
+        nullcontext() if "ARES_PROGRESS" in os.environ else shown_progress(log.with_name("progress.txt")),
+    ):
+        code = subprocess.run(
+            launch_command(words, num_processes), stdout=out, stderr=subprocess.STDOUT,
+            env=launch_environment(device),
+        ).returncode
     if code: raise AresError(f"{what_happened(log.read_text())} (log: {log}).")
 
 # %% ../../nbs/core/02_distributed.ipynb #48d1073b
@@ -269,7 +299,8 @@ def part_of(
     param: torch.Tensor, # perhaps divided
 ) -> torch.Tensor: # this process's part of `whole`, if it has the shape of a divided `param`; else `whole`
     "Divide a tensor as a parameter is."
-    if not isinstance(param, DTensor) or isinstance(whole, DTensor) or whole.shape != param.shape: return whole
+    if not isinstance(param, DTensor) or isinstance(whole, DTensor) or whole.shape != param.shape:
+        return whole
     return distribute_tensor(whole, param.device_mesh, param.placements, src_data_rank=None)
 
 def load_parts(module, state, prefix, *args):
@@ -284,12 +315,15 @@ def shard(
 ):
     "Divide the weights of blocks among the processes."
     if process_count() == 1: return
-    warnings.filterwarnings("ignore", "FSDP2-wrapped module")  # a block hands on the position bias, which nobody changes in place
+    # a block hands on the position bias, which nobody changes in place
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module")
     mesh = init_device_mesh(next(stack.parameters()).device.type, (process_count(),))
     for block in blocks:
         fully_shard(block, mesh=mesh)
         block.register_load_state_dict_pre_hook(load_parts)
-    fully_shard(stack, mesh=mesh, ignored_params={p for p in stack.parameters() if not isinstance(p, DTensor)})
+    fully_shard(
+        stack, mesh=mesh, ignored_params={p for p in stack.parameters() if not isinstance(p, DTensor)}
+    )
     stack._get_fsdp_state()._lazy_init()  # usually left to the first call, which `whole` does not wait for
 
 def is_sharded(module: nn.Module) -> bool:
@@ -312,7 +346,9 @@ def whole(
             m.set_reshard_after_forward(True, recurse=False)
             m.reshard()
         for stack in (m for m in units if sum(isinstance(c, FSDPModule) for c in m.modules()) > 1):
-            stack.reset_iter_state()  # forget the blocks' calls, whose number differs from process to process: gradients would be awaited in their order
+            # forget the blocks' calls, whose number differs from process to process: gradients would be
+            # awaited in their order
+            stack.reset_iter_state()
 
 # %% ../../nbs/core/02_distributed.ipynb #a12fd74a
 def whole_weights(
@@ -321,7 +357,11 @@ def whole_weights(
     "All weights of a module, to be saved."
     weights = {n: p.detach() for n, p in module.named_parameters(remove_duplicate=False)}
     for prefix, part in module.named_modules(remove_duplicate=False):
-        kept = {n: b for n, b in part._buffers.items() if b is not None and n not in part._non_persistent_buffers_set}
+        kept = {
+            n: b
+            for n, b in part._buffers.items()
+            if b is not None and n not in part._non_persistent_buffers_set
+        }
         weights |= {f"{prefix}.{n}".lstrip("."): b for n, b in kept.items()}
     assert not any(isinstance(w, DTensor) for w in weights.values()), "weights are saved inside `whole`"
     return weights
@@ -336,7 +376,9 @@ def whole_state(
         t = t.full_tensor()
         return t.cpu() if is_main() else None
     state = optimizer.state_dict()
-    return state | dict(state={i: {k: gathered(v) for k, v in kept.items()} for i, kept in state["state"].items()})
+    return state | dict(
+        state={i: {k: gathered(v) for k, v in kept.items()} for i, kept in state["state"].items()}
+    )
 
 # %% ../../nbs/core/02_distributed.ipynb #70567a8c
 def divided_state(
@@ -345,16 +387,26 @@ def divided_state(
 ) -> dict: # with this process's parts
     "What an optimizer gets back before `load_state_dict` (may serve as its hook)."
     params = [p for group in optimizer.param_groups for p in group["params"]]
-    return state | dict(state={i: {k: part_of(v, params[i]) if torch.is_tensor(v) else v for k, v in kept.items()} for i, kept in state["state"].items()})
+    return state | dict(
+        state={
+            i: {k: part_of(v, params[i]) if torch.is_tensor(v) else v for k, v in kept.items()}
+            for i, kept in state["state"].items()
+        }
+    )
 
 # %% ../../nbs/core/02_distributed.ipynb #184a062a
 def sum_gradients(
     params: list, # the same in every process
 ):
     "Sum gradients over the processes, whether the weights are divided or not."
-    touched = summed(torch.tensor([p.grad is not None for p in params], device=params[0].device).float())  # by any process
+    # by any process
+    touched = summed(torch.tensor([p.grad is not None for p in params], device=params[0].device).float())
     for p in (p for p, there in zip(params, touched.tolist()) if there):
-        p.grad = p.grad * process_count() if isinstance(p, DTensor) else summed(p.grad if p.grad is not None else torch.zeros_like(p))
+        p.grad = (
+            p.grad * process_count()
+            if isinstance(p, DTensor)
+            else summed(p.grad if p.grad is not None else torch.zeros_like(p))
+        )
 
 # %% ../../nbs/core/02_distributed.ipynb #fcf89609
 def clip_gradients(

@@ -23,7 +23,8 @@ def clipped(
     most: int = LONGEST_MESSAGE, # characters
 ) -> str: # one line; what is left out of the middle is marked by " ... "
     "A text as one line of limited length, for a message."
-    whole = str(text).encode("utf-8", "replace").decode()  # half a character, as JSON may hold it, becomes "?"
+    # half a character, as JSON may hold it, becomes "?"
+    whole = str(text).encode("utf-8", "replace").decode()
     line = " ".join(whole.split()) or type(text).__name__  # an error without a text is named by its type
     end = most // 3
     return line if len(line) <= most else f"{line[:most - end - 5]} ... {line[-end:]}"
@@ -94,6 +95,7 @@ def _unique_keys(pairs: list) -> dict: # of (key, value)
     (twice, _), = Counter(key for key, _ in pairs).most_common(1)
     raise ValueError(f"the key {twice[:40]!r} is there twice")
 
+# %% ../../nbs/core/01_io.ipynb #82ad54d5
 def parse_json(
     text: str,
     where: str | Path, # a file, or a place in it, for the message
@@ -113,6 +115,7 @@ def read_json(
     name = _JSON_NAMES.get(kind, kind.__name__)
     raise AresError(f"{path}: must hold a JSON {name}, not {clipped(repr(value), 40)}.")
 
+# %% ../../nbs/core/01_io.ipynb #eb244425
 _JSON_NAMES = {dict: "object", list: "list", str: "text"}
 
 # %% ../../nbs/core/01_io.ipynb #7c65241e
@@ -156,7 +159,9 @@ def write_jsonl(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text("".join(json.dumps(r, sort_keys=True, ensure_ascii=False) + "\n" for r in records), encoding="utf-8")
+    part.write_text(
+        "".join(json.dumps(r, sort_keys=True, ensure_ascii=False) + "\n" for r in records), encoding="utf-8"
+    )
     part.replace(path)
 
 # %% ../../nbs/core/01_io.ipynb #3163560b
@@ -174,9 +179,12 @@ def rng_state() -> dict: # JSON-able state of all generators
     "The state of Python's, NumPy's and PyTorch's generators (on the CPU and on every GPU)."
     import numpy as np, torch
     kind, keys, pos, has_gauss, gauss = np.random.get_state()
-    return dict(python=random.getstate(), numpy=[kind, keys.tolist(), pos, has_gauss, gauss],
-                torch=torch.get_rng_state().tolist(),
-                cuda=[s.tolist() for s in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [])
+    return dict(
+        python=random.getstate(),
+        numpy=[kind, keys.tolist(), pos, has_gauss, gauss],
+        torch=torch.get_rng_state().tolist(),
+        cuda=[s.tolist() for s in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
+    )
 
 # %% ../../nbs/core/01_io.ipynb #2ee5bfdb
 def restore_rng(
@@ -189,7 +197,8 @@ def restore_rng(
     kind, np_keys, *rest = state["numpy"]
     np.random.set_state((kind, np.array(np_keys, dtype=np.uint32), *rest))
     torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
-    if state["cuda"]: torch.cuda.set_rng_state_all([torch.tensor(s, dtype=torch.uint8) for s in state["cuda"]])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all([torch.tensor(s, dtype=torch.uint8) for s in state["cuda"]])
 
 # %% ../../nbs/core/01_io.ipynb #8155f44a
 def pick_device(
@@ -200,7 +209,9 @@ def pick_device(
     have = dict(cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available(), cpu=True)
     if device == "auto": device = next(name for name, there in have.items() if there)
     if not have.get(device.split(":")[0], False):
-        raise AresError(f"device: {device!r} is not available here; use one of {['auto'] + [n for n in have if have[n]]}.")
+        raise AresError(
+            f"device: {device!r} is not available here; use one of {['auto'] + [n for n in have if have[n]]}."
+        )
     if device == "cuda" and "LOCAL_RANK" in os.environ: device = f"cuda:{os.environ['LOCAL_RANK']}"
     return torch.device(device)
 
@@ -234,7 +245,9 @@ BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remain
 
 class Bar(tqdm):
     "A bar that says what is going on, how far it is, the time left, and what was paid."
-    bill = None # a function that tells what was paid; called only by whoever moves the bar, since ledgers belong to one thread
+    # a function that tells what was paid; called only by whoever moves the bar, since ledgers belong to one
+    # thread
+    bill = None
     def update(self, n=1):
         if self.bill and not self.disable: self.set_postfix_str(self.bill(), refresh=False)
         return super().update(n)
@@ -272,7 +285,8 @@ def tracker_fault(
     known = [name for name in LoggerType.list() if name != "all"]
     for name in tracker_names(report_to):
         if name not in known: return f"one of {', '.join(known)}, or several with commas between them"
-        if name not in map(str, get_available_trackers()): return f"a tracker whose package is installed (pip install {name})"
+        if name not in map(str, get_available_trackers()):
+            return f"a tracker whose package is installed (pip install {name})"
     return ""
 
 # %% ../../nbs/core/01_io.ipynb #606134d9
@@ -284,8 +298,13 @@ def tracker_settings(
     "How each tracker names a stage, and goes on with it."
     name, kept = f"{run.name}-{stage}", run/stage/"tracker.json"
     if not kept.exists(): write_json(kept, dict(id=uuid.uuid4().hex[:12]))
-    return dict(tensorboard=dict(purge_step=first), wandb=dict(name=name, group=run.name, id=read_json(kept)["id"], resume="allow", dir=str(run)),
-                trackio=dict(name=name, resume="allow" if first > 1 else "never"), mlflow=dict(run_name=name), swanlab=dict(experiment_name=name))
+    return dict(
+        tensorboard=dict(purge_step=first),
+        wandb=dict(name=name, group=run.name, id=read_json(kept)["id"], resume="allow", dir=str(run)),
+        trackio=dict(name=name, resume="allow" if first > 1 else "never"),
+        mlflow=dict(run_name=name),
+        swanlab=dict(experiment_name=name),
+    )
 
 # %% ../../nbs/core/01_io.ipynb #7b190c61
 class Tracker:

@@ -14,16 +14,49 @@ import matplotlib.pyplot as plt
 from .statistics import over_seeds
 
 # %% ../../nbs/core/04_plotting.ipynb #45696215
-COLOURS = dict(blue="#0072B2", orange="#E69F00", green="#009E73", vermilion="#D55E00", sky="#56B4E9", purple="#CC79A7", black="#000000")
+COLOURS = dict(
+    blue="#0072B2",
+    orange="#E69F00",
+    green="#009E73",
+    vermilion="#D55E00",
+    sky="#56B4E9",
+    purple="#CC79A7",
+    black="#000000",
+)
 GREY, PALE = "#666666", "#BBBBBB"
 
 # %% ../../nbs/core/04_plotting.ipynb #ee47a409
 PAGE, COLUMN = 6.8, 3.3 # widths in inches
-STYLE = {"figure.facecolor": "#FCFCFA", "axes.facecolor": "#FCFCFA", "savefig.facecolor": "#FCFCFA", "figure.dpi": 100, "figure.constrained_layout.use": True,
-         "text.color": "#333333", "axes.labelcolor": "#333333", "axes.edgecolor": "#999999", "xtick.color": "#333333", "ytick.color": "#333333",
-         "font.size": 8, "axes.titlesize": 8.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False,
-         "axes.grid": True, "axes.grid.axis": "y", "grid.color": "#E4E4E0", "axes.axisbelow": True, "legend.frameon": False, "lines.linewidth": 1.5,
-         "lines.markersize": 5, "axes.prop_cycle": plt.cycler(color=list(COLOURS.values())), "svg.fonttype": "none", "svg.hashsalt": "ares"}
+
+# %% ../../nbs/core/04_plotting.ipynb #07aca985
+STYLE = {
+    "figure.facecolor": "#FCFCFA",
+    "axes.facecolor": "#FCFCFA",
+    "savefig.facecolor": "#FCFCFA",
+    "figure.dpi": 100,
+    "figure.constrained_layout.use": True,
+    "text.color": "#333333",
+    "axes.labelcolor": "#333333",
+    "axes.edgecolor": "#999999",
+    "xtick.color": "#333333",
+    "ytick.color": "#333333",
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#E4E4E0",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 5,
+    "axes.prop_cycle": plt.cycler(color=list(COLOURS.values())),
+    "svg.fonttype": "none",
+    "svg.hashsalt": "ares",
+}
 
 # %% ../../nbs/core/04_plotting.ipynb #c5d0edc4
 def figure_style():
@@ -53,9 +86,21 @@ def draw_seeds(
     color: str = GREY, marker: str = "o",
 ):
     "Seeds as small points, their mean and its interval beside them."
-    ax.plot([x] * len(values), values, linestyle="", marker=marker, markersize=3, color=color, alpha=0.6, label=None if len(values) > 1 else label)
+    ax.plot(
+        [x] * len(values),
+        values,
+        linestyle="",
+        marker=marker,
+        markersize=3,
+        color=color,
+        alpha=0.6,
+        label=None if len(values) > 1 else label,
+    )
     mean, low, high = over_seeds(values)
-    if math.isfinite(high): ax.errorbar(x + 0.15, mean, [[mean - low], [high - mean]], color=color, marker=marker, capsize=2, label=label)
+    if math.isfinite(high):
+        ax.errorbar(
+            x + 0.15, mean, [[mean - low], [high - mean]], color=color, marker=marker, capsize=2, label=label
+        )
 
 # %% ../../nbs/core/04_plotting.ipynb #11ac1317
 @figure_style()
@@ -67,5 +112,6 @@ def save_figure(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     files = [path.with_name(f"{path.name}.{kind}") for kind in ("svg", "png")]
-    for file, facts in zip(files, (dict(Date=None), dict(Software=None))): figure.savefig(file, dpi=300, metadata=facts)
+    for file, facts in zip(files, (dict(Date=None), dict(Software=None))):
+        figure.savefig(file, dpi=300, metadata=facts)
     return files

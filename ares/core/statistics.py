@@ -60,7 +60,10 @@ def grouped_interval(
     places = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
     drawn = np.random.default_rng(0).integers(len(places), size=(draws, len(places)))
     found = [x for chosen in drawn if (x := statistic(np.concatenate([places[i] for i in chosen]))) == x]
-    return Estimate(float(statistic(np.arange(len(codes)))), *map(float, np.quantile(found, (0.025, 0.975)) if found else (-math.inf, math.inf)))
+    return Estimate(
+        float(statistic(np.arange(len(codes)))),
+        *map(float, np.quantile(found, (0.025, 0.975)) if found else (-math.inf, math.inf)),
+    )
 
 # %% ../../nbs/core/03_statistics.ipynb #99a4a9dd
 def over_seeds(
@@ -68,7 +71,8 @@ def over_seeds(
 ) -> Estimate: # of the mean, by Student's t
     "The mean over seeds and its interval."
     values = np.asarray(list(values), dtype=float)
-    if len(values) < 2: return Estimate(float(values.mean()) if len(values) else math.nan, -math.inf, math.inf)
+    if len(values) < 2:
+        return Estimate(float(values.mean()) if len(values) else math.nan, -math.inf, math.inf)
     if np.ptp(values) == 0: return Estimate(*[float(values[0])] * 3)
     found = ttest_1samp(values, 0).confidence_interval(0.95)
     return Estimate(float(values.mean()), float(found.low), float(found.high))
@@ -83,7 +87,10 @@ def paired_difference(
     apart = second - first
     if np.ptp(apart) == 0: return Estimate(*[float(apart[0])] * 3)
     def difference(a, b, axis=-1): return b.mean(axis) - a.mean(axis)
-    found = bootstrap((first, second), difference, paired=True, rng=np.random.default_rng(0), **DRAWS).confidence_interval
+
+    found = bootstrap(
+        (first, second), difference, paired=True, rng=np.random.default_rng(0), **DRAWS
+    ).confidence_interval
     return Estimate(float(apart.mean()), float(found.low), float(found.high))
 
 # %% ../../nbs/core/03_statistics.ipynb #3e5dacc9
@@ -119,7 +126,15 @@ def compare_paired(
     pairs = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
     if not pairs: return dict(n=0, first=None, second=None, difference=None, p=None, effect=None)
     first, second = np.array(pairs, dtype=float).T
-    means = dict(n=len(pairs), first=float(first.mean()), second=float(second.mean()), difference=paired_difference(first, second))
-    if set(first) | set(second) <= {0.0, 1.0}: return means | dict(p=mcnemar_test(first, second)["p"], effect=cohens_h(means["first"], means["second"]))
-    exchanged = permutation_test((second - first,), np.mean, permutation_type="samples", rng=np.random.default_rng(0), batch=500)
+    means = dict(
+        n=len(pairs), first=float(first.mean()), second=float(second.mean()),
+        difference=paired_difference(first, second),
+    )
+    if set(first) | set(second) <= {0.0, 1.0}:
+        return means | dict(
+            p=mcnemar_test(first, second)["p"], effect=cohens_h(means["first"], means["second"])
+        )
+    exchanged = permutation_test(
+        (second - first,), np.mean, permutation_type="samples", rng=np.random.default_rng(0), batch=500
+    )
     return means | dict(p=float(exchanged.pvalue), effect=cohens_d(first, second))

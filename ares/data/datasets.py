@@ -62,7 +62,10 @@ def hub_splits(
     except Exception as e: # of the network, of a file, of the hub
         fault = "no folder in the data set's own layout, and cannot be read as parquet files or from the hub"
         raise AresError(f"{clipped(source, 100)}: {fault} ({type(e).__name__}: {clipped(e, 90)}).") from None
-    return {s: hub.concatenate_datasets([p[s] for p in parts if s in p]) for s in dict.fromkeys(s for p in parts for s in p)}
+    return {
+        s: hub.concatenate_datasets([p[s] for p in parts if s in p])
+        for s in dict.fromkeys(s for p in parts for s in p)
+    }
 
 # %% ../../nbs/data/03_datasets.ipynb #b281a7b0
 @lru_cache(32)
@@ -82,6 +85,7 @@ def close_hub():
     hub_pictures.cache_clear()
     default_memory_pool().release_unused()
 
+# %% ../../nbs/data/03_datasets.ipynb #5933f33f
 @contextmanager
 def hub_closed():
     "Read tables afresh, and let go of them at the end, also when a fault ends the reading."
@@ -117,7 +121,8 @@ def hub_rows(
 ): # yields a dict a row, with a `HubImage` (or None) in place of each picture
     "The rows of a split."
     tables, needed = hub_splits(source, config), columns.split()
-    if split not in tables: raise AresError(f"{source}: there is no split `{split}`, only {', '.join(tables)}.")
+    if split not in tables:
+        raise AresError(f"{source}: there is no split `{split}`, only {', '.join(tables)}.")
     table = tables[split]
     missing = [c for c in needed if c not in table.column_names]
     if missing:
@@ -258,7 +263,9 @@ def refuse_doubles(
     "Raise when two problems have the same id."
     for id, n in Counter(map(str, ids)).most_common(1):
         if n == 1: return
-        raise AresError(f"{clipped(source, 150)}: {n} problems have the id {clipped(id, 60)}; each needs its own.")
+        raise AresError(
+            f"{clipped(source, 150)}: {n} problems have the id {clipped(id, 60)}; each needs its own."
+        )
 
 # %% ../../nbs/data/03_datasets.ipynb #70382807
 def check_choice(
@@ -266,7 +273,8 @@ def check_choice(
     allowed: tuple,
 ):
     "Raise when a setting is none of its possible values."
-    if value not in allowed: raise AresError(f"{name}: {shown_value(value)} must be one of {', '.join(allowed)}.")
+    if value not in allowed:
+        raise AresError(f"{name}: {shown_value(value)} must be one of {', '.join(allowed)}.")
 
 # %% ../../nbs/data/03_datasets.ipynb #f0e184e9
 def own_image(
@@ -313,7 +321,8 @@ def read_captions(
         raise AresError(f"{path}: captions must be texts by id, as `{{\"17\": \"a dog\"}}`.")
     for id, caption in found.items():
         fault = text_fault(caption)
-        if fault: raise AresError(f"{path}: captions must be texts by id; that of {clipped(id, 60)}: {fault}.")
+        if fault:
+            raise AresError(f"{path}: captions must be texts by id; that of {clipped(id, 60)}: {fault}.")
     return found
 
 # %% ../../nbs/data/03_datasets.ipynb #d15cb43b
@@ -411,7 +420,10 @@ def load_scienceqa(
     "Read ScienceQA from its own layout, or in the hub's columns."
     check_choice("images", images, IMAGES)
     if on_hub(source, "problems.json"):
-        if splits_file: raise AresError(f"splits_file: {splits_file} divides by ids, which {source} does not have; leave it out.")
+        if splits_file:
+            raise AresError(
+                f"splits_file: {splits_file} divides by ids, which {source} does not have; leave it out."
+            )
         place, records, find = source, hub_scienceqa(str(source)), hub_image
     else:
         place = Path(source)/"problems.json"
@@ -448,7 +460,10 @@ def coco_image(
 
 # %% ../../nbs/data/03_datasets.ipynb #0a7e96c6
 ANSWERS = ("choice", "direct")
-RATIONALES = dict(join=lambda found: " ".join(found), longest=lambda found: max(found, key=len), first=lambda found: found[0])
+RATIONALES = dict(
+    join=lambda found: " ".join(found), longest=lambda found: max(found, key=len),
+    first=lambda found: found[0],
+)
 
 # %% ../../nbs/data/03_datasets.ipynb #b7732b6d
 def _question_id(record: dict, source: str | Path) -> str:
@@ -462,8 +477,11 @@ def _question_id(record: dict, source: str | Path) -> str:
 def _is_difficult(record: dict, where: str) -> bool:
     value = record.get("difficult_direct_answer")
     if value is None or isinstance(value, bool): return bool(value)
-    raise AresError(f"{where}, field `difficult_direct_answer`: {shown_value(value)} is neither true nor false.")
+    raise AresError(
+        f"{where}, field `difficult_direct_answer`: {shown_value(value)} is neither true nor false."
+    )
 
+# %% ../../nbs/data/03_datasets.ipynb #c1a9c596
 def _sentences(record: dict, where: str) -> list: # of texts, each with an end
     "The rationales of a question."
     said = [r.strip() for r in listed(record.get("rationales"), f"{where}, field `rationales`")]
@@ -510,7 +528,9 @@ def divided(
     return "val" if share < 0.5 else "test"
 
 # %% ../../nbs/data/03_datasets.ipynb #652b4b7b
-AOKVQA = "image question_id question choices correct_choice_idx direct_answers difficult_direct_answer rationales"
+AOKVQA = (
+    "image question_id question choices correct_choice_idx direct_answers difficult_direct_answer rationales"
+)
 
 # %% ../../nbs/data/03_datasets.ipynb #5766366e
 def _hub_questions(source: str, part: str): # yields (record, image)
@@ -550,12 +570,17 @@ def _splits_of(part: str, record: dict, division: str) -> list:
     if part == "train": return ["train"]
     return ["val", "test"] if division == "same" else [divided(record["image_id"], division)]
 
+# %% ../../nbs/data/03_datasets.ipynb #ba4e0800
 @hub_closed()
 def load_aokvqa(
-    source: str | Path, # a folder with aokvqa_v1p0_val.json and, but for samples, aokvqa_v1p0_train.json; or as for `load_scienceqa`
+    # a folder with aokvqa_v1p0_val.json and, but for samples, aokvqa_v1p0_train.json; or as for
+    # `load_scienceqa`
+    source: str | Path,
     division: str = "halves", # see above
     rationale: str = "join", # "join", "longest" or "first"
-    answers: str = "choice", # "direct": answered in words; the questions marked as too difficult for that are left out, and their number said
+    # "direct": answered in words; the questions marked as too difficult for that are left out, and their
+    # number said
+    answers: str = "choice",
     captions_file: str | Path | None = None, # see `read_captions`; by question or by image number
     images: str = "where there", # see `report_missing`
 ) -> list: # of `Problem`; with "same" the validation questions are there twice
@@ -566,7 +591,9 @@ def load_aokvqa(
     check_choice("images", images, IMAGES)
     captions = read_captions(source, captions_file)
     problems, ids, left = [], [], 0
-    for part, place, record, image in aokvqa_records(source, ("val",) if division == "sample" else ("train", "val")):
+    for part, place, record, image in aokvqa_records(
+        source, ("val",) if division == "sample" else ("train", "val")
+    ):
         ids.append(_question_id(record, place))
         if answers == "direct" and _is_difficult(record, f"{place}: question {clipped(ids[-1], 60)}"):
             left += 1
@@ -645,16 +672,19 @@ def _own_pictures(record: dict, names: list, folder: Path, where: str) -> list:
 NUMBERED = [f"image_{n}" for n in range(1, 8)]
 MMMU = f"id question options answer question_type {' '.join(NUMBERED)}"
 
+# %% ../../nbs/data/03_datasets.ipynb #79d9c6a9
 @hub_closed()
 def load_mmmu(
-    source: str | Path, # a folder with data.jsonl; a folder of parquet files; or a name on the hub, "MMMU/MMMU"
+    # a folder with data.jsonl; a folder of parquet files; or a name on the hub, "MMMU/MMMU"
+    source: str | Path,
     split: str = "validation", # of the hub's; the answers of its test split are hidden
 ) -> list: # of `Problem`, all of the split "test"
     "Read the multiple-choice questions of MMMU, for evaluation."
     hub_form, place = on_hub(source, "data.jsonl"), Path(source)/"data.jsonl"
     records = list(hub_rows(str(source), split, MMMU)) if hub_form else read_records(place)
     closed = [(i, r) for i, r in enumerate(records) if r.get("question_type") != "open"]
-    if len(closed) < len(records): print(f"{source}: left out {len(records) - len(closed)} open questions of {len(records)}")
+    if len(closed) < len(records):
+        print(f"{source}: left out {len(records) - len(closed)} open questions of {len(records)}")
     problems = []
     for i, record in closed:
         id = record.get("id", f"test-{i}")
@@ -697,7 +727,8 @@ def mmbench_problem(
 # %% ../../nbs/data/03_datasets.ipynb #023b1190
 @hub_closed()
 def load_mmbench(
-    source: str | Path, # a folder with items.jsonl; a folder of parquet files; or a name on the hub, "lmms-lab/MMBench"
+    # a folder with items.jsonl; a folder of parquet files; or a name on the hub, "lmms-lab/MMBench"
+    source: str | Path,
     split: str = "dev", # of the hub's; the answers of its test split are hidden
 ) -> list: # of `Problem`, all of the split "test"
     "Read the English questions of MMBench, for evaluation."
@@ -729,7 +760,11 @@ def takeable(
     "Set aside, and count, what a student with one picture cannot take."
     found = [(p, obstacle(p)) for p in problems]
     left = dict(Counter(why for _, why in found if why))
-    if left: print(f"set aside {sum(left.values())} of {len(problems)} problems:", *(f"{n} x {why}" for why, n in left.items()))
+    if left:
+        print(
+            f"set aside {sum(left.values())} of {len(problems)} problems:",
+            *(f"{n} x {why}" for why, n in left.items()),
+        )
     return [p for p, why in found if not why], left
 
 # %% ../../nbs/data/03_datasets.ipynb #f2dfea8e

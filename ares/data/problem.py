@@ -71,6 +71,7 @@ def _decoded(file) -> Image.Image: # RGB
     file.seek(0)
     with Image.open(file, formats=FORMATS) as image: return as_rgb(image)
 
+# %% ../../nbs/data/01_problem.ipynb #ebfb6e7e
 def open_image(
     path: str | Path | io.BytesIO,
     id: str, # of the problem, for the message
@@ -126,8 +127,10 @@ class Problem:
     choices: list # 2 to 10 texts
     answer: int # index into `choices`
     hint: str = "" # context given in words
-    image: Path | Image.Image | Callable | None = None # a file, or what a function fetches, is read when it is asked for
-    images: list = field(default_factory=list) # of the same kinds, where a problem has several pictures; `image` is None then
+    # a file, or what a function fetches, is read when it is asked for
+    image: Path | Image.Image | Callable | None = None
+    # of the same kinds, where a problem has several pictures; `image` is None then
+    images: list = field(default_factory=list)
     with_picture: bool = False # the data set's record has a picture, whether or not its file was found
     features: Callable | None = None # fetches what a vision model made of the picture, (patches, dim)
     caption: str = "" # what a captioner said of the image
@@ -139,19 +142,35 @@ class Problem:
     skill: str = ""
     grade: str = ""
     split: str = ""
-    direct_answers: list = field(default_factory=list) # texts, by several people; where there are any, the answer is written freely and no choice is shown
+    # texts, by several people; where there are any, the answer is written freely and no choice is shown
+    direct_answers: list = field(default_factory=list)
     facts: dict = field(default_factory=dict) # embedded problems: what every true sentence follows from
     cached: Image.Image | None = field(default=None, repr=False, compare=False)
     @property
-    def has_image(self): return self.image is not None or self.features is not None or bool(self.images) or "scene" in self.facts
+    def has_image(self):
+        return (
+            self.image is not None or self.features is not None or bool(self.images) or "scene" in self.facts
+        )
+
     is_visual = property(lambda self: self.with_picture or self.has_image)
     @property
     def options(self): return [] if self.direct_answers else self.choices
     @property
-    def answer_text(self): return Counter(filter(None, self.direct_answers)).most_common(1)[0][0] if self.direct_answers else self.choices[self.answer]
+    def answer_text(self):
+        return (
+            Counter(filter(None, self.direct_answers)).most_common(1)[0][0]
+            if self.direct_answers
+            else self.choices[self.answer]
+        )
+
     def credit(self, answer):
         "What an answer earns, 0 to 1: the index of a choice all or nothing; a text a third for each of the people who wrote the same."
-        return min(1.0, self.direct_answers.count(answer) / 3) if self.direct_answers else float(answer == self.answer)
+        return (
+            min(1.0, self.direct_answers.count(answer) / 3)
+            if self.direct_answers
+            else float(answer == self.answer)
+        )
+
     def picture(self):
         "The picture in RGB, drawn or read when first asked for; None when there is none."
         if self.images: raise AresError(f"problem {self.id} has {len(self.images)} pictures, not one; `takeable` in ares.data.datasets sets such problems aside.")
@@ -161,7 +180,11 @@ class Problem:
         return self.cached
     def pictures(self):
         "All pictures, one after the other."
-        return (replace(self, image=image, images=[], cached=None).picture() for image in self.images or ([self.image] if self.has_image else []))
+        return (
+            replace(self, image=image, images=[], cached=None).picture()
+            for image in self.images or ([self.image] if self.has_image else [])
+        )
+
     def view(self):
         "What a student is shown: the features of the picture where there are any, else the picture."
         return self.features() if self.features else self.picture()
@@ -185,8 +208,13 @@ def image_tag(
 # %% ../../nbs/data/01_problem.ipynb #bf308c2a
 def problem_html(problem: Problem) -> str:
     "Picture, question and choices of a problem."
-    choices = " ".join(f"<span style='margin-right:1em'>{'<b>' if i == problem.answer else ''}({chr(65 + i)}) {html.escape(c)}{' ✓</b>' if i == problem.answer else ''}</span>"
-                       for i, c in enumerate(problem.options)) or f"<b>{html.escape(problem.answer_text)} ✓</b>"
+    choices = (
+        " ".join(
+            f"<span style='margin-right:1em'>{'<b>' if i == problem.answer else ''}({chr(65 + i)}) {html.escape(c)}{' ✓</b>' if i == problem.answer else ''}</span>"
+            for i, c in enumerate(problem.options)
+        )
+        or f"<b>{html.escape(problem.answer_text)} ✓</b>"
+    )
     return (f"<div style='display:flex;gap:14px;align-items:flex-start;margin:6px 0'>{''.join(map(image_tag, problem.pictures()))}<div style='text-align:left'>"
             f"<b>{html.escape(problem.question)}</b><br>{html.escape(problem.hint)}<div style='margin-top:4px'>{choices}</div>"
             f"<small style='opacity:.7'>{html.escape(problem.skill)}</small></div></div>")

@@ -22,7 +22,9 @@ def question_text(
     "Question, context and options, as every prompt begins."
     context = " ".join([problem.hint, problem.caption] if caption else [problem.hint]).strip()
     options = " ".join(f"({chr(65 + i)}) {c}" for i, c in enumerate(problem.options))
-    return f"Question: {problem.question}\nContext: {context or 'N/A'}\n" + (f"Options: {options}\n" if options else "")
+    return f"Question: {problem.question}\nContext: {context or 'N/A'}\n" + (
+        f"Options: {options}\n" if options else ""
+    )
 
 # %% ../../nbs/data/04_prompts.ipynb #459fa31a
 def rationale_prompt(
@@ -47,7 +49,11 @@ def rationale_target(
 ) -> str:
     "The text that a student should write: the gold rationale."
     if style not in ("QCM-E", "QCM-LE"): raise AresError(f"style: {style!r} must be QCM-E or QCM-LE.")
-    text = f"{problem.lecture} {problem.solution}{'.' if prefix else ''}" if style == "QCM-LE" else problem.solution
+    text = (
+        f"{problem.lecture} {problem.solution}{'.' if prefix else ''}"
+        if style == "QCM-LE"
+        else problem.solution
+    )
     if not prefix: return " ".join(text.split())
     return clean("Solution: " + text.replace("\n", "\\n"))
 
@@ -66,7 +72,9 @@ def answer_target(
     problem: Problem,
 ) -> str:
     "The sentence that names the right letter, or says the right answer in words."
-    return f"The answer is {problem.answer_text if problem.direct_answers else f'({chr(65 + problem.answer)})'}."
+    return (
+        f"The answer is {problem.answer_text if problem.direct_answers else f'({chr(65 + problem.answer)})'}."
+    )
 
 # %% ../../nbs/data/04_prompts.ipynb #acf44d83
 _WIDE = {0xFF01 + i: 0x21 + i for i in range(94)}  # full-width letters, digits and marks

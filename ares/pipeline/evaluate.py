@@ -31,8 +31,15 @@ def write_rationales(
 ) -> list: # of `Rollout`, one a problem
     "One greedy rationale for each problem, kept in a file."
     if not from_main(Path(path).exists):
-        rollouts = generate_rollouts(student, problems, [rationale_prompt(p) for p in problems], num_samples=1,
-                                     max_new_tokens=config.max_new_tokens, sample=False, batch_size=config.collect_problems)
+        rollouts = generate_rollouts(
+            student,
+            problems,
+            [rationale_prompt(p) for p in problems],
+            num_samples=1,
+            max_new_tokens=config.max_new_tokens,
+            sample=False,
+            batch_size=config.collect_problems,
+        )
         from_main(lambda: write_jsonl(path, [r.to_dict() for r in rollouts]))
     return [Rollout.from_dict(d, p) for d, p in zip(read_jsonl(path), problems, strict=True)]
 
@@ -45,11 +52,20 @@ def separate_answerer(
     "The one answer model of a run, trained when it is first asked for."
     kept = baseline/"answers"/"model"
     if from_main(kept.exists): return load_trained(config, kept)
-    start, gold = load_trained(config, baseline/"model"), [p for p in problems[:config.gold_problems or None] if p.solution]
+    start, gold = (
+        load_trained(config, baseline / "model"),
+        [p for p in problems[: config.gold_problems or None] if p.solution],
+    )
     with_gold = {p.id for p in gold}
     others = [p for p in problems if p.id not in with_gold]
-    rationales = [rationale_target(p, prefix=False) for p in gold] + [r.text for r in write_rationales(start, others, baseline/"train_rationales.jsonl", config)]
-    answerer = fit_answers(start, gold + others, rationales, baseline/"answers", sft_config(config, "answer"), look=config.answer_images)
+    rationales = [rationale_target(p, prefix=False) for p in gold] + [
+        r.text for r in write_rationales(start, others, baseline / "train_rationales.jsonl", config)
+    ]
+    answerer = fit_answers(
+        start, gold + others, rationales, baseline / "answers", sft_config(config, "answer"),
+        look=config.answer_images,
+    )
+
     def keep():
         answerer.save(baseline/"answers"/"part")
         (baseline/"answers"/"part").rename(kept)
@@ -67,12 +83,27 @@ def stage_answers(
     "Answers read from a stage's rationales."
     if config.answer_model == "conclusion": return [read_conclusion(r.text, r.problem) for r in rollouts]
     problems = train[:config.answer_problems or None]
-    if config.answer_model == "separate": answerer = separate_answerer(folder.parent/"baseline", problems, config)
+    if config.answer_model == "separate":
+        answerer = separate_answerer(folder.parent / "baseline", problems, config)
     else:
         own = write_rationales(student, problems, folder/"train_rationales.jsonl", config)
-        answerer = fit_answers(student, problems, [r.text for r in own], folder/"answers", sft_config(config, "answer"), desc=f"{folder.name} answers", look=config.answer_images,
-                               lora=lora_settings(config))
-    return predict_answers(answerer, [r.problem for r in rollouts], [r.text for r in rollouts], max_new_tokens=config.answer_tokens, look=config.answer_images)
+        answerer = fit_answers(
+            student,
+            problems,
+            [r.text for r in own],
+            folder / "answers",
+            sft_config(config, "answer"),
+            desc=f"{folder.name} answers",
+            look=config.answer_images,
+            lora=lora_settings(config),
+        )
+    return predict_answers(
+        answerer,
+        [r.problem for r in rollouts],
+        [r.text for r in rollouts],
+        max_new_tokens=config.answer_tokens,
+        look=config.answer_images,
+    )
 
 # %% ../../nbs/pipeline/05_evaluate.ipynb #974eacc1
 def baseline_texts(
@@ -91,13 +122,22 @@ def what_it_cost(
     if not asked_models(config): return {}
     table = Ledger(ledger_path(config, run)).totals(by=("stage",)).set_index("stage")
     mine = table[table.index.isin([stage, f"{stage} test"])].sum()
-    return dict(requests=int(mine["questions"]), asked_again=int(mine["asked again"]), failed_items=int(mine["failed"]), dollars=round(float(mine["dollars"]), 6))
+    return dict(
+        requests=int(mine["questions"]), asked_again=int(mine["asked again"]),
+        failed_items=int(mine["failed"]), dollars=round(float(mine["dollars"]), 6),
+    )
 
 # %% ../../nbs/pipeline/05_evaluate.ipynb #dc459be6
 def judged(config: ARESConfig, run: Path, stage: str, rollouts: list, answers: list) -> dict: # a record
     "The metrics of a stage by the run's own teacher and judge."
-    teacher, judge = make_teacher(config, run, f"{stage} test", noise=False), make_judge(config, run, f"{stage} test")
-    return measure(teacher, judge, rollouts, answers, baseline_texts(Path(run), stage), config.similarity == "minilm", stage)
+    teacher, judge = (
+        make_teacher(config, run, f"{stage} test", noise=False),
+        make_judge(config, run, f"{stage} test"),
+    )
+    return measure(
+        teacher, judge, rollouts, answers, baseline_texts(Path(run), stage), config.similarity == "minilm",
+        stage,
+    )
 
 # %% ../../nbs/pipeline/05_evaluate.ipynb #dd8c9bdf
 def _validation_scores(config: ARESConfig, run: Path, stage: str, student, problems: list) -> dict:
@@ -137,7 +177,9 @@ def evaluate_stage(
     def finish():
         result = judged(config, run, stage, rollouts, answers) | validation | training
         result |= what_it_cost(config, run, stage) | dict(evaluation_seconds=round(time.time() - started, 1))
-        write_jsonl(folder/"rationales.jsonl", [r.to_dict() | dict(answer=a) for r, a in zip(rollouts, answers)])
+        write_jsonl(
+            folder / "rationales.jsonl", [r.to_dict() | dict(answer=a) for r, a in zip(rollouts, answers)]
+        )
         for unused in folder.glob("answers/checkpoint-*"): shutil.rmtree(unused)
         write_json(folder/"result.json", result)
         return result

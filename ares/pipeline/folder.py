@@ -76,6 +76,7 @@ def _has_kind(value, kinds) -> bool:
     if isinstance(value, bool): return kinds is bool
     return isinstance(value, kinds) and not (isinstance(value, int) and abs(value) > 2**1000)
 
+# %% ../../nbs/pipeline/04_folder.ipynb #aad43ccd
 def _check_fields(
     place: str, # file, and line
     record: dict,
@@ -159,6 +160,7 @@ def is_complete(
     if isinstance(stages, list): return all((run/str(stage)/"result.json").exists() for stage in stages)
     raise AresError(f"{path}: `stages` must be a list; remove this file, and `ares run` writes it again.")
 
+# %% ../../nbs/pipeline/04_folder.ipynb #249996d5
 def check_run(
     config: ARESConfig,
     run: str | Path, # folder of the run
@@ -185,6 +187,7 @@ def read_config(
     try: return load_config(values, need_data=need_data, **overrides)
     except (ValueError, TypeError, OverflowError) as e: raise AresError(f"{path}: {e}") from None
 
+# %% ../../nbs/pipeline/04_folder.ipynb #4556b661
 @contextmanager
 def loading(
     folder: Path, # of a saved model or state

@@ -55,6 +55,7 @@ def _kernel(
         finally:
             if manager.has_kernel: run_sync(manager.shutdown_kernel)(now=now)
 
+# %% ../../nbs/pipeline/07_notebooks.ipynb #f1bf07e3
 def _kernel_fate(manager) -> str: # of `_kernel`
     "How the process of a kernel ended, in words."
     from jupyter_core.utils import run_sync
@@ -78,6 +79,7 @@ def _run_papermill(source: Path, output: Path, parameters: dict, manager):
         papermill.execute_notebook(*paths, parameters=parameters, kernel_name="python3", progress_bar=False,
                                    km=manager)
 
+# %% ../../nbs/pipeline/07_notebooks.ipynb #4832d79d
 def execute_notebook(
     name: str, # a notebook of `nbs/runs/`
     output: Path, # the executed notebook
@@ -103,7 +105,12 @@ def execute_notebook(
 # %% ../../nbs/pipeline/07_notebooks.ipynb #528a18af
 def draw_stage(config: ARESConfig, run: Path, stage: str):
     "Execute the notebook of a stage."
-    execute_notebook(stage.split("-")[0], run/"notebooks"/f"{stage}.ipynb", differing(config) | dict(run=str(run), stage=stage))
+    execute_notebook(
+        stage.split("-")[0],
+        run / "notebooks" / f"{stage}.ipynb",
+        differing(config) | dict(run=str(run), stage=stage),
+    )
+
 
 def notebook_stage(
     config: ARESConfig,
@@ -143,6 +150,7 @@ table.dataframe th, table.dataframe td { border: 0; border-bottom: 1px solid #88
   text-align: right; white-space: nowrap; }
 table.dataframe tbody th { text-align: left; white-space: normal; max-width: 22em; } code { font-size: 90%; }"""
 
+# %% ../../nbs/pipeline/07_notebooks.ipynb #86dc3dfc
 HEAD = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -158,6 +166,7 @@ def _page_title(nb) -> str: # of a notebook: its first heading
     lines = [line for text in texts for line in text.splitlines()]
     return next((line[2:] for line in lines if line.startswith("# ")), "Report")
 
+# %% ../../nbs/pipeline/07_notebooks.ipynb #5da42304
 def export_html(
     notebook: str | Path, # an executed notebook
     page: str | Path, # the file to write
@@ -193,7 +202,8 @@ def make_report(
     run: Path, # folder of a run with at least one stage done
 ) -> Path: # report.html
     "Execute the report notebook and turn it into a page."
-    if not (run/"results.json").exists(): raise AresError(f"{run}: no finished stage to report on; start one with `ares run`.")
+    if not (run / "results.json").exists():
+        raise AresError(f"{run}: no finished stage to report on; start one with `ares run`.")
     check_run(read_config(run), run)
     return make_page("report", run/"notebooks"/"report.ipynb", run/"report.html", run=str(run))
 

@@ -84,6 +84,7 @@ def _file_fault(
     if isinstance(fault, IsADirectoryError): return "a folder, not a parameter file"
     return f"cannot be read ({getattr(fault, 'strerror', None) or fault})"
 
+# %% ../../nbs/pipeline/01_parameter_files.ipynb #f26cee46
 def _file_text(
     path: Path,
     name: str, # of the file, for the message

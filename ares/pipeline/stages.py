@@ -62,8 +62,14 @@ def train_baseline(
     splits = load_splits(config)
     set_seed(stage_seed(config, stage))
     student = make_student(config, splits["train"])
-    gold, val = (gold_examples(some, config.gold_conclusion) for some in (splits["train"][:config.gold_problems or None], splits["val"]))
-    fit_sft(student, gold, val, run/stage/"fit", sft_config(config, "baseline"), stage, Tracker(config.report_to, run, stage))
+    gold, val = (
+        gold_examples(some, config.gold_conclusion)
+        for some in (splits["train"][: config.gold_problems or None], splits["val"])
+    )
+    fit_sft(
+        student, gold, val, run / stage / "fit", sft_config(config, "baseline"), stage,
+        Tracker(config.report_to, run, stage),
+    )
     keep_model(student, run/stage/"model")
     return dict(teacher_calls=0)
 
@@ -117,10 +123,23 @@ def sample_collection(
     sampler=None, # see `make_sampler`
 ): # (rollouts, the sampler's gap where the trainer computes log-probabilities itself)
     "Sample rationales."
-    rollouts = generate_rollouts(student, problems, [rationale_prompt(p) for p in problems], num_samples=config.num_samples, max_new_tokens=config.max_new_tokens, batch_size=config.rollout_batch_size,
-                                 temperature=config.temperature, top_k=config.top_k, top_p=config.top_p, of_sampled=config.sampled_logprobs, sampler=sampler,
-                                 written=lambda some: teacher and teacher.ask("score", list(to_score(some).values())))
-    return rollouts, recompute_logprobs(rollouts, student, *distribution(config)) if sampler or config.recompute_logprobs else {}
+    rollouts = generate_rollouts(
+        student,
+        problems,
+        [rationale_prompt(p) for p in problems],
+        num_samples=config.num_samples,
+        max_new_tokens=config.max_new_tokens,
+        batch_size=config.rollout_batch_size,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        of_sampled=config.sampled_logprobs,
+        sampler=sampler,
+        written=lambda some: teacher and teacher.ask("score", list(to_score(some).values())),
+    )
+    return rollouts, recompute_logprobs(
+        rollouts, student, *distribution(config)
+    ) if sampler or config.recompute_logprobs else {}
 
 # %% ../../nbs/pipeline/06_stages.ipynb #45804c67
 def distribution(config: ARESConfig) -> tuple: # (temperature, top_k)
@@ -178,26 +197,43 @@ def train_rl(
     stage: str, # "rl-1", ...
 ) -> dict: # what it cost: teacher_calls
     "One stage of PPO on sentence scores; it goes on from its last state."
-    folder, problems, teacher = run/stage, load_splits(config)["train"], make_teacher(config, run, stage) if is_main() else None
+    folder, problems, teacher = (
+        run / stage,
+        load_splits(config)["train"],
+        make_teacher(config, run, stage) if is_main() else None,
+    )
     student, reference, value_head, trainer, records = rl_parts(config, run, stage)
     sampler = make_sampler(config, student)
     def spent(): return sum(r["teacher_calls"] for r in records) if config.round_calls else len(records)
     total, schedule = config.round_calls or config.collections, SCHEDULES[config.rl_schedule]
-    bar, tracker = progress(total=total, desc=stage, bill=teacher and teacher.bill), Tracker(config.report_to, run, stage)
+    bar, tracker = (
+        progress(total=total, desc=stage, bill=teacher and teacher.bill),
+        Tracker(config.report_to, run, stage),
+    )
     bar.update(spent()); tracker.open(len(records) + 1)
     while spent() < total:
         started, before = time.time(), spent()
-        chosen = collection_problems(problems, len(records), config.collect_problems, stage_seed(config, stage))
+        chosen = collection_problems(
+            problems, len(records), config.collect_problems, stage_seed(config, stage)
+        )
         rollouts, measured = collect(config, student, reference, value_head, teacher, chosen, sampler)
         metrics = trainer.update(rollouts, schedule(before / total))
-        records.append(metrics | dict(collection=len(records) + 1) | measured | dict(seconds=round(time.time() - started, 3)))
+        records.append(
+            metrics
+            | dict(collection=len(records) + 1)
+            | measured
+            | dict(seconds=round(time.time() - started, 3))
+        )
         if is_main(): write_jsonl(folder/"metrics.jsonl", records)
         tracker.log(records[-1], len(records))
         if len(records) % config.save_every == 0: save_state(folder, student, value_head, trainer, records)
         bar.update(spent() - before)
     bar.close(); tracker.close()
     keep_model(student, folder/"model")
-    return dict(teacher_calls=sum(r["teacher_calls"] for r in records), unscored_rollouts=sum(r["unscored"] for r in records))
+    return dict(
+        teacher_calls=sum(r["teacher_calls"] for r in records),
+        unscored_rollouts=sum(r["unscored"] for r in records),
+    )
 
 # %% ../../nbs/pipeline/06_stages.ipynb #5f34a917
 def corrected(
@@ -212,9 +248,24 @@ def corrected(
     def tell(some):
         if teacher and not config.round_calls: teacher.ask("correct", list(to_correct(some).values()))
     if not from_main(path.exists):
-        rollouts = generate_rollouts(student, problems, [rationale_prompt(p) for p in problems], num_samples=config.sft_samples, max_new_tokens=config.max_new_tokens,
-                                     temperature=config.temperature, top_k=config.top_k, top_p=config.top_p, sample=config.sft_samples > 1, written=tell)
-        from_main(lambda: write_jsonl(path, correct_rollouts(teacher, rollouts, desc=f"{stage} corrections", limit=config.round_calls)))
+        rollouts = generate_rollouts(
+            student,
+            problems,
+            [rationale_prompt(p) for p in problems],
+            num_samples=config.sft_samples,
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            top_k=config.top_k,
+            top_p=config.top_p,
+            sample=config.sft_samples > 1,
+            written=tell,
+        )
+        from_main(
+            lambda: write_jsonl(
+                path,
+                correct_rollouts(teacher, rollouts, desc=f"{stage} corrections", limit=config.round_calls),
+            )
+        )
     return read_jsonl(path)
 
 # %% ../../nbs/pipeline/06_stages.ipynb #2d4fde4f
@@ -225,15 +276,23 @@ def train_sft(
 ) -> dict: # what it cost: teacher_calls
     "One supervised stage on the teacher's corrections."
     set_seed(stage_seed(config, stage))
-    student, problems = model_before(config, run, stage), load_splits(config)["train"][:config.sft_problems or None]
+    student, problems = (
+        model_before(config, run, stage),
+        load_splits(config)["train"][: config.sft_problems or None],
+    )
     corrections = corrected(config, student, problems, run, stage)
     examples = correction_examples(corrections, problems)
     if len(examples) < 2:
-        raise AresError(f"{stage}: {len(examples)} of {len(corrections)} corrections have any text to learn from; the student says nothing that the teacher can mend. "
-                        "Start another run with a higher `kl_coef`, a lower `rl_lr`, or more `teacher_knowledge`.")
+        raise AresError(
+            f"{stage}: {len(examples)} of {len(corrections)} corrections have any text to learn from; the student says nothing that the teacher can mend. "
+            "Start another run with a higher `kl_coef`, a lower `rl_lr`, or more `teacher_knowledge`."
+        )
     aside = max(1, len(examples) // 10)
     set_seed(stage_seed(config, stage))
-    fit_sft(student, examples[aside:], examples[:aside], run/stage/"fit", sft_config(config, "sft"), stage, Tracker(config.report_to, run, stage))
+    fit_sft(
+        student, examples[aside:], examples[:aside], run / stage / "fit", sft_config(config, "sft"), stage,
+        Tracker(config.report_to, run, stage),
+    )
     keep_model(student, run/stage/"model")
     return dict(teacher_calls=len(corrections), uncorrected=sum(c["corrected"] is None for c in corrections))
 
@@ -247,7 +306,11 @@ def train_stage(
     folder, started = run/stage, time.time()
     cost = dict(baseline=train_baseline, rl=train_rl, sft=train_sft)[stage.split("-")[0]](config, run, stage)
     def finish():
-        seconds = sum(r["seconds"] for r in read_jsonl(folder/"metrics.jsonl")) if stage.startswith("rl") else time.time() - started
+        seconds = (
+            sum(r["seconds"] for r in read_jsonl(folder / "metrics.jsonl"))
+            if stage.startswith("rl")
+            else time.time() - started
+        )
         write_json(folder/"trained.json", cost | dict(seconds=round(seconds, 1)))
         for unused in [*folder.glob("state*"), *folder.glob("fit/checkpoint-*")]: shutil.rmtree(unused)
     from_main(finish)
@@ -279,6 +342,7 @@ def _do_stage(config: ARESConfig, run: Path, stage: str, device: torch.device) -
     if not from_main((folder/"trained.json").exists): train_stage(config, run, stage)
     return evaluate_stage(config, run, stage, read_json(folder/"trained.json", dict))
 
+# %% ../../nbs/pipeline/06_stages.ipynb #a644bb5f
 def run_stage(
     config: ARESConfig,
     run: str | Path, # folder of the run
@@ -324,6 +388,7 @@ def _all_stages(config: ARESConfig, run: Path, execute) -> dict:
         from_main(lambda: write_json(run/"results.json", results))
     return results
 
+# %% ../../nbs/pipeline/06_stages.ipynb #7111ebf5
 def run_ares(
     config: ARESConfig,
     run: str | Path, # folder of the run, made when missing

@@ -57,12 +57,18 @@ def run_name(
     "The folder of a run within its sweep."
     def short(value):
         text = re.sub(r"[^\w.+-]+", "-", str(value))
-        return text if text == str(value) and len(text) <= 40 else f"{text[:20].strip('-')}-{config_hash(dict(value=value))[:6]}"
+        return (
+            text
+            if text == str(value) and len(text) <= 40
+            else f"{text[:20].strip('-')}-{config_hash(dict(value=value))[:6]}"
+        )
+
     return ",".join(f"{name}={short(getattr(config, name))}" for name in names)
 
 # %% ../../nbs/pipeline/08_sweep.ipynb #0cdb35a4
 MOST_RUNS = 10_000
 
+# %% ../../nbs/pipeline/08_sweep.ipynb #82097931
 def sweep_configs(
     params: str | Path | dict, # parameter file, or settings
     values: dict, # setting -> list of values
@@ -77,7 +83,8 @@ def sweep_configs(
     if count > MOST_RUNS:
         raise AresError(f"--set: {count:,} combinations; a sweep makes at most {MOST_RUNS:,} runs.")
     twice = [name for name in values if name in fixed]
-    if twice: raise AresError(f"--set {twice[0]}: -p gives the same setting one value; choose one of the two.")
+    if twice:
+        raise AresError(f"--set {twice[0]}: -p gives the same setting one value; choose one of the two.")
     combinations = [dict(zip(values, chosen)) for chosen in itertools.product(*values.values())]
     runs = [load_config(params, **fixed, **combination) for combination in combinations]
     named = {run_name(config, list(values)): config for config in runs}
@@ -85,19 +92,23 @@ def sweep_configs(
     return named
 
 # %% ../../nbs/pipeline/08_sweep.ipynb #8ab00113
-AFTER_BASELINE = ("method rounds round_calls collections sampler sampler_gpu_share rollout_batch_size "
-                  "num_samples temperature top_k top_p "
-                  "sampled_logprobs recompute_logprobs advantage feedback rl_lr rl_schedule value_lr "
-                  "value_model value_warmup ppo_epochs rl_batch_size rl_grad_accum clip value_clip max_grad_norm vf_coef gamma lam kl_coef kl_target target_kl neutral "
-                  "normalize_advantages save_every sft_problems sft_samples sft_lr sft_epochs sft_batch_size teacher_noise "
-                  "rl_weight_decay cut_off").split()
+AFTER_BASELINE = (
+    "method rounds round_calls collections sampler sampler_gpu_share rollout_batch_size "
+    "num_samples temperature top_k top_p "
+    "sampled_logprobs recompute_logprobs advantage feedback rl_lr rl_schedule value_lr "
+    "value_model value_warmup ppo_epochs rl_batch_size rl_grad_accum clip value_clip max_grad_norm vf_coef gamma lam kl_coef kl_target target_kl neutral "
+    "normalize_advantages save_every sft_problems sft_samples sft_lr sft_epochs sft_batch_size teacher_noise "
+    "rl_weight_decay cut_off"
+).split()
 
 # %% ../../nbs/pipeline/08_sweep.ipynb #69f90962
 def baseline_key(
     config: ARESConfig,
 ) -> str: # equal for runs that may share a baseline
     "A hash of all that a baseline depends on."
-    return config_hash({k: v for k, v in asdict(config).items() if k not in AFTER_BASELINE and k not in THE_WAY_ONLY})
+    return config_hash(
+        {k: v for k, v in asdict(config).items() if k not in AFTER_BASELINE and k not in THE_WAY_ONLY}
+    )
 
 # %% ../../nbs/pipeline/08_sweep.ipynb #3cc17e2e
 def link(source: str, target: str):
@@ -114,7 +125,10 @@ def share_stage(
     part = run/f"{stage}.part"
     for folder in (part, run/stage): shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(donor/stage, part, copy_function=link)
-    write_json(part/"shared.json", {"from": read_json(part/"shared.json")["from"] if (part/"shared.json").exists() else donor.name})
+    write_json(
+        part / "shared.json",
+        {"from": read_json(part / "shared.json")["from"] if (part / "shared.json").exists() else donor.name},
+    )
     part.rename(run/stage)
 
 # %% ../../nbs/pipeline/08_sweep.ipynb #b3934bc6
@@ -124,7 +138,14 @@ def baseline_donor(
     home: Path, # folder of the sweep
 ) -> str | None: # name of a run, the same one where nothing need be taken over; None where the baseline is still to be trained
     "Who has the finished baseline that a run needs."
-    return next((n for n in (name, *keys) if keys[n] == keys[name] and (home/n/"baseline"/"result.json").exists()), None)
+    return next(
+        (
+            n
+            for n in (name, *keys)
+            if keys[n] == keys[name] and (home / n / "baseline" / "result.json").exists()
+        ),
+        None,
+    )
 
 # %% ../../nbs/pipeline/08_sweep.ipynb #f133ff6c
 class RunJob(Checkpointable):
@@ -140,7 +161,8 @@ class RunJob(Checkpointable):
         environment: dict, # variables that its notebooks see
     ) -> str: # why it failed; "" when all went well
         os.environ.update(environment)
-        if "OMP_NUM_THREADS" in environment: torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # too late for the variable
+        # too late for the variable
+        if "OMP_NUM_THREADS" in environment: torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
         with run_lock(run, patience=-1):
             try: self.make(load_config(settings), run)
             except AresError as e: return str(e)
@@ -160,14 +182,21 @@ def fate(
 def make_executor(
     kind: str, # "local" or "slurm"
     folder: Path, # of the jobs' logs
-    options: dict = {}, # of submitit's AutoExecutor: timeout_min, mem_gb, cpus_per_task, gpus_per_node, slurm_partition, ...
+    # of submitit's AutoExecutor: timeout_min, mem_gb, cpus_per_task, gpus_per_node, slurm_partition, ...
+    options: dict = {},
 ) -> submitit.AutoExecutor:
     "Where jobs are sent to."
     try:
         executor = submitit.AutoExecutor(folder=folder, cluster=kind, slurm_max_num_timeout=100)
-        executor.update_parameters(**dict(name="ares", timeout_min=7 * 24 * 60 if kind == "local" else 24 * 60) | options)
-    except RuntimeError: raise AresError(f"--executor {kind}: there is no such cluster here (no srun, no sbatch); use `--executor local`.") from None
-    except (NameError, AssertionError) as e: raise AresError(f"--job: {str(e).splitlines()[0]}") from None
+        executor.update_parameters(
+            **dict(name="ares", timeout_min=7 * 24 * 60 if kind == "local" else 24 * 60) | options
+        )
+    except RuntimeError:
+        raise AresError(
+            f"--executor {kind}: there is no such cluster here (no srun, no sbatch); use `--executor local`."
+        ) from None
+    except (NameError, AssertionError) as e:
+        raise AresError(f"--job: {str(e).splitlines()[0]}") from None
     return executor
 
 # %% ../../nbs/pipeline/08_sweep.ipynb #10d7be98
@@ -181,7 +210,9 @@ def local_slots(
     groups = [",".join(gpus[i:i + per_run]) for i in range(0, len(gpus) - per_run + 1, per_run)] or [""]
     parallel = parallel or len(groups)
     threads = str(max(1, torch.get_num_threads() // parallel))
-    return [dict(CUDA_VISIBLE_DEVICES=groups[i % len(groups)], OMP_NUM_THREADS=threads) for i in range(parallel)]
+    return [
+        dict(CUDA_VISIBLE_DEVICES=groups[i % len(groups)], OMP_NUM_THREADS=threads) for i in range(parallel)
+    ]
 
 # %% ../../nbs/pipeline/08_sweep.ipynb #51ac663b
 def keep_failure(
@@ -193,15 +224,30 @@ def keep_failure(
     notebook, number = run/"notebooks"/f"{stage}.ipynb", len(read_jsonl(run/"failures.jsonl")) + 1
     kept = notebook.with_name(f"{stage}-failed-{number}.ipynb") if notebook.exists() else None
     if kept: notebook.rename(kept)
-    append_jsonl(run/"failures.jsonl", dict(stage=stage, reason=reason.replace(notebook.name, kept.name) if kept else reason, notebook=kept and str(kept.relative_to(run))))
+    append_jsonl(
+        run / "failures.jsonl",
+        dict(
+            stage=stage,
+            reason=reason.replace(notebook.name, kept.name) if kept else reason,
+            notebook=kept and str(kept.relative_to(run)),
+        ),
+    )
 
 # %% ../../nbs/pipeline/08_sweep.ipynb #9b109428
 def differing_settings(
     configs: dict, # name of a run -> its settings
 ) -> pd.DataFrame: # a row a setting that is not the same in all, a column a run
     "What makes some runs different."
-    names = [f.name for f in fields(ARESConfig) if len({repr(settings.get(f.name)) for settings in configs.values()}) > 1]
-    return pd.DataFrame({run: [settings.get(n) for n in names] for run, settings in configs.items()}, index=names, dtype=object)
+    names = [
+        f.name
+        for f in fields(ARESConfig)
+        if len({repr(settings.get(f.name)) for settings in configs.values()}) > 1
+    ]
+    return pd.DataFrame(
+        {run: [settings.get(n) for n in names] for run, settings in configs.items()},
+        index=names,
+        dtype=object,
+    )
 
 # %% ../../nbs/pipeline/08_sweep.ipynb #34678721
 def flat_record(
@@ -210,8 +256,11 @@ def flat_record(
     "A stage's numbers, one beside the other."
     by_category = {f"accuracy {k}": v for k, v in record.get("accuracy_by_category", {}).items()}
     interval = dict(zip(("win_rate_low", "win_rate_high"), record.get("win_rate_ci", [])))
-    return {k: v for k, v in record.items() if isinstance(v, (int, float)) or v is None} | interval | by_category
+    return (
+        {k: v for k, v in record.items() if isinstance(v, (int, float)) or v is None} | interval | by_category
+    )
 
+# %% ../../nbs/pipeline/08_sweep.ipynb #2928d7ff
 def run_rows(
     run: Path, # folder of a run
 ) -> list: # of dicts, one a stage
@@ -219,7 +268,9 @@ def run_rows(
     done = sorted((p.parent for p in run.glob("*/result.json")), key=lambda folder: stage_order(folder.name))
     results = {folder.name: read_record(folder, needed=()) for folder in done}
     shared = {s: read_json(run/s/"shared.json")["from"] for s in results if (run/s/"shared.json").exists()}
-    rows = [dict(stage=s, state="done", shared_from=shared.get(s)) | flat_record(r) for s, r in results.items()]
+    rows = [
+        dict(stage=s, state="done", shared_from=shared.get(s)) | flat_record(r) for s, r in results.items()
+    ]
     if is_complete(run): return rows
     failures = read_jsonl(run/"failures.jsonl")
     return rows + [dict(state="failed") | failures[-1] if failures else dict(stage="", state="not finished")]
@@ -233,7 +284,14 @@ def sweep_table(
     if not runs: raise AresError(f"{home}: no run in there; start some with `ares sweep`.")
     differ = differing_settings(runs)
     def plain(value): return value if isinstance(value, (int, float, bool, str)) else str(value)
-    table = pd.DataFrame([dict(run=name) | {s: plain(differ.loc[s, name]) for s in differ.index} | row for name in runs for row in run_rows(Path(home)/name)])
+
+    table = pd.DataFrame(
+        [
+            dict(run=name) | {s: plain(differ.loc[s, name]) for s in differ.index} | row
+            for name in runs
+            for row in run_rows(Path(home) / name)
+        ]
+    )
     return table.assign(**{s: table[s].astype(str) for s in differ.index if table[s].map(type).nunique() > 1})
 
 # %% ../../nbs/pipeline/08_sweep.ipynb #62280a78
@@ -247,8 +305,16 @@ def run_sweep(
     options: dict = {}, # of each job, see `make_executor`
 ) -> pd.DataFrame: # `sweep_table`
     "Make all runs that are not complete, some at a time."
-    home, keys, sender = Path(home), {n: baseline_key(c) for n, c in configs.items()}, make_executor(executor, Path(home)/"jobs", options)
-    free = local_slots(parallel, max(c.num_processes for c in configs.values())) if executor == "local" else [{}] * (parallel or len(configs))
+    home, keys, sender = (
+        Path(home),
+        {n: baseline_key(c) for n, c in configs.items()},
+        make_executor(executor, Path(home) / "jobs", options),
+    )
+    free = (
+        local_slots(parallel, max(c.num_processes for c in configs.values()))
+        if executor == "local"
+        else [{}] * (parallel or len(configs))
+    )
     for config in configs.values(): check_keys(config)
     for name, config in configs.items(): keep_settings(config, home/name)
     waiting, under_way = [n for n in configs if not is_complete(home/n)], {}
@@ -296,21 +362,45 @@ def make_runs(
 
 # %% ../../nbs/pipeline/08_sweep.ipynb #2f225401
 def by_setting(
-    table: pd.DataFrame, # of `sweep_table`
-    metric: str = "accuracy", # a column of it
-    stage: str = "", # the last one of the table by default
-) -> pd.DataFrame: # index: the settings other than the seed; seeds, values (list), mean and difference (`Estimate`)
+    table: pd.DataFrame,  # of `sweep_table`
+    metric: str = "accuracy",  # a column of it
+    stage: str = "",  # the last one of the table by default
+) -> (
+    pd.DataFrame
+):  # index: the settings other than the seed; seeds, values (list), mean and difference (`Estimate`)
     "A metric over the seeds of each setting."
     stage = stage or max(table.loc[table.state == "done", "stage"], key=stage_order)
     names = [f.name for f in fields(ARESConfig) if f.name in table and f.name != "seed"]
-    rows = table[(table.stage == stage) & table[metric].notna()].assign(setting=lambda t: t[names].apply(lambda r: ", ".join(f"{k} {v}" for k, v in r.items()), axis=1) if names else "all")
-    seeds = {s: part.set_index("seed" if "seed" in part else "run")[metric] for s, part in rows.groupby("setting", sort=False)}
+    rows = table[(table.stage == stage) & table[metric].notna()].assign(
+        setting=lambda t: (
+            t[names].apply(lambda r: ", ".join(f"{k} {v}" for k, v in r.items()), axis=1) if names else "all"
+        )
+    )
+    seeds = {
+        s: part.set_index("seed" if "seed" in part else "run")[metric]
+        for s, part in rows.groupby("setting", sort=False)
+    }
     first = next(iter(seeds.values()), None)
-    return pd.DataFrame({s: dict(seeds=len(v), values=v.tolist(), mean=over_seeds(v), difference=None if v is first else over_seeds((v - first).dropna())) for s, v in seeds.items()}).T
+    return pd.DataFrame(
+        {
+            s: dict(
+                seeds=len(v),
+                values=v.tolist(),
+                mean=over_seeds(v),
+                difference=None if v is first else over_seeds((v - first).dropna()),
+            )
+            for s, v in seeds.items()
+        }
+    ).T
 
 # %% ../../nbs/pipeline/08_sweep.ipynb #df638246
-SWEEP_PANELS = dict(accuracy=("Accuracy", "% of answers", 1), win_rate=("Win rate", "% of decided pairs", 100), wrong_per_rationale=("Wrong sentences", "a rationale", 1))
+SWEEP_PANELS = dict(
+    accuracy=("Accuracy", "% of answers", 1),
+    win_rate=("Win rate", "% of decided pairs", 100),
+    wrong_per_rationale=("Wrong sentences", "a rationale", 1),
+)
 
+# %% ../../nbs/pipeline/08_sweep.ipynb #3d36990c
 @figure_style()
 def plot_sweep(
     table: pd.DataFrame, # of `sweep_table`
@@ -322,7 +412,8 @@ def plot_sweep(
     for ax, name in zip(axes, names):
         title, unit, scale = SWEEP_PANELS[name]
         found = by_setting(table.assign(**{name: table[name] * scale}), name, stage)
-        for x, values in enumerate(found["values"]): draw_seeds(ax, x, values, color=list(COLOURS.values())[x % len(COLOURS)])
+        for x, values in enumerate(found["values"]):
+            draw_seeds(ax, x, values, color=list(COLOURS.values())[x % len(COLOURS)])
         ax.set(title=title, ylabel=unit, xticks=range(len(found)), xlim=(-0.5, len(found) - 0.3))
         ax.set_xticklabels(found.index, rotation=35, ha="right")
     return fig
@@ -337,7 +428,11 @@ def summary_table(
     for name, (title, unit, scale) in SWEEP_PANELS.items():
         if name not in table or table[name].isna().all(): continue
         found = by_setting(table.assign(**{name: table[name] * scale}), name, stage)
-        parts |= {"seeds": found["seeds"], f"{title}, {unit}": found["mean"].map(lambda e: e.text(1)), f"{title}, difference": found["difference"].map(lambda e: e.text(1) if e else "–")}
+        parts |= {
+            "seeds": found["seeds"],
+            f"{title}, {unit}": found["mean"].map(lambda e: e.text(1)),
+            f"{title}, difference": found["difference"].map(lambda e: e.text(1) if e else "–"),
+        }
     return pd.DataFrame(parts)
 
 # %% ../../nbs/pipeline/08_sweep.ipynb #64125fb2

@@ -40,27 +40,46 @@ def named_runs(
     "Runs by the last part of their folders, or by the whole where that is not enough."
     runs = [Path(run) for run in runs]
     for run in runs:
-        if not (run/"config.json").exists(): raise AresError(f"{run}: no run in this folder; `ares run` makes one.")
+        if not (run / "config.json").exists():
+            raise AresError(f"{run}: no run in this folder; `ares run` makes one.")
     short = len({run.name for run in runs}) == len(runs)
     return {run.name if short else str(run): run for run in runs}
 
 # %% ../../nbs/reports/02_compare.ipynb #ac977ee3
-MEASURES = dict(accuracy="answers right (share)", score="sentence score (mean, 0 to 1)", wrong="wrong sentences (a rationale)", sentences="sentences (a rationale)",
-                repeated="repeated (share)", unfinished="unfinished (share)")
+MEASURES = dict(
+    accuracy="answers right (share)", score="sentence score (mean, 0 to 1)",
+    wrong="wrong sentences (a rationale)", sentences="sentences (a rationale)", repeated="repeated (share)",
+    unfinished="unfinished (share)",
+)
 
+# %% ../../nbs/reports/02_compare.ipynb #17712f62
 def problem_values(
-    run: str | Path, # folder of a run
-    stage: str = "", # its last one by default
-) -> pd.DataFrame: # a row a problem (index: its id), a column for each of MEASURES, and its problem, rollout and answer
+    run: str | Path,  # folder of a run
+    stage: str = "",  # its last one by default
+) -> (
+    pd.DataFrame
+):  # a row a problem (index: its id), a column for each of MEASURES, and its problem, rollout and answer
     "What a stage was worth on each problem."
     problems = run_problems(run)[0]
     rollouts, answers = read_rollouts(run, stage or done_stages(run)[-1], problems)
     rows = []
     for p, r, a in zip(problems, rollouts, answers):
         fails, scores = failure_signatures([r.text], [r.finished]), r.scores
-        rows.append(dict(accuracy=p.credit(a), score=sum(scores) / len(scores) if scores else None, wrong=None if scores is None else sum(s < 0.25 for s in scores),
-                         sentences=len(r.sentences), repeated=fails["repeated"], unfinished=fails["unfinished"]))
-    return pd.DataFrame(rows).assign(problem=problems, rollout=rollouts, answer=pd.Series(answers, dtype=object)).set_axis([p.id for p in problems])
+        rows.append(
+            dict(
+                accuracy=p.credit(a),
+                score=sum(scores) / len(scores) if scores else None,
+                wrong=None if scores is None else sum(s < 0.25 for s in scores),
+                sentences=len(r.sentences),
+                repeated=fails["repeated"],
+                unfinished=fails["unfinished"],
+            )
+        )
+    return (
+        pd.DataFrame(rows)
+        .assign(problem=problems, rollout=rollouts, answer=pd.Series(answers, dtype=object))
+        .set_axis([p.id for p in problems])
+    )
 
 # %% ../../nbs/reports/02_compare.ipynb #58d723d2
 def common_values(
@@ -72,7 +91,13 @@ def common_values(
     for run in map(Path, runs): check_run(read_config(run), run)
     values = {name: problem_values(run, stage) for name, run in named_runs(runs).items()}
     first, *others = values.values()
-    ids = [i for i in first.index if all(i in v.index and v.loc[i, "problem"].question == first.loc[i, "problem"].question for v in others)]
+    ids = [
+        i
+        for i in first.index
+        if all(
+            i in v.index and v.loc[i, "problem"].question == first.loc[i, "problem"].question for v in others
+        )
+    ]
     if not ids: raise AresError(f"compare: {', '.join(values)} were tested on different problems, which another `seed` or data set brings; compare methods over seeds with `ares sweep`.")
     return {name: v.loc[ids] for name, v in values.items()}
 
@@ -82,8 +107,13 @@ def estimate(
 ) -> Estimate: # Wilson's interval for zeros and ones, the bootstrap's for other values
     "A mean over problems with the interval that fits its values."
     values = [v for v in values if v is not None and v == v]
-    return Estimate(sum(values) / len(values), *wilson_interval(sum(values), len(values))) if values and set(values) <= {0, 1} else mean_interval(values)
+    return (
+        Estimate(sum(values) / len(values), *wilson_interval(sum(values), len(values)))
+        if values and set(values) <= {0, 1}
+        else mean_interval(values)
+    )
 
+# %% ../../nbs/reports/02_compare.ipynb #87e0bf11
 def compare_table(
     values: dict, # of `common_values`
 ) -> pd.DataFrame: # of texts, a row a measure
@@ -93,22 +123,34 @@ def compare_table(
     for measure, label in MEASURES.items():
         row = {name: estimate(v[measure]).text() for name, v in values.items()}
         for name, v in others:
-            found = compare_paired(*(x[measure].astype(object).where(x[measure].notna(), None) for x in (base, v)))
-            if found["n"]: row |= {f"{name} − {first}": found["difference"].text(), f"p ({name})": f"{found['p']:.3f}", f"effect ({name})": f"{found['effect']:.2f}"}
+            found = compare_paired(
+                *(x[measure].astype(object).where(x[measure].notna(), None) for x in (base, v))
+            )
+            if found["n"]:
+                row |= {
+                    f"{name} − {first}": found["difference"].text(),
+                    f"p ({name})": f"{found['p']:.3f}",
+                    f"effect ({name})": f"{found['effect']:.2f}",
+                }
         rows[label] = row
     return pd.DataFrame(rows).T.fillna("–")
 
 # %% ../../nbs/reports/02_compare.ipynb #03e9ea17
 def direct_wins(
-    runs: list, # folders of runs
-    values: dict, # of `common_values`
-) -> dict: # name of a run after the first -> what `win_rate` returns; empty where the judge is a language model
+    runs: list,  # folders of runs
+    values: dict,  # of `common_values`
+) -> (
+    dict
+):  # name of a run after the first -> what `win_rate` returns; empty where the judge is a language model
     "How often the other runs win against the first."
     config = load_config(read_json(Path(runs[0])/"config.json"))
     if (config.judge or config.teacher) not in OFFLINE: return {}
     (_, base), *others = values.items()
     def texts(v): return [r.text for r in v.rollout]
-    return {name: win_rate(make_judge(config), base.problem.tolist(), texts(v), texts(base)) for name, v in others}
+
+    return {
+        name: win_rate(make_judge(config), base.problem.tolist(), texts(v), texts(base)) for name, v in others
+    }
 
 # %% ../../nbs/reports/02_compare.ipynb #125e480a
 def side_by_side(
@@ -117,12 +159,28 @@ def side_by_side(
 ) -> dict: # of texts; "wins %" where the judge works offline
     "What the second students gain on the first ones over the seeds."
     values = [[problem_values(run, stage) for run, stage in pairs] for pairs in (first, second)]
-    judged = [direct_wins([run], dict(first=a, second=b)).get("second") for (run, _), a, b in zip(first, *values)]
+    judged = [
+        direct_wins([run], dict(first=a, second=b)).get("second") for (run, _), a, b in zip(first, *values)
+    ]
     wins, losses = (sum(j[k] for j in judged) if all(judged) else 0 for k in ("wins", "losses"))
-    row = {"wins %": Estimate(wins / (wins + losses), *wilson_interval(wins, wins + losses)).text(0, 100)} if wins + losses else {}
+    row = (
+        {"wins %": Estimate(wins / (wins + losses), *wilson_interval(wins, wins + losses)).text(0, 100)}
+        if wins + losses
+        else {}
+    )
     for name, (scale, digits) in measures.items():
-        found = compare_paired(*(v[name].astype(object).where(v[name].notna(), None) for v in map(pd.concat, values)))
-        row |= {f"{name}, gained": found["difference"].text(digits, scale), f"p ({name})": "below 0.001" if found["p"] < 0.001 else f"{found['p']:.3f}", f"effect ({name})": f"{found['effect']:.2f}"} if found["n"] else {}
+        found = compare_paired(
+            *(v[name].astype(object).where(v[name].notna(), None) for v in map(pd.concat, values))
+        )
+        row |= (
+            {
+                f"{name}, gained": found["difference"].text(digits, scale),
+                f"p ({name})": "below 0.001" if found["p"] < 0.001 else f"{found['p']:.3f}",
+                f"effect ({name})": f"{found['effect']:.2f}",
+            }
+            if found["n"]
+            else {}
+        )
     return row
 
 # %% ../../nbs/reports/02_compare.ipynb #a7a2c5c6
@@ -136,8 +194,18 @@ def plot_comparison(
     for ax, measure in zip(axes, shown):
         for y, (name, v) in enumerate(values.items()):
             value, low, high = estimate(v[measure])
-            ax.errorbar(value, y, xerr=[[max(0, value - low)], [max(0, high - value)]], marker="os^Dv"[y % 5], capsize=2, color=list(COLOURS.values())[y % len(COLOURS)])
-        ax.set(xlabel=MEASURES[measure], yticks=range(len(values)), yticklabels=list(values), ylim=(len(values) - 0.5, -0.5))
+            ax.errorbar(
+                value,
+                y,
+                xerr=[[max(0, value - low)], [max(0, high - value)]],
+                marker="os^Dv"[y % 5],
+                capsize=2,
+                color=list(COLOURS.values())[y % len(COLOURS)],
+            )
+        ax.set(
+            xlabel=MEASURES[measure], yticks=range(len(values)), yticklabels=list(values),
+            ylim=(len(values) - 0.5, -0.5),
+        )
         ax.grid(False, axis="y"); ax.grid(True, axis="x")
     return fig
 
@@ -158,4 +226,6 @@ def compare_page(
     "Compare runs in a notebook and turn it into a page."
     common_values(runs, stage)
     page = Path(page or Path(runs[0]).parent/"compare.html")
-    return make_page("compare", page.with_suffix(".ipynb"), page, runs=[str(run) for run in runs], stage=stage)
+    return make_page(
+        "compare", page.with_suffix(".ipynb"), page, runs=[str(run) for run in runs], stage=stage
+    )

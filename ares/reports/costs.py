@@ -35,11 +35,28 @@ def asked_in(
     "The questions of a stage."
     kind, per, asked = stage.split("-")[0], config.rationales_per_request, []
     if kind == "rl":
-        n = config.round_calls / config.num_samples if config.round_calls else config.collections * config.collect_problems
-        asked.append(("training", "score", "teacher", math.ceil(n * math.ceil(config.num_samples / per)), min(config.num_samples, per)))
+        n = (
+            config.round_calls / config.num_samples
+            if config.round_calls
+            else config.collections * config.collect_problems
+        )
+        asked.append(
+            (
+                "training",
+                "score",
+                "teacher",
+                math.ceil(n * math.ceil(config.num_samples / per)),
+                min(config.num_samples, per),
+            )
+        )
     if kind == "sft":
         n = min(config.sft_problems or sizes["train"], config.round_calls or sizes["train"])
-        asked.append(("training", "correct", "teacher", n * math.ceil(config.sft_samples / per), min(config.sft_samples, per)))
+        asked.append(
+            (
+                "training", "correct", "teacher", n * math.ceil(config.sft_samples / per),
+                min(config.sft_samples, per),
+            )
+        )
     asked.append(("test", "score", "teacher", sizes[config.evaluate_on], 1))
     if kind != "baseline": asked.append(("test", "compare", "judge", 2 * sizes[config.evaluate_on], 2))
     return asked
@@ -59,16 +76,25 @@ def tokens_of(
         said = sentences_of(text)
         picture = picture_bytes(p)
         row = dict(width=picture[2][0], height=picture[2][1]) if picture else None
-        question = make_question(kind, p, [said if kind == "score" else text] * rationales, "", config.teacher_knowledge)
+        question = make_question(
+            kind, p, [said if kind == "score" else text] * rationales, "", config.teacher_knowledge
+        )
         whole, constant = expected_tokens(question, row), len(question["instructions"]) // 3
         cached = constant if constant >= CACHED_FROM else 0
-        reply = {"score": 10 + 15 * len(said) * rationales, "correct": 20 + rationales * (len(text) // 3 + 15), "compare": 10}[kind]
+        reply = {
+            "score": 10 + 15 * len(said) * rationales,
+            "correct": 20 + rationales * (len(text) // 3 + 15),
+            "compare": 10,
+        }[kind]
         found.append((whole - cached, cached, reply))
-    return dict(zip(("tokens_in", "tokens_cached", "tokens_out"), (sum(c) / len(c) for c in zip(*found)))) | dict(tokens_written=0)
+    return dict(
+        zip(("tokens_in", "tokens_cached", "tokens_out"), (sum(c) / len(c) for c in zip(*found)))
+    ) | dict(tokens_written=0)
 
 # %% ../../nbs/reports/04_costs.ipynb #bc9bcc16
 SAMPLE = 40 # problems
 
+# %% ../../nbs/reports/04_costs.ipynb #603704f6
 def estimate_costs(
     config: ARESConfig,
     splits: dict | None = None, # split -> problems; the run's own by default
@@ -76,16 +102,44 @@ def estimate_costs(
 ) -> pd.DataFrame: # a row for each stage and kind of question, and a last one with the sums
     "Calls, tokens and dollars of a run, live and in batches."
     splits, models, rows = splits or load_splits(config), asked_models(config), []
-    sizes, sample = sizes or {s: len(p) for s, p in splits.items()}, splits["train"][:: max(1, len(splits["train"]) // SAMPLE)][:SAMPLE]
+    sizes, sample = (
+        sizes or {s: len(p) for s, p in splits.items()},
+        splits["train"][:: max(1, len(splits["train"]) // SAMPLE)][:SAMPLE],
+    )
     if not config.judge and "teacher" in models: models["judge"] = models["teacher"]
     for stage in stage_names(config):
         for when, kind, role, n, rationales in asked_in(config, sizes, stage):
             if role not in models: continue
             each, model = tokens_of(config, sample, kind, rationales), models[role][1]
-            row = dict(stage=stage, asks=f"{when}: {kind}", model=model, calls=n) | {k.replace("_", " "): round(n * each[k]) for k in ("tokens_in", "tokens_cached", "tokens_out")}
-            rows.append(row | {f"{how} $": n * price_of(model, each, how == "batch", config.prices) for how in ("live", "batch")})
-    table = pd.DataFrame(rows, columns=["stage", "asks", "model", "calls", "tokens in", "tokens cached", "tokens out", "live $", "batch $"])
-    return pd.concat([table, pd.DataFrame([dict(stage="all", asks="", model="") | table.drop(columns=["stage", "asks", "model"]).sum().to_dict()])], ignore_index=True).astype(dict.fromkeys(["calls", "tokens in", "tokens cached", "tokens out"], int))
+            row = dict(stage=stage, asks=f"{when}: {kind}", model=model, calls=n) | {
+                k.replace("_", " "): round(n * each[k]) for k in ("tokens_in", "tokens_cached", "tokens_out")
+            }
+            rows.append(
+                row
+                | {
+                    f"{how} $": n * price_of(model, each, how == "batch", config.prices)
+                    for how in ("live", "batch")
+                }
+            )
+    table = pd.DataFrame(
+        rows,
+        columns=[
+            "stage", "asks", "model", "calls", "tokens in", "tokens cached", "tokens out", "live $",
+            "batch $",
+        ],
+    )
+    return pd.concat(
+        [
+            table,
+            pd.DataFrame(
+                [
+                    dict(stage="all", asks="", model="")
+                    | table.drop(columns=["stage", "asks", "model"]).sum().to_dict()
+                ]
+            ),
+        ],
+        ignore_index=True,
+    ).astype(dict.fromkeys(["calls", "tokens in", "tokens cached", "tokens out"], int))
 
 # %% ../../nbs/reports/04_costs.ipynb #6e552c89
 def cost_sentences(
@@ -93,12 +147,20 @@ def cost_sentences(
     table: pd.DataFrame, # from `estimate_costs`
 ) -> str:
     "What the table means, where its prices come from, and what the run's budget allows."
-    if len(table) == 1: return f"teacher: {config.teacher}, judge: {config.judge or 'the teacher'}; neither costs anything."
+    if len(table) == 1:
+        return f"teacher: {config.teacher}, judge: {config.judge or 'the teacher'}; neither costs anything."
     unpriced = [m for m in table["model"][:-1].unique() if model_facts(m, config.prices)["input"] is None]
-    total, text = table.iloc[-1], [f"Prices of {PRICES_OF}, before tax; `prices` in a parameter file replaces them."]
+    total, text = (
+        table.iloc[-1],
+        [f"Prices of {PRICES_OF}, before tax; `prices` in a parameter file replaces them."],
+    )
     if unpriced: text.append(f"No price is known for {', '.join(unpriced)}; it is counted as free.")
     text.append(f"Live: ${total['live $']:.2f} for {total['calls']:,.0f} calls. As batches: ${total['batch $']:.2f}; but a collection waits for its scores, so batches suit corrections and tests.")
-    if config.budget_usd: text.append(f"budget_usd {config.budget_usd:g}: " + ("enough." if total["live $"] <= config.budget_usd else "the run will stop before it is done."))
+    if config.budget_usd:
+        text.append(
+            f"budget_usd {config.budget_usd:g}: "
+            + ("enough." if total["live $"] <= config.budget_usd else "the run will stop before it is done.")
+        )
     return "\n".join(text)
 
 # %% ../../nbs/reports/04_costs.ipynb #6554a67a
@@ -131,7 +193,11 @@ def who_taught(config: ARESConfig) -> str:
     models = asked_models(config)
     def named(role, name): return f"{name} ({models[role][1]})" if role in models else name
     teacher, judge = named("teacher", config.teacher), named("judge", config.judge) if config.judge else ""
-    told = f" and is {'' if config.judge_sees_answer else 'not '}told the right answer" if (config.judge or config.teacher) not in OFFLINE else ""
+    told = (
+        f" and is {'' if config.judge_sees_answer else 'not '}told the right answer"
+        if (config.judge or config.teacher) not in OFFLINE
+        else ""
+    )
     tested = TESTED_ON[config.aokvqa_division] if config.problems == "aokvqa" else ""
     return f"Teacher: {teacher}, with the knowledge of `{config.teacher_knowledge}`. The judge is {judge or 'the teacher itself'}{told}; it compares each pair in both orders.{tested}"
 
@@ -145,7 +211,11 @@ def bill(
     table = open_ledger(config, run).totals().drop(columns="answered")
     if table["model"].nunique() < 2: table = table.drop(columns="model")
     place = {s: (stage_order(s.removesuffix(" test")), s) for s in table["stage"]}
-    return table.sort_values(["stage", "kind"], key=lambda c: c.map(place) if c.name == "stage" else c).set_index("stage").round(4)
+    return (
+        table.sort_values(["stage", "kind"], key=lambda c: c.map(place) if c.name == "stage" else c)
+        .set_index("stage")
+        .round(4)
+    )
 
 # %% ../../nbs/reports/04_costs.ipynb #4eb8f9aa
 KIND_COLOURS = dict(score=COLOURS["blue"], correct=COLOURS["orange"], compare=COLOURS["green"])
@@ -156,7 +226,9 @@ def plot_bill(
     table: pd.DataFrame, # from `bill`
 ): # a matplotlib figure
     "Dollars by stage and kind of question."
-    spent = table.reset_index().pivot_table(index="stage", columns="kind", values="dollars", aggfunc="sum", fill_value=0, sort=False)
+    spent = table.reset_index().pivot_table(
+        index="stage", columns="kind", values="dollars", aggfunc="sum", fill_value=0, sort=False
+    )
     fig, ax = plt.subplots(figsize=(PAGE, 0.7 + 0.32 * len(spent)))
     left = pd.Series(0.0, index=spent.index)
     for kind in spent:

@@ -77,15 +77,25 @@ class LiveMemory(TorchDispatchMode):
         made, given = ([t for t in tree_leaves(x) if torch.is_tensor(t)] for x in (out, (args, kwargs)))
         longer = func is torch.ops.aten.cat.default and any(self.kind_of(t) == "cache" for t in given)
         self.mark([t for t in made if self.kind_of(t) is None], "cache" if longer else self.kind)
-        if not func.is_view and func is not torch.ops.prim.device.default:  # asking where a tensor lies is no work
+        # asking where a tensor lies is no work
+        if not func.is_view and func is not torch.ops.prim.device.default:
             count = FLOPS.get(func._overloadpacket)
-            self.work.append((count(*args, **(kwargs or {}), out_val=out) if count else 0, moved_bytes(given + made)))
+            self.work.append(
+                (count(*args, **(kwargs or {}), out_val=out) if count else 0, moved_bytes(given + made))
+            )
         return out
 
 # %% ../../nbs/reports/05_memory.ipynb #a239003b
-T5_SIZES = dict(base=dict(d_model=768, d_ff=2048, num_layers=12, num_decoder_layers=12, num_heads=12), large=dict(d_model=1024, d_ff=2816, num_layers=24, num_decoder_layers=24, num_heads=16))
-KNOWN = {f"{owner}-{size}": T5_SIZES[size] | dict(d_kv=64, vocab_size=32128, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
-         for owner in ("declare-lab/flan-alpaca", "google/flan-t5") for size in T5_SIZES}
+T5_SIZES = dict(
+    base=dict(d_model=768, d_ff=2048, num_layers=12, num_decoder_layers=12, num_heads=12),
+    large=dict(d_model=1024, d_ff=2816, num_layers=24, num_decoder_layers=24, num_heads=16),
+)
+KNOWN = {
+    f"{owner}-{size}": T5_SIZES[size]
+    | dict(d_kv=64, vocab_size=32128, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
+    for owner in ("declare-lab/flan-alpaca", "google/flan-t5")
+    for size in T5_SIZES
+}
 
 # %% ../../nbs/reports/05_memory.ipynb #3d60c983
 @lru_cache
@@ -95,7 +105,11 @@ def planned_config(
     "The configuration of a student that need not be there."
     folder, how = gguf_file(source)
     how = how | dict(trust_remote_code=False)
-    for where, local in (("its folder or the hub's cache", True), ("a table of known students, since neither a folder nor the hub's cache has it", None), ("the hub", False)):
+    for where, local in (
+        ("its folder or the hub's cache", True),
+        ("a table of known students, since neither a folder nor the hub's cache has it", None),
+        ("the hub", False),
+    ):
         if local is None:
             if source in KNOWN: return AutoConfig.for_model("multimodal_t5", **KNOWN[source]), where
             continue
@@ -106,16 +120,23 @@ def planned_config(
 # %% ../../nbs/reports/05_memory.ipynb #c4865b9c
 class PlannedStudent:
     "What a student does otherwise in a plan; stands before its own class."
-    numbers = False # whether tensors have any
-    def inputs(self, prompts, pictures): return self.blank_inputs(len(prompts), self.max_prompt_tokens, self.patches)
+    numbers = False  # whether tensors have any
+
+    def inputs(self, prompts, pictures):
+        return self.blank_inputs(len(prompts), self.max_prompt_tokens, self.patches)
+
     def token_logprobs(self, hidden, responses, temperature=1.0, top_k=0):
         if self.numbers: return super().token_logprobs(hidden, responses, temperature, top_k)
         states, chosen = hidden.flatten(0, 1).clone(), responses.flatten()
         size = max(1, self.slice // self.model.config.get_text_config().vocab_size)
         again = torch.is_grad_enabled() and len(chosen) > size
         with self.precision():
-            parts = [checkpoint(chosen_logprobs, self.model, h, c, temperature, top_k, use_reentrant=False) if again else chosen_logprobs(self.model, h, c, temperature, top_k)
-                     for h, c in zip(states.split(size), chosen.split(size))]
+            parts = [
+                checkpoint(chosen_logprobs, self.model, h, c, temperature, top_k, use_reentrant=False)
+                if again
+                else chosen_logprobs(self.model, h, c, temperature, top_k)
+                for h, c in zip(states.split(size), chosen.split(size))
+            ]
         return torch.cat(parts).view(responses.shape)
 
 # %% ../../nbs/reports/05_memory.ipynb #725176d2
@@ -125,14 +146,24 @@ def planned_student(
 ): # a `Student` on the meta device
     "The student of a run, without weights."
     source, rounded = adapter_base(config.student, here=True) or config.student, config.dtype == "4bit"
-    student = set_ways(blank_student(source, PlannedStudent, None if isinstance(source, dict) else planned_config(source)[0]), config.mixed_precision, attention=config.attention)
+    student = set_ways(
+        blank_student(
+            source, PlannedStudent, None if isinstance(source, dict) else planned_config(source)[0]
+        ),
+        config.mixed_precision,
+        attention=config.attention,
+    )
     set_no_image(student, config.no_image)
     student.model.to(torch.bfloat16 if rounded else getattr(torch, config.dtype))
     with torch.device("meta"):
-        if source != config.student: student.model = get_peft_model(student.model, PeftConfig.from_pretrained(config.student)).eval()
+        if source != config.student:
+            student.model = get_peft_model(student.model, PeftConfig.from_pretrained(config.student)).eval()
         elif config.lora: add_adapter(student, **lora_settings(config))
     if rounded: student.model.is_loaded_in_4bit = True
-    student.max_prompt_tokens, student.slice = prompt_tokens or config.max_prompt_tokens, SLICE * (1 if config.device == "cpu" else 16)
+    student.max_prompt_tokens, student.slice = (
+        prompt_tokens or config.max_prompt_tokens,
+        SLICE * (1 if config.device == "cpu" else 16),
+    )
     student.patches = (None if isinstance(config.student, dict) else 145) if config.use_images else 0
     return student
 
@@ -145,7 +176,10 @@ def become(
     new = {}
     for part in (part for module in modules for part in module.modules()):
         for name, p in part._parameters.items():
-            if p is not None and p not in new: new[p] = torch.nn.Parameter(torch.empty(p.shape, dtype=p.dtype, device=device), requires_grad=p.requires_grad)
+            if p is not None and p not in new:
+                new[p] = torch.nn.Parameter(
+                    torch.empty(p.shape, dtype=p.dtype, device=device), requires_grad=p.requires_grad
+                )
             if p is not None: part._parameters[name] = new[p]
         for name, b in part._buffers.items():
             if b is not None: part._buffers[name] = torch.zeros(b.shape, dtype=b.dtype, device=device)
@@ -157,8 +191,20 @@ def made_rollouts(
 ) -> list: # with what `batch_losses` reads
     "Rollouts of a given length that say nothing."
     zeros = [0.0] * length
-    return [SimpleNamespace(problem=SimpleNamespace(id=i // samples, view=lambda: None), prompt="", tokens=[5] * length, logprobs=zeros, ref_logprobs=zeros, values=zeros, scores=[1.0], spans=[(0, length)], finished=True)
-            for i in range(rows)]
+    return [
+        SimpleNamespace(
+            problem=SimpleNamespace(id=i // samples, view=lambda: None),
+            prompt="",
+            tokens=[5] * length,
+            logprobs=zeros,
+            ref_logprobs=zeros,
+            values=zeros,
+            scores=[1.0],
+            spans=[(0, length)],
+            finished=True,
+        )
+        for i in range(rows)
+    ]
 
 # %% ../../nbs/reports/05_memory.ipynb #795d810a
 def ppo_pass(
@@ -178,7 +224,9 @@ def sft_pass(
     "The loss of a batch of examples, and its gradient."
     student.model.train()
     targets = torch.full((rows, length), 5, device=student.device)
-    loss = -student.token_logprobs(student.hidden(student.inputs([""] * rows, [None] * rows), targets), targets).mean()
+    loss = -student.token_logprobs(
+        student.hidden(student.inputs([""] * rows, [None] * rows), targets), targets
+    ).mean()
     loss.backward()
 
 # %% ../../nbs/reports/05_memory.ipynb #83ab5b0e
@@ -194,15 +242,31 @@ def writing_steps(
     with student.precision():
         read, live.kind = student.read(inputs), "cache"
         cache, live.kind = student.begin(read, inputs, samples, length), "activations"
-        kept, last = [torch.zeros(problems * samples, length, dtype=t, device=student.device) for t in (torch.long, torch.float32)], torch.zeros(problems * samples, dtype=torch.long, device=student.device)
+        kept, last = (
+            [
+                torch.zeros(problems * samples, length, dtype=t, device=student.device)
+                for t in (torch.long, torch.float32)
+            ],
+            torch.zeros(problems * samples, dtype=torch.long, device=student.device),
+        )
         first = len(live.work)
-        for step in (max(0, length // 2 - 1), length // 2, length - 1):  # at the first, mixed precision makes and keeps copies of the weights
+        # at the first, mixed precision makes and keeps copies of the weights
+        for step in (max(0, length // 2 - 1), length // 2, length - 1):
             cache.skip(step)
             begun = len(live.work)
-            next_tokens(vocabulary_logits(student.model, student.advance(cache, last, step), config.temperature), config.top_k, config.top_p, True, config.sampled_logprobs)
+            next_tokens(
+                vocabulary_logits(student.model, student.advance(cache, last, step), config.temperature),
+                config.top_k,
+                config.top_p,
+                True,
+                config.sampled_logprobs,
+            )
             if step == length // 2: middle = live.work[begun:]
         live.kind = "cache"
-        if shrinks and problems > 4: cache.keep(torch.zeros(math.ceil(0.8 * len(cache.mask)) - 1, dtype=torch.long, device=student.device))
+        if shrinks and problems > 4:
+            cache.keep(
+                torch.zeros(math.ceil(0.8 * len(cache.mask)) - 1, dtype=torch.long, device=student.device)
+            )
         live.kind = "activations"
     return live.work[:first], middle
 
@@ -214,7 +278,10 @@ def reading_pass(
 ):
     "The passes over written rationales that PPO needs before its update."
     problems = math.ceil(rows / config.num_samples)
-    inputs, responses = student.inputs([""] * problems, [None] * problems), torch.full((rows, length), 5, device=student.device)
+    inputs, responses = (
+        student.inputs([""] * problems, [None] * problems),
+        torch.full((rows, length), 5, device=student.device),
+    )
     owners = torch.zeros(rows, dtype=torch.long, device=student.device)
     student.token_logprobs(student.hidden(inputs, responses, owners), responses, config.temperature)
     if value_head: value_head.values(inputs, responses, owners)
@@ -228,9 +295,19 @@ def stage_models(
 ) -> tuple: # (who is trained or writes, value head or None, kind -> modules on the device)
     "The models that a stage holds."
     if stage in ("collection", "PPO update"):
-        with torch.device("meta"): head, reference = ValueHead(student, config.value_model) if config.advantage == "gae" else None, student.copy().model.requires_grad_(False)
+        with torch.device("meta"):
+            head, reference = (
+                ValueHead(student, config.value_model) if config.advantage == "gae" else None,
+                student.copy().model.requires_grad_(False),
+            )
         if config.mixed_precision == "bf16" and not config.lora: reference = reference.to(torch.bfloat16)
-        return student, head, {"weights": [student.model]} | ({"value network": [head]} if head else {}) | {"reference": [reference]}
+        return (
+            student,
+            head,
+            {"weights": [student.model]}
+            | ({"value network": [head]} if head else {})
+            | {"reference": [reference]},
+        )
     if stage != "answers": return student, None, {"weights": [student.model]}
     answerer = merged(student)
     student.model.requires_grad_(False)
@@ -249,7 +326,10 @@ def spared_by_rounding(
     model, # with an adapter, in bfloat16
 ) -> int: # bytes
     "What the layers beside an adapter take less in 4 bits (4.13 with their scales)."
-    return round((2 - 4.13 / 8) * sum(layer.weight.numel() for name, layer in model.named_modules() if name.endswith("base_layer")))
+    return round(
+        (2 - 4.13 / 8)
+        * sum(layer.weight.numel() for name, layer in model.named_modules() if name.endswith("base_layer"))
+    )
 
 # %% ../../nbs/reports/05_memory.ipynb #fa807982
 def booked(
@@ -258,8 +338,17 @@ def booked(
     buckets: bool = False, # and held a second time, for other processes
 ) -> list: # trained weights
     "Mark what is on the device before a step."
-    for kind, modules in models.items(): live.mark([p for m in modules for p in m.parameters() if live.kind_of(p) is None], kind)  # what is frozen may be shared
-    trained = [p for kind, modules in models.items() if kind != "reference" for m in modules for p in m.parameters() if p.requires_grad]
+    # what is frozen may be shared
+    for kind, modules in models.items():
+        live.mark([p for m in modules for p in m.parameters() if live.kind_of(p) is None], kind)
+    trained = [
+        p
+        for kind, modules in models.items()
+        if kind != "reference"
+        for m in modules
+        for p in m.parameters()
+        if p.requires_grad
+    ]
     for p in trained:
         if collected: p.grad = torch.empty_like(p); live.mark([p.grad], "gradients")
         else: p.register_post_accumulate_grad_hook(lambda p: live.mark([p.grad], "gradients"))
@@ -274,22 +363,35 @@ def share(n: int, config: ARESConfig) -> int:
 
 # %% ../../nbs/reports/05_memory.ipynb #f76da765
 def writes_with(
-    config: ARESConfig, stage: str,
-) -> tuple | None: # (problems sampled together by one process, samples of each); None in a stage that writes nothing
+    config: ARESConfig, stage: str
+) -> (
+    tuple | None
+):  # (problems sampled together by one process, samples of each); None in a stage that writes nothing
     "How a stage samples."
-    together = {"collection": (min(config.rollout_batch_size, share(config.collect_problems, config)), config.num_samples),
-                "SFT on corrections": (64, config.sft_samples), "answers": (config.collect_problems, 1)}
+    together = {
+        "collection": (
+            min(config.rollout_batch_size, share(config.collect_problems, config)),
+            config.num_samples,
+        ),
+        "SFT on corrections": (64, config.sft_samples),
+        "answers": (config.collect_problems, 1),
+    }
     return together.get(stage)
 
 # %% ../../nbs/reports/05_memory.ipynb #0cf0d05a
 def batch_setting(config: ARESConfig, stage: str) -> int:
     "The batch of a supervised stage."
-    return {"baseline": config.baseline_batch_size, "SFT on corrections": config.sft_batch_size, "answers": config.answer_batch_size}[stage]
+    return {
+        "baseline": config.baseline_batch_size,
+        "SFT on corrections": config.sft_batch_size,
+        "answers": config.answer_batch_size,
+    }[stage]
 
 # %% ../../nbs/reports/05_memory.ipynb #799296e1
 def follow_stage(
     config: ARESConfig, stage: str, # one of `STAGES`
-    prompt: int = 0, response: int = 0, answer: int = 0, # tokens of prompts, rationales and answers; 0 for the longest allowed
+    # tokens of prompts, rationales and answers; 0 for the longest allowed
+    prompt: int = 0, response: int = 0, answer: int = 0,
     shrinks: bool = True, # see `writing_steps`
 ) -> tuple: # (peak in bytes by kind, part -> its operations)
     "Run a step of each part of a stage at its sizes, and look at it."
@@ -301,19 +403,47 @@ def follow_stage(
     with FakeTensorMode(allow_non_fake_inputs=True):
         become([m for modules in models.values() for m in modules], device)
         live = LiveMemory()
-        trained = booked(live, models, stage == "PPO update" and config.rl_grad_accum > 1, config.num_processes > 1 and stage not in ("collection", "PPO update"))
+        trained = booked(
+            live,
+            models,
+            stage == "PPO update" and config.rl_grad_accum > 1,
+            config.num_processes > 1 and stage not in ("collection", "PPO update"),
+        )
         if config.dtype == "4bit": live.now["weights"] -= spared_by_rounding(student.model)
-        with live, patch.dict(os.environ, TRANSFORMERS_DISABLE_TORCH_CHECK="1"):  # it counts the tokens of a picture, and there are no numbers
+        # it counts the tokens of a picture, and there are no numbers
+        with live, patch.dict(os.environ, TRANSFORMERS_DISABLE_TORCH_CHECK="1"):
             if writes_with(config, stage):
-                parts["start"], parts["token"] = writing_steps(config, student, *writes_with(config, stage), response or config.max_new_tokens, live, shrinks)
+                parts["start"], parts["token"] = writing_steps(
+                    config, student, *writes_with(config, stage), response or config.max_new_tokens, live,
+                    shrinks,
+                )
             begun = len(live.work)
-            if stage == "collection": reading_pass(config, student, head, min(64, share(config.collect_problems * config.num_samples, config)), length)
+            if stage == "collection":
+                reading_pass(
+                    config,
+                    student,
+                    head,
+                    min(64, share(config.collect_problems * config.num_samples, config)),
+                    length,
+                )
             elif stage != "answers" or config.answer_model != "conclusion":
-                if config.gradient_checkpointing: [checkpoint_layers(m) for m in (student.model, head and head.trunk) if m is not None]
-                if stage == "PPO update": ppo_pass(config, student, head, made_rollouts(config.rl_batch_size, length, config.num_samples))
+                if config.gradient_checkpointing:
+                    [checkpoint_layers(m) for m in (student.model, head and head.trunk) if m is not None]
+                if stage == "PPO update":
+                    ppo_pass(
+                        config, student, head, made_rollouts(config.rl_batch_size, length, config.num_samples)
+                    )
                 else: sft_pass(config, student, share(batch_setting(config, stage), config), length)
             parts["read" if stage == "collection" else "step"] = live.work[begun:]
-            if on_gpu and stage != "collection": torch.empty(size_of(trained if stage != "PPO update" else (p for p in student.model.parameters() if p.requires_grad)), dtype=torch.uint8)
+            if on_gpu and stage != "collection":
+                torch.empty(
+                    size_of(
+                        trained
+                        if stage != "PPO update"
+                        else (p for p in student.model.parameters() if p.requires_grad)
+                    ),
+                    dtype=torch.uint8,
+                )
     return live.peak, parts
 
 # %% ../../nbs/reports/05_memory.ipynb #0d0d6921
@@ -325,7 +455,10 @@ def real_models(
     modules = [m for some in models.values() for m in some]
     become(modules, device)
     for p in {p for m in modules for p in m.parameters()}: torch.nn.init.normal_(p, std=0.02)
-    student.numbers, student.model.config.eos_token_id, student.tokenizer.eos_token = True, -1, student.tokenizer.pad_token  # which is never said: nobody stops early
+    # which is never said: nobody stops early
+    student.numbers, student.model.config.eos_token_id, student.tokenizer.eos_token = (
+        True, -1, student.tokenizer.pad_token,
+    )
     if head: head.student.numbers = True
     return student, head, models
 
@@ -336,17 +469,48 @@ def run_for_real(
 ):
     "A stage's own code, on fresh weights."
     student, head, models = real_models(config, stage)
-    if config.gradient_checkpointing: [checkpoint_layers(m) for m in (student.model, head and head.trunk) if m is not None]
+    if config.gradient_checkpointing:
+        [checkpoint_layers(m) for m in (student.model, head and head.trunk) if m is not None]
     if stage == "PPO update":
-        rollouts = made_rollouts(config.rl_batch_size * config.rl_grad_accum * steps, config.max_new_tokens, config.num_samples)
+        rollouts = made_rollouts(
+            config.rl_batch_size * config.rl_grad_accum * steps, config.max_new_tokens, config.num_samples
+        )
         return PPOTrainer(student, head, replace(ppo_config(config), ppo_epochs=1)).update(rollouts)
     if writes_with(config, stage):
         problems, samples = writes_with(config, stage)
-        kept = [torch.ones_like(p) for m in (student.model, head) if m for p in m.parameters() if p.requires_grad for _ in range(2)] if stage == "collection" else []  # the optimizer's
-        student.generate(student.inputs([""] * problems, [None] * problems), samples, config.max_new_tokens, config.temperature, config.top_k, config.top_p)
-        if stage == "collection": return reading_pass(config, student, head, min(64, problems * samples), config.max_new_tokens)
+        # the optimizer's
+        kept = (
+            [
+                torch.ones_like(p)
+                for m in (student.model, head)
+                if m
+                for p in m.parameters()
+                if p.requires_grad
+                for _ in range(2)
+            ]
+            if stage == "collection"
+            else []
+        )
+        student.generate(
+            student.inputs([""] * problems, [None] * problems),
+            samples,
+            config.max_new_tokens,
+            config.temperature,
+            config.top_k,
+            config.top_p,
+        )
+        if stage == "collection":
+            return reading_pass(config, student, head, min(64, problems * samples), config.max_new_tokens)
     optimizer = torch.optim.AdamW([p for p in student.model.parameters() if p.requires_grad])
-    for _ in range(steps): sft_pass(config, student, batch_setting(config, stage), config.answer_tokens if stage == "answers" else config.max_new_tokens); optimizer.step(); optimizer.zero_grad()
+    for _ in range(steps):
+        sft_pass(
+            config,
+            student,
+            batch_setting(config, stage),
+            config.answer_tokens if stage == "answers" else config.max_new_tokens,
+        )
+        optimizer.step()
+        optimizer.zero_grad()
 
 # %% ../../nbs/reports/05_memory.ipynb #8fd70a85
 def resident_growth(
@@ -355,12 +519,18 @@ def resident_growth(
 ) -> int: # bytes
     "By how much this process grows at most while a stage runs for real; call it in a fresh process."
     config, libc = load_config(settings), ctypes.CDLL(None)
-    for option, value in ((-3, 2**16), (-1, 2**16)): libc.mallopt(option, value)  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of glibc
-    run_for_real(replace(config, max_prompt_tokens=8, max_new_tokens=8), stage, 1)  # loads what is loaded at first use
+    # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of glibc
+    for option, value in ((-3, 2**16), (-1, 2**16)): libc.mallopt(option, value)
+    # loads what is loaded at first use
+    run_for_real(replace(config, max_prompt_tokens=8, max_new_tokens=8), stage, 1)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     Path("/proc/self/clear_refs").write_text("5")  # forget the highest mark so far
     run_for_real(config, stage)
-    highest = next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    highest = next(
+        int(line.split()[1])
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    )
     return highest * 1024 - pages * resource.getpagesize()
 
 # %% ../../nbs/reports/05_memory.ipynb #f21ba32c
@@ -371,16 +541,59 @@ def measured_peaks(
     from ares.reports.memory import resident_growth  # where the other process finds it, in a notebook, too
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["ares.reports.memory"])
-    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool: return list(pool.map(resident_growth, *zip(*cases)))
+    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
+        return list(pool.map(resident_growth, *zip(*cases)))
 
 # %% ../../nbs/reports/05_memory.ipynb #d38fb5cd
-FEW = dict(train_problems=24, val_problems=8, test_problems=8, device="cpu", max_prompt_tokens=128, max_new_tokens=96)
-CASES = { # what is measured -> (settings, stage)
-    "PPO, value network of its own": (FEW | dict(student=dict(d_model=256, d_ff=512, num_layers=3, num_decoder_layers=3, vocab_size=8000), rl_grad_accum=2), "PPO update"),
-    "fine-tuning, layers checkpointed": (FEW | dict(student=dict(d_model=384, d_ff=1024, num_layers=4, num_decoder_layers=4, vocab_size=16000), baseline_batch_size=4, gradient_checkpointing=True), "baseline"),
-    "collection, with its cache": (FEW | dict(student=dict(d_model=256, d_ff=512, num_layers=3, num_decoder_layers=3, vocab_size=4000), collect_problems=48), "collection"),
-    "PPO of a decoder": (FEW | dict(student=dict(kind="decoder", d_model=256, d_ff=768, num_layers=4, vocab_size=8000), use_images=False, rl_grad_accum=1), "PPO update"),
-    "fine-tuning of a decoder": (FEW | dict(student=dict(kind="decoder", d_model=384, d_ff=1024, num_layers=4, vocab_size=12000), use_images=False, baseline_batch_size=8), "baseline"),
+FEW = dict(
+    train_problems=24, val_problems=8, test_problems=8, device="cpu", max_prompt_tokens=128, max_new_tokens=96
+)
+
+# %% ../../nbs/reports/05_memory.ipynb #9bef6df3
+CASES = {  # what is measured -> (settings, stage)
+    "PPO, value network of its own": (
+        FEW
+        | dict(
+            student=dict(d_model=256, d_ff=512, num_layers=3, num_decoder_layers=3, vocab_size=8000),
+            rl_grad_accum=2,
+        ),
+        "PPO update",
+    ),
+    "fine-tuning, layers checkpointed": (
+        FEW
+        | dict(
+            student=dict(d_model=384, d_ff=1024, num_layers=4, num_decoder_layers=4, vocab_size=16000),
+            baseline_batch_size=4,
+            gradient_checkpointing=True,
+        ),
+        "baseline",
+    ),
+    "collection, with its cache": (
+        FEW
+        | dict(
+            student=dict(d_model=256, d_ff=512, num_layers=3, num_decoder_layers=3, vocab_size=4000),
+            collect_problems=48,
+        ),
+        "collection",
+    ),
+    "PPO of a decoder": (
+        FEW
+        | dict(
+            student=dict(kind="decoder", d_model=256, d_ff=768, num_layers=4, vocab_size=8000),
+            use_images=False,
+            rl_grad_accum=1,
+        ),
+        "PPO update",
+    ),
+    "fine-tuning of a decoder": (
+        FEW
+        | dict(
+            student=dict(kind="decoder", d_model=384, d_ff=1024, num_layers=4, vocab_size=12000),
+            use_images=False,
+            baseline_batch_size=8,
+        ),
+        "baseline",
+    ),
 }
 
 # %% ../../nbs/reports/05_memory.ipynb #107024e9
@@ -388,5 +601,13 @@ def check_peaks(
     cases: dict = CASES,
 ) -> pd.DataFrame: # planned and measured, MB, of each case
     "The plan beside what this CPU takes."
-    planned = [sum(follow_stage(load_config(settings), stage, shrinks=False)[0].values()) for settings, stage in cases.values()]
-    return pd.DataFrame({"planned": planned, "measured": measured_peaks(list(cases.values()))}, index=list(cases)) / 1e6
+    planned = [
+        sum(follow_stage(load_config(settings), stage, shrinks=False)[0].values())
+        for settings, stage in cases.values()
+    ]
+    return (
+        pd.DataFrame(
+            {"planned": planned, "measured": measured_peaks(list(cases.values()))}, index=list(cases)
+        )
+        / 1e6
+    )

@@ -33,7 +33,10 @@ from .memory import STAGES, batch_setting, follow_stage, made_rollouts, planned_
 from .memory import planned_student, ppo_pass, real_models, share, writes_with
 
 # %% ../../nbs/reports/06_plan.ipynb #6da80532
-PUBLISHED = dict(scienceqa=(12726, 4241, 4241), halves=(17056, 572, 573), same=(17056, 1145, 1145), sample=(801, 115, 229)) # train, val, test; A-OKVQA by its division
+# train, val, test; A-OKVQA by its division
+PUBLISHED = dict(
+    scienceqa=(12726, 4241, 4241), halves=(17056, 572, 573), same=(17056, 1145, 1145), sample=(801, 115, 229)
+)
 
 # %% ../../nbs/reports/06_plan.ipynb #3ce81a90
 def planned_splits(
@@ -42,9 +45,22 @@ def planned_splits(
     "The sizes of the data, and the data where it is there."
     if config.problems == "embedded" or (config.data and Path(config.data).is_dir()):
         splits = load_splits(config)
-        return {s: len(p) for s, p in splits.items()}, splits, "made problems" if config.problems == "embedded" else "the data"
+        return (
+            {s: len(p) for s, p in splits.items()},
+            splits,
+            "made problems" if config.problems == "embedded" else "the data",
+        )
     asked = dict(train=config.train_problems, val=config.val_problems, test=config.test_problems)
-    return {s: min(asked[s] or n, n) for s, n in zip(asked, PUBLISHED[config.aokvqa_division if config.problems == "aokvqa" else config.problems])}, None, "a table of published sizes, since the data is not there"
+    return (
+        {
+            s: min(asked[s] or n, n)
+            for s, n in zip(
+                asked, PUBLISHED[config.aokvqa_division if config.problems == "aokvqa" else config.problems]
+            )
+        },
+        None,
+        "a table of published sizes, since the data is not there",
+    )
 
 # %% ../../nbs/reports/06_plan.ipynb #d5d2a28e
 def planned_lengths(
@@ -52,13 +68,22 @@ def planned_lengths(
     sample: int = 400, # problems looked at
 ) -> tuple: # (dict(prompt, response, answer) in tokens, where from)
     "The lengths for which time is planned."
-    longest = dict(prompt=config.max_prompt_tokens, response=config.max_new_tokens, answer=config.answer_tokens)
+    longest = dict(
+        prompt=config.max_prompt_tokens, response=config.max_new_tokens, answer=config.answer_tokens
+    )
     if splits is None: return longest, "the longest allowed, since the data is not there"
     train = splits["train"][:: max(1, len(splits["train"]) // sample)]
-    texts = dict(prompt=[rationale_prompt(p) for p in train], response=[p.solution for p in train if p.solution], answer=[answer_target(p) for p in train])
+    texts = dict(
+        prompt=[rationale_prompt(p) for p in train],
+        response=[p.solution for p in train if p.solution],
+        answer=[answer_target(p) for p in train],
+    )
     count, how = lambda text: len(text) / 4, "the data, four characters a token"
     if isinstance(config.student, dict): count, how = (lambda text, t=train_tokenizer(sum(texts.values(), []), (SIZES | config.student)["vocab_size"]): len(t(text).input_ids)), "the data and the student's own tokenizer"
-    return {k: min(longest[k], math.ceil(sorted(map(count, found))[len(found) * 4 // 5])) if found else longest[k] for k, found in texts.items()}, how
+    return {
+        k: min(longest[k], math.ceil(sorted(map(count, found))[len(found) * 4 // 5])) if found else longest[k]
+        for k, found in texts.items()
+    }, how
 
 # %% ../../nbs/reports/06_plan.ipynb #a19efc1e
 def planned_work(
@@ -69,25 +94,62 @@ def planned_work(
     names, n, rollouts = stage_names(config), sizes["train"], config.collect_problems * config.num_samples
     rl, sft = (sum(s.startswith(kind) for s in names) for kind in ("rl", "sft"))
     collections = math.ceil(config.round_calls / rollouts) if config.round_calls else config.collections
-    corrected = min(min(config.sft_problems or n, n) * config.sft_samples, config.round_calls or n * config.sft_samples)
-    answered, fits = min(config.answer_problems or n, n), dict(adapter=len(names), separate=1, conclusion=0)[config.answer_model]
-    def fit(examples, stage, epochs): return math.ceil(examples / batch_setting(config, stage)) * epochs, examples * epochs
-    rows = {"baseline": (1, *fit(min(config.gold_problems or n, n), "baseline", config.baseline_epochs), 0),
-            "collection": (rl, 0, 0, collections * rollouts),
-            "PPO update": (rl, collections * config.ppo_epochs * math.ceil(rollouts / config.rl_batch_size / config.rl_grad_accum), collections * config.ppo_epochs * rollouts, 0),
-            "SFT on corrections": (sft, *fit(corrected - max(1, corrected // 10), "SFT on corrections", config.sft_epochs), corrected),
-            "answers": (len(names), *(math.ceil(x * fits / len(names)) for x in fit(answered - max(1, answered // 10), "answers", config.answer_epochs)),
-                        sizes[config.evaluate_on] + (answered if config.answer_model == "adapter" else 0))}
+    corrected = min(
+        min(config.sft_problems or n, n) * config.sft_samples, config.round_calls or n * config.sft_samples
+    )
+    answered, fits = (
+        min(config.answer_problems or n, n),
+        dict(adapter=len(names), separate=1, conclusion=0)[config.answer_model],
+    )
+
+    def fit(examples, stage, epochs):
+        return math.ceil(examples / batch_setting(config, stage)) * epochs, examples * epochs
+
+    rows = {
+        "baseline": (1, *fit(min(config.gold_problems or n, n), "baseline", config.baseline_epochs), 0),
+        "collection": (rl, 0, 0, collections * rollouts),
+        "PPO update": (
+            rl,
+            collections
+            * config.ppo_epochs
+            * math.ceil(rollouts / config.rl_batch_size / config.rl_grad_accum),
+            collections * config.ppo_epochs * rollouts,
+            0,
+        ),
+        "SFT on corrections": (
+            sft,
+            *fit(corrected - max(1, corrected // 10), "SFT on corrections", config.sft_epochs),
+            corrected,
+        ),
+        "answers": (
+            len(names),
+            *(
+                math.ceil(x * fits / len(names))
+                for x in fit(answered - max(1, answered // 10), "answers", config.answer_epochs)
+            ),
+            sizes[config.evaluate_on] + (answered if config.answer_model == "adapter" else 0),
+        ),
+    }
     table = pd.DataFrame(rows, index=["runs", "steps", "trained", "written"]).T
     each = [tokens["prompt"] + tokens["answer" if s == "answers" else "response"] for s in table.index]
     table[["steps", "trained", "written"]] = table[["steps", "trained", "written"]].mul(table["runs"], axis=0)
-    return table.assign(tokens=table["trained"] * each + table["written"] * (tokens["prompt"] + tokens["response"]))
+    return table.assign(
+        tokens=table["trained"] * each + table["written"] * (tokens["prompt"] + tokens["response"])
+    )
 
 # %% ../../nbs/reports/06_plan.ipynb #30e5ab67
-GPUS = pd.DataFrame({ # data sheets of the maker: GB, dense TFLOP/s in bfloat16 and float32, GB/s
-    "L4": (24, 121, 30.3, 300), "RTX 4090": (24, 165, 82.6, 1008), "A100 40 GB": (40, 312, 19.5, 1555), "A100 80 GB": (80, 312, 19.5, 2039), "H100 80 GB": (80, 989, 67, 3350)},
-    index=["memory", "bfloat16", "float32", "bandwidth"]).T
-ARITHMETIC, BANDWIDTH, LAUNCH = 0.4, 0.6, 6e-6 # shares of the peaks; seconds for the host to send an operation
+GPUS = pd.DataFrame(
+    {  # data sheets of the maker: GB, dense TFLOP/s in bfloat16 and float32, GB/s
+        "L4": (24, 121, 30.3, 300),
+        "RTX 4090": (24, 165, 82.6, 1008),
+        "A100 40 GB": (40, 312, 19.5, 1555),
+        "A100 80 GB": (80, 312, 19.5, 2039),
+        "H100 80 GB": (80, 989, 67, 3350),
+    },
+    index=["memory", "bfloat16", "float32", "bandwidth"],
+).T
+# shares of the peaks; seconds for the host to send an operation
+ARITHMETIC, BANDWIDTH, LAUNCH = 0.4, 0.6, 6e-6
 
 # %% ../../nbs/reports/06_plan.ipynb #0b9f304c
 def machines(
@@ -95,7 +157,12 @@ def machines(
 ) -> dict: # name -> dict(flops, bytes: a second; launch: seconds)
     "What the known GPUs are taken to reach."
     precision = "bfloat16" if "bf16" == config.mixed_precision or config.dtype != "float32" else "float32"
-    return {name: dict(flops=ARITHMETIC * gpu[precision] * 1e12, bytes=BANDWIDTH * gpu["bandwidth"] * 1e9, launch=LAUNCH) for name, gpu in GPUS.iterrows()}
+    return {
+        name: dict(
+            flops=ARITHMETIC * gpu[precision] * 1e12, bytes=BANDWIDTH * gpu["bandwidth"] * 1e9, launch=LAUNCH
+        )
+        for name, gpu in GPUS.iterrows()
+    }
 
 # %% ../../nbs/reports/06_plan.ipynb #2a33d87e
 def limits(
@@ -103,7 +170,11 @@ def limits(
     machine: dict, # of `machines`
 ) -> dict: # what bounds -> seconds
     "How long operations take by each of three limits."
-    return dict(arithmetic=sum(f for f, _ in work) / machine["flops"], memory=sum(b for _, b in work) / machine["bytes"], host=len(work) * machine["launch"])
+    return dict(
+        arithmetic=sum(f for f, _ in work) / machine["flops"],
+        memory=sum(b for _, b in work) / machine["bytes"],
+        host=len(work) * machine["launch"],
+    )
 
 # %% ../../nbs/reports/06_plan.ipynb #081b313e
 def stage_seconds(
@@ -121,8 +192,14 @@ def stage_seconds(
         times["token"] = times["start"] * tokens["response"]
         times["read"] = row["written"] / config.num_processes / 64 if stage == "collection" else 0
     if row["trained"]:
-        times["step"] = row["trained"] / config.num_processes / (config.rl_batch_size if stage == "PPO update" else share(batch_setting(config, stage), config))
-        if stage == "baseline": times["step"] *= 1 + sizes["val"] / max(1, row["trained"] / config.baseline_epochs) / 3  # validation: the way forward alone
+        times["step"] = (
+            row["trained"]
+            / config.num_processes
+            / (config.rl_batch_size if stage == "PPO update" else share(batch_setting(config, stage), config))
+        )
+        # validation: the way forward alone
+        if stage == "baseline":
+            times["step"] *= 1 + sizes["val"] / max(1, row["trained"] / config.baseline_epochs) / 3
     found = Counter()
     for name, n in times.items():
         if n: found[max(each[name], key=each[name].get)] += n * max(each[name].values())
@@ -148,13 +225,26 @@ def measured_machine(
     "What this machine reaches with the configured student."
     config = replace(config, collect_problems=min(8, config.collect_problems), num_processes=1)
     student, head, _ = real_models(config, "PPO update", pick_device(config.device))
-    rollouts, (problems, samples) = made_rollouts(config.rl_batch_size, config.max_new_tokens, config.num_samples), writes_with(config, "collection")
+    rollouts, (problems, samples) = (
+        made_rollouts(config.rl_batch_size, config.max_new_tokens, config.num_samples),
+        writes_with(config, "collection"),
+    )
     inputs = student.inputs([""] * problems, [None] * problems)
     def sample(n):
         student.generate(inputs, samples, n, top_k=config.top_k, top_p=config.top_p)
-    work = follow_stage(config, "PPO update")[1]["step"], follow_stage(config, "collection", response=20)[1]["token"] * 16
-    seconds = clocked(lambda: ppo_pass(config, student, head, rollouts), student.device), clocked(lambda: sample(20), student.device) - clocked(lambda: sample(4), student.device)
-    return dict(flops=sum(f for f, _ in work[0]) / seconds[0], bytes=sum(b for _, b in work[1]) / seconds[1], launch=0.0)
+
+    work = (
+        follow_stage(config, "PPO update")[1]["step"],
+        follow_stage(config, "collection", response=20)[1]["token"] * 16,
+    )
+    seconds = (
+        clocked(lambda: ppo_pass(config, student, head, rollouts), student.device),
+        clocked(lambda: sample(20), student.device) - clocked(lambda: sample(4), student.device),
+    )
+    return dict(
+        flops=sum(f for f, _ in work[0]) / seconds[0], bytes=sum(b for _, b in work[1]) / seconds[1],
+        launch=0.0,
+    )
 
 # %% ../../nbs/reports/06_plan.ipynb #6c27d70c
 SPARE = 1e9 # bytes of a GPU that no plan uses
@@ -163,10 +253,15 @@ def plan_costs(
     config: ARESConfig, sizes: dict, splits: dict | None, # of `planned_splits`
 ) -> pd.DataFrame: # stage -> calls, dollars live, dollars as batches
     "What the teacher and the judge are asked, and its price, by stage of the plan."
-    sample = splits or {s: make_problems(40, split=s, seed=0) for s in sizes}  # where the data is not there, made problems stand in for the length of a question
+    # where the data is not there, made problems stand in for the length of a question
+    sample = splits or {s: make_problems(40, split=s, seed=0) for s in sizes}
     table = estimate_costs(config, sample, sizes).iloc[:-1]
     kinds = {"training: score": "collection", "training: correct": "SFT on corrections"}
-    return table.assign(stage=table["asks"].map(lambda asks: kinds.get(asks, "answers"))).groupby("stage")[["calls", "live $", "batch $"]].sum()
+    return (
+        table.assign(stage=table["asks"].map(lambda asks: kinds.get(asks, "answers")))
+        .groupby("stage")[["calls", "live $", "batch $"]]
+        .sum()
+    )
 
 # %% ../../nbs/reports/06_plan.ipynb #2cd200e3
 def plan_run(
@@ -177,42 +272,119 @@ def plan_run(
     "What a run needs."
     sizes, splits, data_from = planned_splits(config)
     tokens, lengths_from = planned_lengths(config, splits)
-    work, places = planned_work(config, sizes, tokens), machines(config) if machine is None else {"this machine": machine}
+    work, places = (
+        planned_work(config, sizes, tokens),
+        machines(config) if machine is None else {"this machine": machine},
+    )
     memory, hours = {}, {}
     for stage in progress(STAGES, desc=desc) if desc else STAGES:
         if not work.loc[stage, ["trained", "written"]].any(): continue
         peak, parts = follow_stage(config, stage)
         if splits: parts = follow_stage(config, stage, *tokens.values())[1]
-        found = {name: stage_seconds(config, stage, parts, work.loc[stage], sizes, tokens, place) for name, place in places.items()}
-        memory[stage], hours[stage] = peak, {name: sum(f.values()) / 3600 for name, f in found.items()} | {"bound by": max((last := [*found.values()][-1]), key=last.get)}
-    memory = pd.DataFrame(memory).T.reindex(columns=["weights", "value network", "reference", "gradients", "optimizer", "cache", "activations"]).fillna(0) / 1e9
+        found = {
+            name: stage_seconds(config, stage, parts, work.loc[stage], sizes, tokens, place)
+            for name, place in places.items()
+        }
+        memory[stage], hours[stage] = (
+            peak,
+            {name: sum(f.values()) / 3600 for name, f in found.items()}
+            | {"bound by": max((last := [*found.values()][-1]), key=last.get)},
+        )
+    memory = (
+        pd.DataFrame(memory)
+        .T.reindex(
+            columns=[
+                "weights", "value network", "reference", "gradients", "optimizer", "cache", "activations",
+            ]
+        )
+        .fillna(0)
+        / 1e9
+    )
     memory, hours = memory.assign(total=memory.sum(axis=1)), pd.DataFrame(hours).T
     largest = memory["total"].idxmax()
-    gpus = pd.DataFrame({name: {"GB": gpu["memory"], "fits": memory["total"].max() + SPARE / 1e9 <= gpu["memory"], "hours": hours[name].sum() if name in hours else math.nan,
-                                "stages that do not": ", ".join(s for s, m in memory["total"].items() if m + SPARE / 1e9 > gpu["memory"])} for name, gpu in GPUS.iterrows()}).T
-    student_from = "the settings" if isinstance(config.student, dict) else planned_config(adapter_base(config.student, here=True) or config.student)[1]
+    gpus = pd.DataFrame(
+        {
+            name: {
+                "GB": gpu["memory"],
+                "fits": memory["total"].max() + SPARE / 1e9 <= gpu["memory"],
+                "hours": hours[name].sum() if name in hours else math.nan,
+                "stages that do not": ", ".join(
+                    s for s, m in memory["total"].items() if m + SPARE / 1e9 > gpu["memory"]
+                ),
+            }
+            for name, gpu in GPUS.iterrows()
+        }
+    ).T
+    student_from = (
+        "the settings"
+        if isinstance(config.student, dict)
+        else planned_config(adapter_base(config.student, here=True) or config.student)[1]
+    )
     costs = plan_costs(config, sizes, splits).reindex(work.index).fillna(0)
     notes = [f"Sizes of the student: {student_from}. Numbers of problems: {data_from}. Lengths for the hours: {lengths_from} ({tokens['prompt']} + {tokens['response']} tokens).",
              f"Memory: one process of {config.num_processes}, longest texts, the peak of a stage; the most is {memory['total'].max():.1f} GB ({largest})."]
     if not torch.cuda.is_available() and config.device != "cpu": notes.append("Attention is followed as on a CPU, which keeps its scores while training: an upper bound for a GPU.")
-    if not splits and len(costs[costs["calls"] > 0]): notes.append("Dollars: by the length of made problems, since the data is not there; a rough guess.")
-    return dict(parameters=sum(p.numel() for p in planned_student(config).model.parameters()), memory=memory, work=work.join(costs), hours=hours, gpus=gpus, notes=notes)
+    if not splits and len(costs[costs["calls"] > 0]):
+        notes.append("Dollars: by the length of made problems, since the data is not there; a rough guess.")
+    return dict(
+        parameters=sum(p.numel() for p in planned_student(config).model.parameters()),
+        memory=memory,
+        work=work.join(costs),
+        hours=hours,
+        gpus=gpus,
+        notes=notes,
+    )
 
 # %% ../../nbs/reports/06_plan.ipynb #85c36639
 def plan_text(plan: dict) -> str:
     "The plan for a terminal of 120 columns."
-    whole, gpus, (scale, unit) = "{:,.0f}".format, plan["gpus"], (1, "GB") if plan["memory"]["total"].max() > 1 else (1000, "MB")
+    whole, gpus, (scale, unit) = (
+        "{:,.0f}".format,
+        plan["gpus"],
+        (1, "GB") if plan["memory"]["total"].max() > 1 else (1000, "MB"),
+    )
     work = plan["work"].assign(tokens=plan["work"]["tokens"] / 1e6).rename(columns={"tokens": "tokens (M)"})
-    lines = [f"{plan['parameters']:,} parameters", "", f"Memory of a process, {unit}", (scale * plan["memory"]).to_string(float_format="{:.2f}".format), "",
-             "Work, all rounds together", work.to_string(formatters={c: whole for c in ("steps", "trained", "written", "tokens (M)", "calls")} | {c: "{:,.2f}".format for c in ("live $", "batch $")}), "",
-             "Hours" + ("" if "this machine" in plan["hours"] else f" at {ARITHMETIC:.0%} of a GPU's arithmetic and {BANDWIDTH:.0%} of its bandwidth"), plan["hours"].to_string(float_format="{:.2f}".format), ""]
+    lines = [
+        f"{plan['parameters']:,} parameters",
+        "",
+        f"Memory of a process, {unit}",
+        (scale * plan["memory"]).to_string(float_format="{:.2f}".format),
+        "",
+        "Work, all rounds together",
+        work.to_string(
+            formatters={c: whole for c in ("steps", "trained", "written", "tokens (M)", "calls")}
+            | {c: "{:,.2f}".format for c in ("live $", "batch $")}
+        ),
+        "",
+        "Hours"
+        + (
+            ""
+            if "this machine" in plan["hours"]
+            else f" at {ARITHMETIC:.0%} of a GPU's arithmetic and {BANDWIDTH:.0%} of its bandwidth"
+        ),
+        plan["hours"].to_string(float_format="{:.2f}".format),
+        "",
+    ]
     for name, gpu in gpus.iterrows():
         after = f"{gpu['hours']:,.0f} hours" if gpu["hours"] == gpu["hours"] else ""
-        lines.append(f"{name:12} " + ("fits   " + after if gpu["fits"] else f"does not fit: {gpu['stages that do not']}"))
+        lines.append(
+            f"{name:12} "
+            + ("fits   " + after if gpu["fits"] else f"does not fit: {gpu['stages that do not']}")
+        )
     return "\n".join(lines + ["", *(textwrap.fill(note, 120) for note in plan["notes"])])
 
 # %% ../../nbs/reports/06_plan.ipynb #ddb8bc26
-KIND_COLOURS = {kind: COLOURS[c] for kind, c in {"weights": "blue", "value network": "sky", "reference": "green", "gradients": "orange", "optimizer": "vermilion", "cache": "purple"}.items()} | dict(activations=PALE)
+KIND_COLOURS = {
+    kind: COLOURS[c]
+    for kind, c in {
+        "weights": "blue",
+        "value network": "sky",
+        "reference": "green",
+        "gradients": "orange",
+        "optimizer": "vermilion",
+        "cache": "purple",
+    }.items()
+} | dict(activations=PALE)
 
 # %% ../../nbs/reports/06_plan.ipynb #c40e9f7b
 @figure_style()
@@ -227,7 +399,9 @@ def plot_plan(
         ax.barh(memory.index, memory[kind], left=left, color=colour, label=kind)
         left = left + memory[kind]
     for size in (24, 40, 80):
-        if size < 2.5 * left.max(): ax.axvline(size, color="black", lw=1, ls=":"); ax.text(size, -0.55, f"{size} GB", ha="center", va="bottom")
+        if size < 2.5 * left.max():
+            ax.axvline(size, color="black", lw=1, ls=":")
+            ax.text(size, -0.55, f"{size} GB", ha="center", va="bottom")
     ax.set(xlabel="GB a process", title=title, xlim=(0, None)); ax.invert_yaxis()
     ax.grid(False, axis="y"); fig.legend(ncols=4, loc="outside lower center")
     plt.close(fig)

@@ -54,7 +54,15 @@ def base_model(
     student: str | dict, # the setting
 ) -> str | None: # a name on the Hub
     "The checkpoint that a student began as."
-    return student if isinstance(student, str) and without_path(student) == student and not gguf_file(student)[1] and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", student) and not Path(student).exists() else None
+    return (
+        student
+        if isinstance(student, str)
+        and without_path(student) == student
+        and not gguf_file(student)[1]
+        and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", student)
+        and not Path(student).exists()
+        else None
+    )
 
 # %% ../../nbs/reports/07_publish.ipynb #d47b6107
 def count_weights(
@@ -76,18 +84,26 @@ def model_kind(
 ) -> tuple: # (a phrase with the number of weights, whether it is a T5, whether it can see)
     "What a saved student is."
     t5 = (model/"config.json").exists() and "t5" in read_json(model/"config.json")["model_type"]
-    sees, size = any(model.glob("*processor_config.json")), f"{count_weights(model) / 1e6:,.1f} million weights"
+    sees, size = (
+        any(model.glob("*processor_config.json")),
+        f"{count_weights(model) / 1e6:,.1f} million weights",
+    )
     if t5: return f"A T5 with {size} whose encoder can look at a picture", True, True
     what = "A LoRA adapter" if (model/"adapter_config.json").exists() else "A decoder"
     return f"{what} with {size}{' for a decoder' if what != 'A decoder' else ''}{' that looks at pictures' if sees else ''}", False, sees
 
 # %% ../../nbs/reports/07_publish.ipynb #22aea284
-LAST_LEARNED = dict(baseline="it has imitated gold rationales, and no teacher has scored it yet",
-                    rl="its last stage was reinforcement learning (PPO) on the teacher's scores of single sentences",
-                    sft="its last stage was fine-tuning on the teacher's corrections of its own rationales")
+LAST_LEARNED = dict(
+    baseline="it has imitated gold rationales, and no teacher has scored it yet",
+    rl="its last stage was reinforcement learning (PPO) on the teacher's scores of single sentences",
+    sft="its last stage was fine-tuning on the teacher's corrections of its own rationales",
+)
+CONTROLS = dict(
+    rl=" This run is a control that leaves the corrections out.",
+    sft=" This run is a control that leaves reinforcement learning out.",
+)
 
-CONTROLS = dict(rl=" This run is a control that leaves the corrections out.", sft=" This run is a control that leaves reinforcement learning out.")
-
+# %% ../../nbs/reports/07_publish.ipynb #948de1ef
 def what_it_is(
     config: ARESConfig, run: Path, # folder of the run
     stage: str,
@@ -95,16 +111,29 @@ def what_it_is(
 ) -> str: # Markdown
     "What kind of model this is, and what it went through."
     (kind, _, sees), begun = model_kind(model or run/stage/"model"), base_model(config.student)
-    origin = f"begun as [{begun}](https://huggingface.co/{begun})" if begun else "made for this run with fresh weights" if isinstance(config.student, dict) else "begun as a student from a folder of its maker"
+    origin = (
+        f"begun as [{begun}](https://huggingface.co/{begun})"
+        if begun
+        else "made for this run with fresh weights"
+        if isinstance(config.student, dict)
+        else "begun as a student from a folder of its maker"
+    )
     stages = [s for s in done_stages(run) if stage_order(s) <= stage_order(stage)]
-    place = f"round {stage_order(stage)[0]} of {config.rounds}" if stage != "baseline" else "before the first round"
+    place = (
+        f"round {stage_order(stage)[0]} of {config.rounds}"
+        if stage != "baseline"
+        else "before the first round"
+    )
     return (f"{kind}, {origin}. It reads a question with its choices{' and picture' if sees and config.use_images else ', not its picture'}, and writes a rationale: "
             f"why which answer is right.\n\nIt comes from a run of [ARES](https://arxiv.org/abs/2407.00087), which alternates reinforcement learning on a teacher's sentence scores with supervised "
             f"learning on the teacher's corrections.{CONTROLS.get(config.method, '')} Stages: {', '.join(f'`{s}`' for s in stages)} ({place}). This is `{stage}`: {LAST_LEARNED[stage.split('-')[0]]}.")
 
 # %% ../../nbs/reports/07_publish.ipynb #df52b7b9
-DATA = dict(embedded="problems that the package makes by itself (`ares.data.synthetic.make_problems`): a few skills, simple drawings, a small vocabulary",
-            scienceqa="[ScienceQA](https://scienceqa.github.io) (Lu et al., 2022)", aokvqa="[A-OKVQA](https://allenai.org/project/a-okvqa/home) (Schwenk et al., 2022)")
+DATA = dict(
+    embedded="problems that the package makes by itself (`ares.data.synthetic.make_problems`): a few skills, simple drawings, a small vocabulary",
+    scienceqa="[ScienceQA](https://scienceqa.github.io) (Lu et al., 2022)",
+    aokvqa="[A-OKVQA](https://allenai.org/project/a-okvqa/home) (Schwenk et al., 2022)",
+)
 
 def what_it_read(
     config: ARESConfig,
@@ -118,10 +147,22 @@ def what_it_read(
             f"The scores below are those of the {sizes[config.evaluate_on]:,} problems of the {config.evaluate_on} split.{val}")
 
 # %% ../../nbs/reports/07_publish.ipynb #131e1d8d
-SCORES = {"answers right %": ("accuracy", 1, 1), "wins over the baseline %": ("win_rate", 0, 1), "ties %": ("ties", 0, 100), "sentence score": ("sentence_score", 2, 1), "wrong sentences": ("wrong_per_rationale", 2, 1),
-          "all sentences": ("sentences_per_rationale", 2, 1)}
-FAILURES = {"repeats itself %": ("repeated", 1, 100), "does not end %": ("unfinished", 1, 100), "says nothing %": ("empty", 1, 100), "rambles %": ("over_long", 1, 100)}
+SCORES = {
+    "answers right %": ("accuracy", 1, 1),
+    "wins over the baseline %": ("win_rate", 0, 1),
+    "ties %": ("ties", 0, 100),
+    "sentence score": ("sentence_score", 2, 1),
+    "wrong sentences": ("wrong_per_rationale", 2, 1),
+    "all sentences": ("sentences_per_rationale", 2, 1),
+}
+FAILURES = {
+    "repeats itself %": ("repeated", 1, 100),
+    "does not end %": ("unfinished", 1, 100),
+    "says nothing %": ("empty", 1, 100),
+    "rambles %": ("over_long", 1, 100),
+}
 
+# %% ../../nbs/reports/07_publish.ipynb #b279e3d0
 def score_table(
     results: dict, # stage -> record
     columns: dict, # head -> (metric, digits, scale)
@@ -132,7 +173,11 @@ def score_table(
         if not found: return "–"
         value, low, high = (shown(x, digits, scale) for x in found)
         return f"{value} ({low} to {high})" if found[2] > found[1] else value
-    return pd.DataFrame({head: [cell(r, *how) for r in results.values()] for head, how in columns.items()}, index=list(results))
+
+    return pd.DataFrame(
+        {head: [cell(r, *how) for r in results.values()] for head, how in columns.items()},
+        index=list(results),
+    )
 
 # %% ../../nbs/reports/07_publish.ipynb #e8552c12
 def markdown_table(
@@ -140,20 +185,31 @@ def markdown_table(
     corner: str = "", # head of the first column
 ) -> str: # Markdown
     "A table as GitHub and the Hub read it."
-    lines = [[corner, *table.columns], ["---"] * (1 + len(table.columns)), *([f"`{name}`", *row] for name, row in zip(table.index, table.values))]
+    lines = [
+        [corner, *table.columns],
+        ["---"] * (1 + len(table.columns)),
+        *([f"`{name}`", *row] for name, row in zip(table.index, table.values)),
+    ]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 # %% ../../nbs/reports/07_publish.ipynb #6eb0e9ab
-READ_BY = dict(adapter="a LoRA adapter that was trained on each stage's rationales and is not part of this repository",
-               separate="another model, trained on gold and the baseline's rationales, that is not part of this repository",
-               conclusion="a rule that looks for the choice that the rationale's last sentence names")
+READ_BY = dict(
+    adapter="a LoRA adapter that was trained on each stage's rationales and is not part of this repository",
+    separate="another model, trained on gold and the baseline's rationales, that is not part of this repository",
+    conclusion="a rule that looks for the choice that the rationale's last sentence names",
+)
 
+# %% ../../nbs/reports/07_publish.ipynb #06040a0d
 def limits(
     config: ARESConfig,
     stage: str,
 ) -> str: # a list in Markdown
     "What the model cannot, and the numbers do not say."
-    judged = "the wins come from a judge of its own" if config.judge and config.judge != config.teacher else "so do the wins, where the teacher is the judge"
+    judged = (
+        "the wins come from a judge of its own"
+        if config.judge and config.judge != config.teacher
+        else "so do the wins, where the teacher is the judge"
+    )
     learned = "It imitates gold rationales, and was not trained by a teacher" if stage == "baseline" else "It was trained by a teacher's scores and corrections. What the teacher takes for good is what it has learned to say, right or not"
     said = [f"{learned}; the sentence scores above come from the same teacher, and {judged}.",
             f"The share of right answers is that of {READ_BY[config.answer_model]}.",
@@ -184,8 +240,13 @@ def card_header(
     t5: bool = True, sees: bool = True, # see `model_kind`
 ) -> str: # YAML between lines of dashes
     "What the Hub reads of a card."
-    tags = ["ares", *["t5"] * t5, "reasoning", "rationales", "reinforcement-learning", "ppo", "arxiv:2407.00087"] + ["multimodal"] * (sees and config.use_images)
-    data = ModelCardData(library_name="ares-reason", base_model=base_model(config.student), language=language, license=license or None, tags=tags)
+    tags = [
+        "ares", *["t5"] * t5, "reasoning", "rationales", "reinforcement-learning", "ppo", "arxiv:2407.00087",
+    ] + ["multimodal"] * (sees and config.use_images)
+    data = ModelCardData(
+        library_name="ares-reason", base_model=base_model(config.student), language=language,
+        license=license or None, tags=tags,
+    )
     return f"---\n{data.to_yaml()}\n---"
 
 # %% ../../nbs/reports/07_publish.ipynb #353edbec
@@ -200,27 +261,59 @@ def model_card(
     run = Path(run)
     config = load_config(read_json(run/"config.json"))
     results = {s: r for s, r in read_results(run).items() if stage_order(s) <= stage_order(stage)}
-    taught = who_taught(replace(config, teacher_model=without_path(config.teacher_model), judge_model=without_path(config.judge_model)))
-    parts = {f"# {name.split('/')[-1] or f'{run.resolve().name}, {stage}'}": what_it_is(config, run, stage, model), "## Data": what_it_read(config, {s: len(p) for s, p in load_splits(config).items()}), "## Teacher and judge": taught,
-             "## Scores": markdown_table(score_table(results, SCORES), "stage") + "\n\nIn brackets 95 % intervals; wins are shares of decided pairs, sentences are counted a rationale.\n\n" + markdown_table(score_table(results, FAILURES), "stage"),
-             "## How to load it": f"`pip install ares-reason`, then\n\n{HOW_TO.format(name=name or 'owner/name', config=config)}", "## Limits": limits(config, stage),
-             "## Settings": f"What differs from the defaults, as a parameter file of ARES (the last part of paths only):\n\n```yaml\n{yaml.safe_dump(card_settings(run), sort_keys=False, width=1000)}```",
-             "## Licence": f"`{license}`" if license else "None is given: ask the owner before using it."}
-    return "\n\n".join([card_header(config, license, language, *model_kind(model or run/stage/"model")[1:]), *(f"{head}\n\n{text}" for head, text in parts.items())]) + "\n"
+    taught = who_taught(
+        replace(
+            config,
+            teacher_model=without_path(config.teacher_model),
+            judge_model=without_path(config.judge_model),
+        )
+    )
+    parts = {
+        f"# {name.split('/')[-1] or f'{run.resolve().name}, {stage}'}": what_it_is(config, run, stage, model),
+        "## Data": what_it_read(config, {s: len(p) for s, p in load_splits(config).items()}),
+        "## Teacher and judge": taught,
+        "## Scores": markdown_table(score_table(results, SCORES), "stage")
+        + "\n\nIn brackets 95 % intervals; wins are shares of decided pairs, sentences are counted a rationale.\n\n"
+        + markdown_table(score_table(results, FAILURES), "stage"),
+        "## How to load it": f"`pip install ares-reason`, then\n\n{HOW_TO.format(name=name or 'owner/name', config=config)}",
+        "## Limits": limits(config, stage),
+        "## Settings": f"What differs from the defaults, as a parameter file of ARES (the last part of paths only):\n\n```yaml\n{yaml.safe_dump(card_settings(run), sort_keys=False, width=1000)}```",
+        "## Licence": f"`{license}`" if license else "None is given: ask the owner before using it.",
+    }
+    return (
+        "\n\n".join(
+            [
+                card_header(config, license, language, *model_kind(model or run / stage / "model")[1:]),
+                *(f"{head}\n\n{text}" for head, text in parts.items()),
+            ]
+        )
+        + "\n"
+    )
 
 # %% ../../nbs/reports/07_publish.ipynb #e0d9f0b4
-MODEL_FILES = ("*.safetensors", "*.json", "*.model", "*.jinja") # weights and their index, configurations, tokenizer and its template
+# weights and their index, configurations, tokenizer and its template
+MODEL_FILES = ("*.safetensors", "*.json", "*.model", "*.jinja")
 
+# %% ../../nbs/reports/07_publish.ipynb #f0fc658f
 def published_files(
     run: str | Path, # folder of a run
     stage: str, # one that is done
 ) -> dict: # name in the repository -> file in the run
     "The files of a stage that others may have."
     run = Path(run)
-    if run.resolve().name.endswith("-rehearsal"): raise AresError(f"{run}: a rehearsal is not published; a stand-in answered in the place of its teacher.")
-    if stage not in done_stages(run) or not (run/stage/"model").is_dir(): raise AresError(f"{run}: stage `{stage}` is not done; done are {', '.join(done_stages(run))}.")
+    if run.resolve().name.endswith("-rehearsal"):
+        raise AresError(
+            f"{run}: a rehearsal is not published; a stand-in answered in the place of its teacher."
+        )
+    if stage not in done_stages(run) or not (run / stage / "model").is_dir():
+        raise AresError(f"{run}: stage `{stage}` is not done; done are {', '.join(done_stages(run))}.")
     model = {path.name: path for pattern in MODEL_FILES for path in (run/stage/"model").glob(pattern)}
-    curves = {f"metrics/{s}.jsonl": path for s in done_stages(run) for path in (run/s/"metrics.jsonl", run/s/"fit"/"metrics.jsonl") if path.exists()}
+    curves = {
+        f"metrics/{s}.jsonl": path
+        for s in done_stages(run)
+        for path in (run / s / "metrics.jsonl", run / s / "fit" / "metrics.jsonl")
+        if path.exists()
+    }
     return dict(sorted(model.items())) | curves
 
 # %% ../../nbs/reports/07_publish.ipynb #8400dd65
@@ -230,7 +323,8 @@ def check_adapter(
 ):
     "Raise when an adapter cannot go out alone, or there is none to merge."
     path = model/"adapter_config.json"
-    if merge and not path.exists(): raise AresError(f"--merge: {model} is no adapter but a whole model; leave it out.")
+    if merge and not path.exists():
+        raise AresError(f"--merge: {model} is no adapter but a whole model; leave it out.")
     base = read_json(path)["base_model_name_or_path"] if path.exists() else ""
     if base and not merge and not base_model(base): raise AresError(f"{model}: an adapter of {base!r}, which is on this machine alone; --merge publishes it as part of a whole model.")
 
@@ -258,7 +352,8 @@ def check_destination(
     to: str, # "owner/name"
 ) -> str: # the token
     "The token for a repository, or a sentence on what is missing."
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", to): raise AresError(f"--to {to}: expected owner/name, a repository of the Hub with its owner.")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", to):
+        raise AresError(f"--to {to}: expected owner/name, a repository of the Hub with its owner.")
     token = os.environ.get("HF_TOKEN", "")
     if not token: raise AresError(f"--to {to}: the environment has no HF_TOKEN; set it to a token of the Hub that may write, or leave out --to and look at the folder.")
     return token
@@ -274,10 +369,20 @@ def send_folder(
     api = HfApi(endpoint=endpoint, token=token)
     try:
         url = api.create_repo(to, private=private, exist_ok=True)
-        if private and not api.model_info(to).private: raise AresError(f"--to {to}: this repository is public; say --public, or choose another name.")
-        api.upload_folder(repo_id=to, folder_path=folder, commit_message=message, delete_patterns=["*.safetensors*", "metrics/*"])
-    except AresError: raise
-    except Exception as e: raise AresError(f"--to {to}: the Hub did not take it ({type(e).__name__}: {(str(e).strip() or 'no word').splitlines()[0]}).") from None
+        if private and not api.model_info(to).private:
+            raise AresError(f"--to {to}: this repository is public; say --public, or choose another name.")
+        api.upload_folder(
+            repo_id=to,
+            folder_path=folder,
+            commit_message=message,
+            delete_patterns=["*.safetensors*", "metrics/*"],
+        )
+    except AresError:
+        raise
+    except Exception as e:
+        raise AresError(
+            f"--to {to}: the Hub did not take it ({type(e).__name__}: {(str(e).strip() or 'no word').splitlines()[0]})."
+        ) from None
     return str(url)
 
 # %% ../../nbs/reports/07_publish.ipynb #fb9316b8
@@ -293,4 +398,8 @@ def publish(
     "Write a stage's model with its card, and send it to a repository."
     token, stage = check_destination(to) if to else "", stage or done_stages(run)[-1]
     folder = write_published(run, stage, merge, license=license, language=language, name=to)
-    return send_folder(folder, to, private, token, f"{Path(run).resolve().name}, {stage}", endpoint) if to else str(folder)
+    return (
+        send_folder(folder, to, private, token, f"{Path(run).resolve().name}, {stage}", endpoint)
+        if to
+        else str(folder)
+    )

@@ -39,18 +39,40 @@ def shown(
     return "–" if value is None else f"{value * scale:,.{digits}f}"
 
 # %% ../../nbs/reports/01_report.ipynb #34e4f664
-TABLE = {"accuracy %": ("accuracy", 1, 1), "win %": ("win_rate", 0, 100), "ties %": ("ties", 0, 100), "answer win %": ("answer_win_rate", 0, 100),
-         "score": ("sentence_score", 3, 1), "wrong": ("wrong_per_rationale", 2, 1),
-         "sentences": ("sentences_per_rationale", 2, 1), "fully right %": ("fully_right", 0, 100), "repeated %": ("repeated", 1, 100), "unfinished %": ("unfinished", 1, 100),
-         "calls": ("teacher_calls", 0, 1), "seconds": ("seconds", 0, 1)}
+TABLE = {
+    "accuracy %": ("accuracy", 1, 1),
+    "win %": ("win_rate", 0, 100),
+    "ties %": ("ties", 0, 100),
+    "answer win %": ("answer_win_rate", 0, 100),
+    "score": ("sentence_score", 3, 1),
+    "wrong": ("wrong_per_rationale", 2, 1),
+    "sentences": ("sentences_per_rationale", 2, 1),
+    "fully right %": ("fully_right", 0, 100),
+    "repeated %": ("repeated", 1, 100),
+    "unfinished %": ("unfinished", 1, 100),
+    "calls": ("teacher_calls", 0, 1),
+    "seconds": ("seconds", 0, 1),
+}
 
+# %% ../../nbs/reports/01_report.ipynb #92f3d097
 def results_table(
     results: dict, # stage -> record
 ) -> pd.DataFrame: # of texts, a row a stage
     "What each stage is worth; wrong and sentences are counts a rationale."
     stages = sorted(results, key=stage_order)
-    table = pd.DataFrame({head: [shown(results[s].get(name), digits, scale) for s in stages] for head, (name, digits, scale) in TABLE.items()}, index=stages)
-    intervals = ["–" if results[s].get("win_rate") is None else "{:.0f} to {:.0f}".format(*(100 * x for x in results[s]["win_rate_ci"])) for s in stages]
+    table = pd.DataFrame(
+        {
+            head: [shown(results[s].get(name), digits, scale) for s in stages]
+            for head, (name, digits, scale) in TABLE.items()
+        },
+        index=stages,
+    )
+    intervals = [
+        "–"
+        if results[s].get("win_rate") is None
+        else "{:.0f} to {:.0f}".format(*(100 * x for x in results[s]["win_rate_ci"]))
+        for s in stages
+    ]
     table.insert(2, "95 %", intervals)
     return table
 
@@ -69,8 +91,15 @@ def seeds_table(
             wins, losses = (sum(r.get(prefix + k, 0) for r in records) for k in ("wins", "losses"))
             return Estimate(wins / (wins + losses), *wilson_interval(wins, wins + losses)).text(0, 100)
         mean = shown(sum(values) / len(values), digits, scale)
-        return f"{mean} ({shown(min(values), digits, scale)} to {shown(max(values), digits, scale)})" if len(values) > 1 and name not in ("teacher_calls", "seconds") else mean
-    return pd.DataFrame({name: [cell(records, head) for head in heads] for name, records in groups.items()}, index=list(heads)).T
+        return (
+            f"{mean} ({shown(min(values), digits, scale)} to {shown(max(values), digits, scale)})"
+            if len(values) > 1 and name not in ("teacher_calls", "seconds")
+            else mean
+        )
+
+    return pd.DataFrame(
+        {name: [cell(records, head) for head in heads] for name, records in groups.items()}, index=list(heads)
+    ).T
 
 # %% ../../nbs/reports/01_report.ipynb #0c21af31
 def category_table(
@@ -79,10 +108,16 @@ def category_table(
     "Accuracy in per cent by ScienceQA's categories."
     rows = {s: results[s]["accuracy_by_category"] for s in sorted(results, key=stage_order)}
     heads = ["NAT", "SOC", "LAN", "TXT", "IMG", "NO", "G1-6", "G7-12", "Avg"]
-    return pd.DataFrame([[shown(row.get(h), 1) for h in heads] for row in rows.values()], index=list(rows), columns=heads)
+    return pd.DataFrame(
+        [[shown(row.get(h), 1) for h in heads] for row in rows.values()], index=list(rows), columns=heads
+    )
 
 # %% ../../nbs/reports/01_report.ipynb #b05648a8
-LOOKS = dict(baseline=(("grey",), "o"), rl=(("orange", "vermilion", "purple"), "^"), sft=(("sky", "blue", "green"), "s"))
+LOOKS = dict(
+    baseline=(("grey",), "o"), rl=(("orange", "vermilion", "purple"), "^"),
+    sft=(("sky", "blue", "green"), "s"),
+)
+
 
 def stage_look(
     stage: str,
@@ -101,13 +136,19 @@ def with_interval(
     value = record.get(name)
     if value is None: return None
     if name == "win_rate": return tuple(100 * x for x in (value, *record["win_rate_ci"]))
-    if name == "accuracy": return (value, *(100 * x for x in wilson_interval(round(value * record["n"] / 100), record["n"])))
+    if name == "accuracy":
+        return (value, *(100 * x for x in wilson_interval(round(value * record["n"] / 100), record["n"])))
     return value, value, value
 
 # %% ../../nbs/reports/01_report.ipynb #8c5ee6ec
-STAGE_PANELS = dict(accuracy=("Accuracy", "% of answers"), win_rate=("Win rate", "% of decided pairs"),
-                    sentence_score=("Sentence score", "mean, 0 to 1"), wrong_per_rationale=("Wrong sentences", "a rationale"))
+STAGE_PANELS = dict(
+    accuracy=("Accuracy", "% of answers"),
+    win_rate=("Win rate", "% of decided pairs"),
+    sentence_score=("Sentence score", "mean, 0 to 1"),
+    wrong_per_rationale=("Wrong sentences", "a rationale"),
+)
 
+# %% ../../nbs/reports/01_report.ipynb #c467a4b9
 @figure_style()
 def plot_stages(
     results: dict, # stage -> record
@@ -122,23 +163,48 @@ def plot_stages(
         if name == "win_rate": ax.axhline(50, color="#999999", linestyle=":", linewidth=1)
         ax.plot([p[0] for p in points], [p[2] for p in points], color=PALE, linewidth=1, zorder=1)
         for i, s, value, low, high in points:
-            ax.errorbar(i, value, [[max(0, value - low)], [max(0, high - value)]] if high > low else None, capsize=2, **stage_look(s))
-            ax.annotate(f"{value:.0f}" if high > low else f"{value:.2f}", (i, value), (5, 4), textcoords="offset points")
-        ax.set(title=STAGE_PANELS[name][0], ylabel=STAGE_PANELS[name][1], xticks=range(len(stages)), xlim=(-0.5, len(stages) - 0.3))
+            ax.errorbar(
+                i,
+                value,
+                [[max(0, value - low)], [max(0, high - value)]] if high > low else None,
+                capsize=2,
+                **stage_look(s),
+            )
+            ax.annotate(
+                f"{value:.0f}" if high > low else f"{value:.2f}",
+                (i, value),
+                (5, 4),
+                textcoords="offset points",
+            )
+        ax.set(
+            title=STAGE_PANELS[name][0], ylabel=STAGE_PANELS[name][1], xticks=range(len(stages)),
+            xlim=(-0.5, len(stages) - 0.3),
+        )
         ax.set_xticklabels(stages, rotation=35, ha="right"); ax.margins(y=0.2)
     return fig
 
 # %% ../../nbs/reports/01_report.ipynb #08cab2a0
-RL_PANELS = dict(score=("Sentence score", "mean, 0 to 1"), reward=("Reward", "a rationale"), kl=("KL to the reference", "nats a rationale"),
-                 entropy=("Entropy", "nats a token"), clip_fraction=("Clipped", "share of tokens"), explained_variance=("Explained variance", "share, of returns"),
-                 value_loss=("Value loss", "squared error / 2"))
+RL_PANELS = dict(
+    score=("Sentence score", "mean, 0 to 1"),
+    reward=("Reward", "a rationale"),
+    kl=("KL to the reference", "nats a rationale"),
+    entropy=("Entropy", "nats a token"),
+    clip_fraction=("Clipped", "share of tokens"),
+    explained_variance=("Explained variance", "share, of returns"),
+    value_loss=("Value loss", "squared error / 2"),
+)
 
+# %% ../../nbs/reports/01_report.ipynb #770a0b1d
 def read_curves(
     run: str | Path, # folder of a run, finished or not
     stages: list | None = None, # some stages only; all that have curves by default
 ) -> dict: # name -> list of (stage, values)
     "What training has logged, by name."
-    logs = {p.relative_to(run).parts[0]: p for pattern in ("*/metrics.jsonl", "*/fit/metrics.jsonl") for p in Path(run).glob(pattern)}
+    logs = {
+        p.relative_to(run).parts[0]: p
+        for pattern in ("*/metrics.jsonl", "*/fit/metrics.jsonl")
+        for p in Path(run).glob(pattern)
+    }
     curves = {}
     for stage in sorted(set(logs) & set(stages or logs), key=stage_order):
         records = read_jsonl(logs[stage])
@@ -162,7 +228,9 @@ def draw_curve(
         window = max(1, len(values) // 5) if smooth else 1
         mean = pd.Series(values).rolling(window, min_periods=1, center=True).mean()
         if window > 1: ax.plot(x, values, color=colour, linewidth=0.8, alpha=0.5)
-        ax.plot(x, mean, color=colour, label=stage, marker="o" if len(values) == 1 else None, markersize=3, **how)
+        ax.plot(
+            x, mean, color=colour, label=stage, marker="o" if len(values) == 1 else None, markersize=3, **how
+        )
         if start > 1: ax.axvline(start - 0.5, color="#999999", linestyle=":", linewidth=1)
         start += len(values)
 
@@ -179,7 +247,9 @@ def draw_losses(
         ax.plot(start + values.index(min(values)), min(values), color=stage_look(stage)["color"], marker="o")
         start += len(values)
     ax.set(title="Loss of fine-tuning", ylabel="nats a token", xlabel="epoch", yscale="log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5))); ax.yaxis.set_major_formatter("{x:g}"); ax.yaxis.set_minor_formatter("")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("")
 
 # %% ../../nbs/reports/01_report.ipynb #5cfbdf41
 @figure_style()
@@ -191,13 +261,22 @@ def plot_curves(
     curves = read_curves(run, stages)
     names = [n for n in RL_PANELS if n in curves]
     losses = "loss" in curves or "eval_loss" in curves
-    fig, axes = panels(losses + len(names), size=(PAGE / 3, 1.9) if losses + len(names) > 1 else (PAGE / 2, 2.2))
+    fig, axes = panels(
+        losses + len(names), size=(PAGE / 3, 1.9) if losses + len(names) > 1 else (PAGE / 2, 2.2)
+    )
     if losses: draw_losses(axes[0], curves)
     for ax, name in zip(axes[losses:], names):
         draw_curve(ax, curves[name])
         ax.set(title=RL_PANELS[name][0], ylabel=RL_PANELS[name][1], xlabel="collection")
-    labels = sorted({l.get_label() for ax in axes for l in ax.lines if l.get_label()[0] != "_"}, key=stage_order)
-    fig.legend([plt.Line2D([], [], color=stage_look(s)["color"]) for s in labels], labels, loc="outside lower center", ncols=len(labels))
+    labels = sorted(
+        {l.get_label() for ax in axes for l in ax.lines if l.get_label()[0] != "_"}, key=stage_order
+    )
+    fig.legend(
+        [plt.Line2D([], [], color=stage_look(s)["color"]) for s in labels],
+        labels,
+        loc="outside lower center",
+        ncols=len(labels),
+    )
     return fig
 
 # %% ../../nbs/reports/01_report.ipynb #8b54920d
@@ -227,8 +306,13 @@ def plot_positions(
         ax.plot(range(1, len(means) + 1), means, label=stage, **stage_look(stage))
         longest = max(longest, len(means))
     ax.axhline(0.5, color="#999999", linestyle=":", linewidth=1)
-    ax.set(title="Score by sentence position", xlabel="position of the sentence in its rationale", ylabel="mean score, 0 to 1",
-           xticks=range(1, longest + 1), ylim=(-0.03, 1.03))
+    ax.set(
+        title="Score by sentence position",
+        xlabel="position of the sentence in its rationale",
+        ylabel="mean score, 0 to 1",
+        xticks=range(1, longest + 1),
+        ylim=(-0.03, 1.03),
+    )
     fig.legend(loc="outside right center")
     return fig
 
@@ -267,9 +351,15 @@ def skill_table(
 ) -> pd.DataFrame: # a row a skill: problems, majority and each stage in per cent
     "Accuracy by skill beside the majority answer's."
     problems, train = run_problems(run)
-    parts = {s: accuracy_by_skill(problems, read_rollouts(run, s, problems)[1], train) for s in stages or done_stages(run)}
+    parts = {
+        s: accuracy_by_skill(problems, read_rollouts(run, s, problems)[1], train)
+        for s in stages or done_stages(run)
+    }
     first = next(iter(parts.values()))
-    table = pd.DataFrame({"problems": first["n"], "majority %": first["majority"]} | {f"{s} %": part["accuracy"] for s, part in parts.items()})
+    table = pd.DataFrame(
+        {"problems": first["n"], "majority %": first["majority"]}
+        | {f"{s} %": part["accuracy"] for s, part in parts.items()}
+    )
     table = table.sort_values("problems", ascending=False, kind="stable")
     shown_rows, rest = table.iloc[:most].copy(), table.iloc[most:]
     if len(rest): shown_rows.loc[f"({len(rest)} other skills)"] = pooled(rest)
@@ -283,9 +373,14 @@ def pick_examples(
     n: int, # problems from the start of the set
 ) -> list: # of (index, why)
     "The first problems, the largest gain and the largest loss."
-    picked = {i: "first of the set" if i == 0 else f"number {i + 1} of the set" for i in range(min(n, len(before)))}
+    picked = {
+        i: "first of the set" if i == 0 else f"number {i + 1} of the set" for i in range(min(n, len(before)))
+    }
     change = [b - a for a, b in zip(before, after)]
-    for name, i in (("gain", max(range(len(change)), key=change.__getitem__)), ("loss", min(range(len(change)), key=change.__getitem__))):
+    for name, i in (
+        ("gain", max(range(len(change)), key=change.__getitem__)),
+        ("loss", min(range(len(change)), key=change.__getitem__)),
+    ):
         if change[i] * (1 if name == "gain" else -1) > 0:
             picked[i] = f"{picked.get(i, f'number {i + 1} of the set')}: largest {name} of all {len(change)}, mean score {before[i]:.2f} → {after[i]:.2f}"
     return list(picked.items())
@@ -298,8 +393,15 @@ def stage_row(
 ) -> str: # a table row
     "One stage's rationale and answer as HTML."
     p = rollout.problem
-    words, credit = f"({chr(65 + answer)}) {p.choices[answer]}" if isinstance(answer, int) else answer, p.credit(answer)
-    said = "no answer" if answer is None else f"{html.escape(words)} {'✓' if credit == 1 else f'({credit:.2f})' if credit else '✗'}"
+    words, credit = (
+        f"({chr(65 + answer)}) {p.choices[answer]}" if isinstance(answer, int) else answer,
+        p.credit(answer),
+    )
+    said = (
+        "no answer"
+        if answer is None
+        else f"{html.escape(words)} {'✓' if credit == 1 else f'({credit:.2f})' if credit else '✗'}"
+    )
     cut = "" if rollout.finished else " <small style='opacity:.7'>(cut off)</small>"
     cell = "padding:4px 10px 4px 0;text-align:left;vertical-align:top;white-space:normal"
     return (f"<tr style='background:none'><td style='{cell};white-space:nowrap;width:5em'><b>{html.escape(stage)}</b></td><td style='{cell}'>{tinted_html(rollout.sentences, rollout.scores)}{cut}</td>"
@@ -316,7 +418,10 @@ def examples_html(
     key = tinted_html(["wrong or repeated", "neutral", "right"], [0.0, 0.5, 1.0])
     parts = [f"<div style='margin-bottom:10px'>Sentences by score: {key}</div>"]
     for i, why in pick_examples(before, after, n):
-        p, rows = first[i].problem, "".join(stage_row(name, rollouts[i], answers[i]) for name, (rollouts, answers) in said.items())
+        p, rows = (
+            first[i].problem,
+            "".join(stage_row(name, rollouts[i], answers[i]) for name, (rollouts, answers) in said.items()),
+        )
         gold = f"<tr style='background:none'><td></td><td colspan=2 style='text-align:left;opacity:.75'><small>gold: {html.escape(p.solution)}</small></td></tr>" * bool(p.solution)
         parts.append(f"<div style='border-top:1px solid #8886;padding:8px 0'><small style='opacity:.75'>{html.escape(why)}</small>{problem_html(p)}<table style='border:0;width:100%'>{rows}{gold}</table></div>")
     return HTML("<div style='text-align:left;max-width:62em'>" + "".join(parts) + "</div>")
@@ -343,7 +448,14 @@ def unread_table(
         unread = [r for r, answer in zip(rollouts, answers) if answer is None]
         for r in unread[:most]:
             end = (r.sentences or [""])[-1][-120:]
-            rows.append({"stage": stage, "problem": r.problem.id, "choices": ", ".join(r.problem.options), "ends with": end})
+            rows.append(
+                {
+                    "stage": stage,
+                    "problem": r.problem.id,
+                    "choices": ", ".join(r.problem.options),
+                    "ends with": end,
+                }
+            )
         if len(unread) > most: rows.append({"stage": stage, "problem": f"and {len(unread) - most} more"})
     return pd.DataFrame(rows, columns=["stage", "problem", "choices", "ends with"]).fillna("")
 
@@ -354,4 +466,7 @@ def settings_table(
     "How the run was set."
     default = asdict(ARESConfig())
     rows = {k: v for k, v in read_json(Path(run)/"config.json").items() if v != default.get(k)}
-    return pd.DataFrame(dict(value=[str(v) for v in rows.values()], default=[str(default.get(k)) for k in rows]), index=list(rows))
+    return pd.DataFrame(
+        dict(value=[str(v) for v in rows.values()], default=[str(default.get(k)) for k in rows]),
+        index=list(rows),
+    )

@@ -26,12 +26,25 @@ def current_bar(
     path = Path(run)/"progress.txt"
     text = path.read_text(errors="replace") if path.exists() else ""
     found = re.findall(r"([^\r\n]+?): +\d+%\|[^|]*\| (\d+)/(\d+) \[[^,]*, ([^,\]]+) left", text[-4000:])
-    return dict(zip(("desc", "done", "total", "left"), (found[-1][0].strip(), int(found[-1][1]), int(found[-1][2]), found[-1][3]))) if found else {}
+    return (
+        dict(
+            zip(
+                ("desc", "done", "total", "left"),
+                (found[-1][0].strip(), int(found[-1][1]), int(found[-1][2]), found[-1][3]),
+            )
+        )
+        if found
+        else {}
+    )
 
 # %% ../../nbs/reports/03_watch.ipynb #8a26b1b1
 def seconds_of(text: str) -> float | None: # "1:02:03" or "02:03"; None for "?"
     "The seconds in a clock's words."
-    return sum(60**i * int(x) for i, x in enumerate(reversed(text.split(":")))) if re.fullmatch(r"[\d:]+", text) else None
+    return (
+        sum(60**i * int(x) for i, x in enumerate(reversed(text.split(":"))))
+        if re.fullmatch(r"[\d:]+", text)
+        else None
+    )
 
 # %% ../../nbs/reports/03_watch.ipynb #895e7587
 def stage_seconds(
@@ -55,7 +68,8 @@ def time_left(
     spent = sum(r["teacher_calls"] for r in records) if config.round_calls else len(records)
     bar = current_bar(run)
     here = seconds_of(bar["left"]) if bar and bar["desc"].startswith(stages[0]) else None
-    if spent: here = ((config.round_calls or config.collections) / spent - 1) * sum(r["seconds"] for r in records)
+    if spent:
+        here = ((config.round_calls or config.collections) / spent - 1) * sum(r["seconds"] for r in records)
     later = [took.get(s.split("-")[0]) for s in stages[1:]]
     return here, (here or 0) + sum(filter(None, later)), None not in [here, *later]
 
@@ -79,14 +93,19 @@ def curve_lines(
     try: curves = read_curves(run, [stage])
     except AresError: return []
     titles = {n: t for n, (t, _) in RL_PANELS.items()} | dict(loss="Loss", eval_loss="Loss, kept aside")
-    return [f"{titles[n]:20} {values[0]:8.3f} → {values[-1]:8.3f}  {sparkline(values)}" for n, ((_, values),) in curves.items()]
+    return [
+        f"{titles[n]:20} {values[0]:8.3f} → {values[-1]:8.3f}  {sparkline(values)}"
+        for n, ((_, values),) in curves.items()
+    ]
 
 # %% ../../nbs/reports/03_watch.ipynb #12ba6777
 def dollars(config, run: Path) -> str: # "" where nothing is paid
     "What a run has paid, and what it may."
     path = ledger_path(config, run)
     if not asked_models(config) or not path.exists(): return ""
-    return f"${Ledger(path).spent()['dollars']:.2f}" + (f" of ${config.budget_usd:.2f}" if config.budget_usd else "")
+    return f"${Ledger(path).spent()['dollars']:.2f}" + (
+        f" of ${config.budget_usd:.2f}" if config.budget_usd else ""
+    )
 
 # %% ../../nbs/reports/03_watch.ipynb #a8d09dff
 def clock(seconds: float | None) -> str:
@@ -95,13 +114,16 @@ def clock(seconds: float | None) -> str:
 
 def last_sign(run: Path) -> float: # seconds
     "How long ago a run wrote something."
-    return time.time() - max((p.stat().st_mtime for p in run.rglob("*") if p.is_file()), default=run.stat().st_mtime)
+    return time.time() - max(
+        (p.stat().st_mtime for p in run.rglob("*") if p.is_file()), default=run.stat().st_mtime
+    )
 
 # %% ../../nbs/reports/03_watch.ipynb #cf8c8334
 def is_over(config, run: Path) -> bool:
     "Whether nothing more will come: the run says so, or all its stages are there."
     return is_complete(run) or all((run/s/"result.json").exists() for s in stage_names(config))
 
+# %% ../../nbs/reports/03_watch.ipynb #34ed1c71
 def watch_line(
     config, run: Path, # folder of the run
 ) -> str:
@@ -111,7 +133,19 @@ def watch_line(
     here, whole, known = time_left(config, run)
     at = f"{bar['desc']} {bar['done']}/{bar['total']}" if bar else "starting"
     failed = "failed; " if (run/"failures.jsonl").exists() and last_sign(run) > 60 else ""
-    return " | ".join(filter(None, [f"{failed}{todo[0]}", at, f"{clock(here)} left", f"the run {'' if known or not whole else 'at least '}{clock(whole or None)}", dollars(config, run), f"written {clock(last_sign(run))} ago"]))
+    return " | ".join(
+        filter(
+            None,
+            [
+                f"{failed}{todo[0]}",
+                at,
+                f"{clock(here)} left",
+                f"the run {'' if known or not whole else 'at least '}{clock(whole or None)}",
+                dollars(config, run),
+                f"written {clock(last_sign(run))} ago",
+            ],
+        )
+    )
 
 # %% ../../nbs/reports/03_watch.ipynb #63de6292
 def run_config(run: Path):
@@ -126,19 +160,33 @@ def _result_line(stage: str, record: dict) -> str:
     cells = [f"{word} {record[name] * scale:{form}}{unit}" for name, word, form, unit, scale in known]
     return f"{stage:10} " + "   ".join(cells)
 
+# %% ../../nbs/reports/03_watch.ipynb #af5daab7
 def watch_text(
     run: str | Path, # folder of a run, or of a sweep
 ) -> str:
     "What is to be seen of a run, or of all runs of a sweep."
     run = Path(run)
     inside = sorted(p.parent for p in run.glob("*/config.json"))
-    if inside: return "\n".join([f"{run.name}: {sum(is_over(run_config(r), r) for r in inside)} of {len(inside)} runs complete"] + [f"{r.name:40} {watch_line(run_config(r), r)}" for r in inside])
+    if inside:
+        return "\n".join(
+            [f"{run.name}: {sum(is_over(run_config(r), r) for r in inside)} of {len(inside)} runs complete"]
+            + [f"{r.name:40} {watch_line(run_config(r), r)}" for r in inside]
+        )
     config = run_config(run)
     finished = [s for s in stage_names(config) if (run/s/"result.json").exists()]
     done = {s: read_record(run/s, needed=()) for s in finished}
     todo = [s for s in stage_names(config) if s not in done]
     results = [_result_line(s, r) for s, r in done.items()]
-    return "\n".join([f"{run.name}: {'  '.join(f'{s} ✓' if s in done else s for s in stage_names(config))}", watch_line(config, run), "", *results, "", *(curve_lines(run, todo[0]) if todo else [])]).strip()
+    return "\n".join(
+        [
+            f"{run.name}: {'  '.join(f'{s} ✓' if s in done else s for s in stage_names(config))}",
+            watch_line(config, run),
+            "",
+            *results,
+            "",
+            *(curve_lines(run, todo[0]) if todo else []),
+        ]
+    ).strip()
 
 # %% ../../nbs/reports/03_watch.ipynb #af2efaa3
 def watch(

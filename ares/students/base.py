@@ -28,12 +28,23 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     "A byte-level BPE tokenizer with T5's special tokens."
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)  # the first word is the same token as anywhere else
+    # the first word is the same token as anywhere else
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
-    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab_size, show_progress=False, special_tokens=["<pad>", "</s>", "<unk>"],
-                                                             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet())))
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            show_progress=False,
+            special_tokens=["<pad>", "</s>", "<unk>"],
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        ),
+    )
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", clean_up_tokenization_spaces=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>",
+        clean_up_tokenization_spaces=False,
+    )
 
 # %% ../../nbs/students/01_base.ipynb #f0115ize
 def full_sizes(
@@ -68,9 +79,14 @@ def forgotten(
 # %% ../../nbs/students/01_base.ipynb #b3bb587e
 def checkpoint_layers(model):
     "Let each layer forget its activations and compute them again."
-    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)  # its name in newer versions
-    try: enable(dict(use_reentrant=False))
-    except ValueError: raise AresError(f"gradient_checkpointing: {type(model).__name__} cannot do it; set it to false.") from None
+    # its name in newer versions
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    try:
+        enable(dict(use_reentrant=False))
+    except ValueError:
+        raise AresError(
+            f"gradient_checkpointing: {type(model).__name__} cannot do it; set it to false."
+        ) from None
     for layer in model.modules():
         if not isinstance(layer, GradientCheckpointingLayer): continue
         layer.training = True  # `transformers` checkpoints no layer that is not in training
@@ -86,8 +102,12 @@ def set_ways(
 ): # the same
     "Set how a student computes; what it computes stays the same."
     student.mixed = mixed_precision == "bf16"
-    try: student.model.set_attn_implementation(attention)
-    except ValueError: raise AresError(f"attention: {type(student.model).__name__} has no {attention!r} kernel; choose eager.") from None
+    try:
+        student.model.set_attn_implementation(attention)
+    except ValueError:
+        raise AresError(
+            f"attention: {type(student.model).__name__} has no {attention!r} kernel; choose eager."
+        ) from None
     if gradient_checkpointing: checkpoint_layers(student.model)
     if compile:
         for part in student.parts: part.compile(dynamic=True)
@@ -99,8 +119,11 @@ class ValueHead(nn.Module):
     def __init__(self, student, trunk: str = "separate"):
         super().__init__()
         self.student = student.copy() if trunk == "separate" else student
-        self.trunk = self.student.model if trunk == "separate" else None  # a module of ours only when it is a copy
-        self.mlp = nn.Sequential(nn.Linear(student.width, student.width), nn.ReLU(), nn.Linear(student.width, 1)).to(student.device)
+        # a module of ours only when it is a copy
+        self.trunk = self.student.model if trunk == "separate" else None
+        self.mlp = nn.Sequential(
+            nn.Linear(student.width, student.width), nn.ReLU(), nn.Linear(student.width, 1)
+        ).to(student.device)
         nn.init.zeros_(self.mlp[2].weight); nn.init.zeros_(self.mlp[2].bias)
     def values(self, inputs, responses, rows=None, hidden=None):
         "Values (rows, length), one before each token; `hidden` may be given when the student's states are known and shared."
@@ -111,7 +134,11 @@ class ValueHead(nn.Module):
     def save(self, folder):
         "Write the weights of head and own trunk."
         Path(folder).mkdir(parents=True, exist_ok=True)
-        save_file({k: v.contiguous().clone() for k, v in whole_weights(self).items()}, str(Path(folder)/"value.safetensors"))
+        save_file(
+            {k: v.contiguous().clone() for k, v in whole_weights(self).items()},
+            str(Path(folder) / "value.safetensors"),
+        )
+
     def load(self, folder): self.load_state_dict(load_file(str(Path(folder)/"value.safetensors")))
     def shard(self):
         "Divide an own trunk among the processes, like a student."

@@ -37,25 +37,39 @@ class SlicedDecoder:
     room = None # for how many tokens it has learned positions, see `learned_places`
     def states(self, input_ids, attention_mask, **more):
         "Run all but the head; a cache among `more` holds what stands before `input_ids`, and `attention_mask` covers both."
-        places, past, trunk = (attention_mask.cumsum(-1) - 1).clamp(min=0)[:, -input_ids.shape[1]:], more.get("past_key_values"), self.base_model
+        places, past, trunk = (
+            (attention_mask.cumsum(-1) - 1).clamp(min=0)[:, -input_ids.shape[1] :],
+            more.get("past_key_values"),
+            self.base_model,
+        )
         if self.room: refuse_too_long(attention_mask, self.room)
         if hasattr(trunk, "get_rope_index"): places = places_in_pictures(trunk, places, past, more)
-        if places is not None and "position_ids" in inspect.signature(trunk.forward).parameters: more["position_ids"] = places
+        if places is not None and "position_ids" in inspect.signature(trunk.forward).parameters:
+            more["position_ids"] = places
         out = trunk(input_ids=input_ids, attention_mask=attention_mask, **more)
-        if past is None and out.get("past_key_values"): out.past_key_values.shift = getattr(trunk, "rope_deltas", None)
+        if past is None and out.get("past_key_values"):
+            out.past_key_values.shift = getattr(trunk, "rope_deltas", None)
         return out
     def head_logits(self, hidden):
         "What the vocabulary's head says of states (..., d), in float32."
         config = self.config.get_text_config()
         scale = (getattr(config, "logit_scale", None) or 1) / (getattr(config, "logits_scaling", None) or 1)
-        logits, bound = self.get_output_embeddings()(hidden).float(), getattr(config, "final_logit_softcapping", None)
+        logits, bound = (
+            self.get_output_embeddings()(hidden).float(),
+            getattr(config, "final_logit_softcapping", None),
+        )
         if scale != 1: logits = logits * scale
         return torch.tanh(logits / bound) * bound if bound else logits
     def forward(self, input_ids=None, labels=None, num_items_in_batch=None, **inputs):
         if labels is None: return super().forward(input_ids=input_ids, **inputs)
-        hidden, chosen = self.states(input_ids, **inputs, use_cache=False).last_hidden_state[:, :-1], labels[:, 1:]
+        hidden, chosen = (
+            self.states(input_ids, **inputs, use_cache=False).last_hidden_state[:, :-1],
+            labels[:, 1:],
+        )
         real = chosen != -100
-        return CausalLMOutputWithPast(loss=label_loss(self, hidden[real][None], chosen[real][None], num_items_in_batch))
+        return CausalLMOutputWithPast(
+            loss=label_loss(self, hidden[real][None], chosen[real][None], num_items_in_batch)
+        )
 
 # %% ../../nbs/students/04_decoder.ipynb #49287c5e
 def refuse_too_long(
@@ -162,9 +176,11 @@ def settle_tokens(
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
     taken = {tokenizer.eos_token_id, tokenizer.bos_token_id}
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id in taken:
-        if tokenizer.unk_token_id is None or tokenizer.unk_token_id in taken: tokenizer.add_special_tokens(dict(pad_token="<pad>"))
+        if tokenizer.unk_token_id is None or tokenizer.unk_token_id in taken:
+            tokenizer.add_special_tokens(dict(pad_token="<pad>"))
         else: tokenizer.pad_token = tokenizer.unk_token
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings: model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
 
 # %% ../../nbs/students/04_decoder.ipynb #4aeb0127
@@ -206,7 +222,9 @@ def spoken(
         ids = tokenizer(prompt + "\n", split_special_tokens=True).input_ids
         return ids[:-1] if ids[-1:] == [tokenizer.eos_token_id] else ids
     def plain(text): return tokenizer(text, add_special_tokens=False).input_ids
-    if not any(mark in prompt for mark in special_texts(tokenizer)): return plain(conversation_text(prompt, tokenizer, talk))
+
+    if not any(mark in prompt for mark in special_texts(tokenizer)):
+        return plain(conversation_text(prompt, tokenizer, talk))
     before, _, behind = conversation_text(STAND_IN, tokenizer, talk).rpartition(STAND_IN)
     return plain(before) + as_data(prompt, tokenizer) + plain(behind)
 
@@ -225,7 +243,8 @@ def shortened(
         prompt = kept.rstrip("\ufffd")  # a character cut in two
     return prompt
 
-def within(prompt: str, limit: int, tokenizer, talk: Conversation = Conversation()) -> list: # of token ids, at most `limit`
+# of token ids, at most `limit`
+def within(prompt: str, limit: int, tokenizer, talk: Conversation = Conversation()) -> list:
     "A prompt's tokens; the end of a long text is cut off, the template's end stays."
     def told(text, tokenizer): return spoken(text, tokenizer, talk)
     return told(shortened(prompt, limit, tokenizer, told), tokenizer)
@@ -257,7 +276,8 @@ def closed_up(
 # %% ../../nbs/students/04_decoder.ipynb #5a3c1e07
 class SamplesCache:
     "What a decoder has read and written, a row for each sample."
-    def __init__(self, read, mask, num_samples): # `read`: what `states` gave for the prompts; `mask`: their attention mask
+    # `read`: what `states` gave for the prompts; `mask`: their attention mask
+    def __init__(self, read, mask, num_samples):
         rows = torch.arange(len(mask), device=mask.device).repeat_interleave(num_samples)
         self.kept, self.mask, self.first = read.past_key_values, mask[rows], read.last_hidden_state[rows, -1]
         self.prompt = self.mask.shape[1]
@@ -277,18 +297,30 @@ class SamplesCache:
 # %% ../../nbs/students/04_decoder.ipynb #3c42c355
 @torch.no_grad()
 def sample_with_cache(
-    student, # a `CausalStudent`
-    inputs: dict, # what `inputs` returned
-    num_samples: int, max_new_tokens: int, temperature: float, top_k: int, top_p: float, sample: bool, of_sampled: bool, # see `T5Student.generate`
+    student,  # a `CausalStudent`
+    inputs: dict,  # what `inputs` returned
+    # see `T5Student.generate`
+    num_samples: int,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    sample: bool,
+    of_sampled: bool,
 ): # (tokens, logprobs), each (problems * num_samples, length)
     "Decode all samples of all problems together."
     cache = student.begin(student.read(inputs), inputs, num_samples, max_new_tokens)
     hidden, pad, eos = cache.first, student.tokenizer.pad_token_id, torch.tensor(sorted(student.ends))
     eos = eos.to(hidden.device)
     tokens = torch.full((len(hidden), max_new_tokens), pad, device=hidden.device)
-    logprobs, rows = torch.zeros(tokens.shape, device=hidden.device), torch.arange(len(hidden), device=hidden.device)
+    logprobs, rows = (
+        torch.zeros(tokens.shape, device=hidden.device),
+        torch.arange(len(hidden), device=hidden.device),
+    )
     for step in range(max_new_tokens):
-        last, chosen = next_tokens(vocabulary_logits(student.model, hidden, temperature), top_k, top_p, sample, of_sampled)
+        last, chosen = next_tokens(
+            vocabulary_logits(student.model, hidden, temperature), top_k, top_p, sample, of_sampled
+        )
         tokens[rows, step], logprobs[rows, step] = last, chosen
         going = (~torch.isin(last, eos)).nonzero()[:, 0]
         if not len(going) or step + 1 == max_new_tokens: break
@@ -308,7 +340,8 @@ def sft_trainer(): # (class of the trainer, class of its settings)
         def __init__(self, model, **kwargs):
             learning = {p: p.data for p in model.parameters() if p.requires_grad}
             super().__init__(model, **kwargs)
-            for p, weights in learning.items(): p.data = weights  # an adapter beside rounded weights was rounded too
+            # an adapter beside rounded weights was rounded too
+            for p, weights in learning.items(): p.data = weights
             del getattr(model, "get_base_model", lambda: model)().forward
         compute_loss = Trainer.compute_loss
         def create_model_card(self, *args, **kwargs): pass
@@ -324,10 +357,15 @@ class DecoderSteps:
         mask[0, 0] = 0
         return dict(input_ids=torch.full((rows, tokens), 5, device=self.device), attention_mask=mask)
     def read(self, inputs: dict): return self.model.states(**inputs, use_cache=True)
-    def begin(self, read, inputs: dict, num_samples: int, length: int): return SamplesCache(read, inputs["attention_mask"], num_samples)
+
+    def begin(self, read, inputs: dict, num_samples: int, length: int):
+        return SamplesCache(read, inputs["attention_mask"], num_samples)
+
     def advance(self, cache, last: torch.Tensor, step: int) -> torch.Tensor:
         cache.mask = longer(cache.mask, 1)
-        return self.model.states(last[:, None], cache.mask, past_key_values=cache.kept, use_cache=True).last_hidden_state[:, -1]
+        return self.model.states(
+            last[:, None], cache.mask, past_key_values=cache.kept, use_cache=True
+        ).last_hidden_state[:, -1]
 
 # %% ../../nbs/students/04_decoder.ipynb #84b6fdae
 class DecoderText:
@@ -337,7 +375,8 @@ class DecoderText:
     def ends(self) -> set:
         "The tokens that end a response: the turn's, and all that its checkpoint lists."
         listed = getattr(self.model.generation_config, "eos_token_id", None)
-        listed = listed if isinstance(listed, list) else []  # a single one is the end of texts, which the tokenizer knows
+        # a single one is the end of texts, which the tokenizer knows
+        listed = listed if isinstance(listed, list) else []
         return {self.tokenizer.eos_token_id, *listed} - {self.tokenizer.pad_token_id}
     def save(self, folder):
         "Write weights (safetensors), configuration, tokenizer, and how it is spoken to."
@@ -346,13 +385,22 @@ class DecoderText:
     def reads_again(self, inputs: dict) -> bool:
         "Whether a prompt is read once for each of its responses, instead of once for all of them, with the cache."
         checkpointed = any(getattr(m, "gradient_checkpointing", False) for m in self.model.modules())
-        return self.model.training or checkpointed or keeps_states(self.model.config) and "pixel_values" not in inputs
+        return (
+            self.model.training
+            or checkpointed
+            or keeps_states(self.model.config)
+            and "pixel_values" not in inputs
+        )
+
     def chosen(self, inputs: dict, rows: torch.Tensor) -> dict:
         "The inputs of some prompts, perhaps several times."
         return {k: v[rows] for k, v in inputs.items()}
     def joined(self, inputs: dict, more: torch.Tensor) -> dict:
         "Prompts with tokens (rows, length) behind them."
-        return inputs | dict(input_ids=torch.cat([inputs["input_ids"], more], 1), attention_mask=longer(inputs["attention_mask"], more.shape[1]))
+        return inputs | dict(
+            input_ids=torch.cat([inputs["input_ids"], more], 1),
+            attention_mask=longer(inputs["attention_mask"], more.shape[1]),
+        )
 
 # %% ../../nbs/students/04_decoder.ipynb #9eae7aa8
 class CausalStudent(DecoderSteps, DecoderText, T5Student):
@@ -368,43 +416,86 @@ class CausalStudent(DecoderSteps, DecoderText, T5Student):
         "Rows of token ids as a batch, padded on the left."
         batch = self.tokenizer.pad(dict(input_ids=ids), padding_side="left", return_tensors="pt")
         return {k: batch[k].to(self.device) for k in ("input_ids", "attention_mask")}
-    def generate(self, inputs: dict, num_samples: int = 1, max_new_tokens: int = 64, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
-                 sample: bool = True, of_sampled: bool = False):
+
+    def generate(
+        self,
+        inputs: dict,
+        num_samples: int = 1,
+        max_new_tokens: int = 64,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        sample: bool = True,
+        of_sampled: bool = False,
+    ):
         "Sample responses: (tokens, logprobs), each (problems * num_samples, length); the samples of a problem are neighbours."
         with self.precision(), caching(self.model):
-            return sample_with_cache(self, inputs, num_samples, max_new_tokens, temperature, top_k, top_p, sample, of_sampled)
+            return sample_with_cache(
+                self, inputs, num_samples, max_new_tokens, temperature, top_k, top_p, sample, of_sampled
+            )
+
     def hidden(self, inputs: dict, responses: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
         "States (rows, length, d) that predict each token of a response; `rows` says which prompt each response belongs to."
         with self.precision():
             if self.reads_again(inputs):
                 whole = self.joined(inputs if rows is None else self.chosen(inputs, rows), responses[:, :-1])
                 return self.model.states(**whole, use_cache=False).last_hidden_state[:, -responses.shape[1]:]
-            read, rows = self.read(inputs), torch.arange(len(responses), device=self.device) if rows is None else rows
+            read, rows = (
+                self.read(inputs),
+                torch.arange(len(responses), device=self.device) if rows is None else rows,
+            )
             first, cache = read.last_hidden_state[rows, -1:], read.past_key_values
             if responses.shape[1] == 1: return first
             take(cache, rows)
             if torch.is_grad_enabled(): replace_states(cache)
             mask = longer(inputs["attention_mask"][rows], responses.shape[1] - 1)
-            return torch.cat([first, self.model.states(responses[:, :-1], mask, past_key_values=cache, use_cache=True).last_hidden_state], 1)
+            return torch.cat(
+                [
+                    first,
+                    self.model.states(
+                        responses[:, :-1], mask, past_key_values=cache, use_cache=True
+                    ).last_hidden_state,
+                ],
+                1,
+            )
+
     def examples_collator(self):
         "A function from examples (prompt, view, target) to a batch with labels, for the trainer."
         def collate(examples):
             inputs = self.inputs([e["prompt"] for e in examples], views(examples))
-            said = [torch.tensor(as_data(e["target"] or "", self.tokenizer) + [self.tokenizer.eos_token_id]) for e in examples]
-            targets = pad_sequence(said, batch_first=True, padding_value=self.tokenizer.pad_token_id).to(self.device)
-            nothing = torch.tensor([[e["target"] is None] for e in examples], device=self.device)  # fills up a batch; there is nothing to learn
+            said = [
+                torch.tensor(as_data(e["target"] or "", self.tokenizer) + [self.tokenizer.eos_token_id])
+                for e in examples
+            ]
+            targets = pad_sequence(said, batch_first=True, padding_value=self.tokenizer.pad_token_id).to(
+                self.device
+            )
+            # fills up a batch; there is nothing to learn
+            nothing = torch.tensor([[e["target"] is None] for e in examples], device=self.device)
             labels = targets.masked_fill((targets == self.tokenizer.pad_token_id) | nothing, -100)
             mask = torch.cat([inputs["attention_mask"], (targets != self.tokenizer.pad_token_id).long()], 1)
-            return closed_up(self.joined(inputs, targets) | dict(labels=torch.cat([torch.full_like(inputs["input_ids"], -100), labels], 1), attention_mask=mask))
+            return closed_up(
+                self.joined(inputs, targets)
+                | dict(
+                    labels=torch.cat([torch.full_like(inputs["input_ids"], -100), labels], 1),
+                    attention_mask=mask,
+                )
+            )
+
         return collate
 
 # %% ../../nbs/students/04_decoder.ipynb #ee9639ab
-DECODER_SIZES = dict(d_model=64, d_ff=128, num_layers=2, num_heads=4, vocab_size=1024) # of a student made on the spot
+# of a student made on the spot
+DECODER_SIZES = dict(d_model=64, d_ff=128, num_layers=2, num_heads=4, vocab_size=1024)
 
 def small_llama(sizes: dict, tokenizer) -> LlamaConfig: # `sizes` has all of `DECODER_SIZES`
     "The configuration of a small Llama with fresh weights."
-    return LlamaConfig(vocab_size=len(tokenizer), hidden_size=sizes["d_model"], intermediate_size=sizes["d_ff"], num_hidden_layers=sizes["num_layers"], num_attention_heads=sizes["num_heads"],
-                       tie_word_embeddings=True, initializer_range=sizes["d_model"] ** -0.5, bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    return LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=sizes["d_model"], intermediate_size=sizes["d_ff"],
+        num_hidden_layers=sizes["num_layers"], num_attention_heads=sizes["num_heads"],
+        tie_word_embeddings=True, initializer_range=sizes["d_model"] ** -0.5, bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )
 
 # %% ../../nbs/students/04_decoder.ipynb #d021e001
 def fresh_start(
@@ -431,7 +522,9 @@ def refuse_features(source, image_dim):
     if image_dim: raise AresError(f"features: {clipped(source, 60)!r} is a decoder, which takes no features; leave `features` empty, or choose a T5.")
 
 # %% ../../nbs/students/04_decoder.ipynb #53b81472
-TABLES = {"wpe", "embed_positions", "position_embeddings", "position_embedding", "positions_embed", "pos_encoding"}
+TABLES = {
+    "wpe", "embed_positions", "position_embeddings", "position_embedding", "positions_embed", "pos_encoding",
+}
 
 def learned_places(model) -> int | None: # None where positions are computed
     "For how many tokens a decoder has a vector of their position."
@@ -444,6 +537,7 @@ def learned_places(model) -> int | None: # None where positions are computed
     most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return min(found + [most or found[0]]) if found else None
 
+# %% ../../nbs/students/04_decoder.ipynb #c6c7063b
 def check_length(
     student, # a `Student`, with its `max_prompt_tokens`
     max_new_tokens: int, # the longest of its responses
@@ -462,6 +556,7 @@ def as_student(
     tokenizer.chat_template = dated(tokenizer.chat_template)
     return settled(CausalStudent, model, tokenizer, tokenizer, str)
 
+# %% ../../nbs/students/04_decoder.ipynb #00e05dac
 def settled(
     kind: type, # of student
     model, speaker, tokenizer, # a model; its tokenizer, or its processor and its tokenizer
@@ -476,12 +571,15 @@ def settled(
     model.room = learned_places(model)
     student = kind(model, speaker)
     used = {end, *tokenizer(said, add_special_tokens=False).input_ids} - {tokenizer.pad_token_id}
-    student.unlearned = [tokenizer.convert_ids_to_tokens(i) for i in sorted(used) if i is not None and i >= known]
+    student.unlearned = [
+        tokenizer.convert_ids_to_tokens(i) for i in sorted(used) if i is not None and i >= known
+    ]
     return student
 
 # %% ../../nbs/students/04_decoder.ipynb #ee5a2828
 TALK = "conversation.json" # beside a student's weights
 
+# %% ../../nbs/students/04_decoder.ipynb #66b8292e
 def set_conversation(
     student, # set in place
     system_prompt: str = "", chat_template_kwargs: dict | None = None, # see `Conversation`
@@ -492,17 +590,22 @@ def set_conversation(
     speaker = getattr(student, "processor", student.tokenizer)
     if not isinstance(student, CausalStudent) or not speaker.chat_template:
         name = "system_prompt" if system_prompt else "chat_template_kwargs"
-        raise AresError(f"{name}: the student ({type(student.model).__name__}) has no chat template; leave it empty, "
-                        "or choose a student made for conversation.")
+        raise AresError(
+            f"{name}: the student ({type(student.model).__name__}) has no chat template; leave it empty, "
+            "or choose a student made for conversation."
+        )
     lost = [name for name in talk.template if name not in str(speaker.chat_template)]
     if lost: raise AresError(f"chat_template_kwargs: the student's chat template has no variable `{clipped(lost[0], 40)}`; leave it out.")
     student.talk = talk
     student.inputs(["?"], [None])  # what the template refuses is refused now
     return student
 
+# %% ../../nbs/students/04_decoder.ipynb #56bd1b50
 def read_conversation(student, source: str | Path):
     "Take over the conversation that was saved beside a student or an adapter."
     path = Path(source)/TALK
     if not path.is_file(): return
-    try: student.talk = Conversation(**read_json(path))
-    except (TypeError, ValueError) as e: raise AresError(f"{clipped(path, 100)}: not a saved conversation ({clipped(e, 60)}).") from None
+    try:
+        student.talk = Conversation(**read_json(path))
+    except (TypeError, ValueError) as e:
+        raise AresError(f"{clipped(path, 100)}: not a saved conversation ({clipped(e, 60)}).") from None

@@ -40,7 +40,8 @@ def made_student(
 ):
     "A student made on the spot."
     kind = sizes.get("kind", "t5")
-    if kind not in MAKERS: raise AresError(f"student: `kind` must be one of {', '.join(MAKERS)}, not {kind!r}.")
+    if kind not in MAKERS:
+        raise AresError(f"student: `kind` must be one of {', '.join(MAKERS)}, not {kind!r}.")
     return MAKERS[kind]({k: v for k, v in sizes.items() if k != "kind"}, texts, image_dim)
 
 # %% ../../nbs/students/06_loading.ipynb #13f40f40
@@ -48,9 +49,17 @@ def gguf_file(
     source: str, # a folder, a file or a name
 ): # (folder or name, arguments that `transformers` needs to read a GGUF file)
     "Where a source is, and how it is read."
-    package = importlib.util.find_spec(source) if source.isidentifier() and not Path(source).exists() else None
+    package = (
+        importlib.util.find_spec(source) if source.isidentifier() and not Path(source).exists() else None
+    )
     path = Path(package.origin).parent if package and package.origin else Path(source)
-    found = [path] if path.suffix == ".gguf" else sorted(path.glob("*.gguf")) if path.is_dir() and not (path/"config.json").exists() else []
+    found = (
+        [path]
+        if path.suffix == ".gguf"
+        else sorted(path.glob("*.gguf"))
+        if path.is_dir() and not (path / "config.json").exists()
+        else []
+    )
     if len(found) > 1: raise AresError(f"student: {clipped(source, 60)!r} holds {len(found)} GGUF files; name one of them, such as {found[0].name}.")
     return (str(found[0].parent), dict(gguf_file=found[0].name)) if found else (source, {})
 
@@ -67,13 +76,16 @@ def read_source(
         raise AresError(f"student: {clipped(source, 60)!r} is neither a folder with a saved student, nor an installed package that brings one, "
                         f"nor a checkpoint that can be fetched ({clipped(e, 90)})") from None
 
+# %% ../../nbs/students/06_loading.ipynb #45928d87
 def refuse_own_code(
     source: str, error: Exception, # what `transformers` said when it was loaded
 ):
     "Raise a sentence when a checkpoint wants to run a program of its own."
     if "trust_remote_code" not in str(error) and "custom code" not in str(error): return
-    raise AresError(f"student: {clipped(source, 60)!r} needs Python code of its own, which ARES never runs; "
-                    "choose a model that `transformers` knows, or a version of it that was converted.") from None
+    raise AresError(
+        f"student: {clipped(source, 60)!r} needs Python code of its own, which ARES never runs; "
+        "choose a model that `transformers` knows, or a version of it that was converted."
+    ) from None
 
 # %% ../../nbs/students/06_loading.ipynb #2da94940
 def whole_decoder(
@@ -81,11 +93,14 @@ def whole_decoder(
     **how, # for `from_pretrained`
 ):
     "A model with all its weights, in float32 unless `how` says otherwise."
-    model, found = kind.from_pretrained(source, trust_remote_code=False, output_loading_info=True, **dict(dtype=torch.float32) | how)
+    model, found = kind.from_pretrained(
+        source, trust_remote_code=False, output_loading_info=True, **dict(dtype=torch.float32) | how
+    )
     lost = sorted(found["missing_keys"])
     if lost: raise AresError(f"student: {clipped(source, 60)!r} lacks {len(lost)} weights of a {type(model).__name__}, {lost[0]} among them; fetch the checkpoint anew, it is not whole.")
     for m in model.modules():
-        if hasattr(m, "support_avx512bf16_for_cpu"): m.support_avx512bf16_for_cpu = False  # weights packed for it let no gradient through
+        # weights packed for it let no gradient through
+        if hasattr(m, "support_avx512bf16_for_cpu"): m.support_avx512bf16_for_cpu = False
     return model
 
 # %% ../../nbs/students/06_loading.ipynb #b708c52f
@@ -97,7 +112,9 @@ def fetch_decoder(
     folder, gguf = gguf_file(source)
     model = whole_decoder(AutoModelForCausalLM, folder, **gguf or how)
     if not gguf: return model
-    plain = type(model.config)(**{k: v for k, v in model.config.to_dict().items() if k not in ("quantization_config", "model_type")})
+    plain = type(model.config)(
+        **{k: v for k, v in model.config.to_dict().items() if k not in ("quantization_config", "model_type")}
+    )
     fresh = AutoModelForCausalLM.from_config(plain)
     fresh.load_state_dict(model.state_dict())
     return fresh
@@ -105,7 +122,11 @@ def fetch_decoder(
 # %% ../../nbs/students/06_loading.ipynb #fe04e2ff
 def read_processor(source: str):
     "The processor of a model that sees, with its part for pictures."
-    try: processor, why = AutoProcessor.from_pretrained(source, trust_remote_code=False), "it has none for images"
+    try:
+        processor, why = (
+            AutoProcessor.from_pretrained(source, trust_remote_code=False),
+            "it has none for images",
+        )
     except Exception as e:  # files that are damaged lead to errors of any kind
         refuse_own_code(source, e)
         processor, why = None, clipped(e, 50)
@@ -121,7 +142,10 @@ def check_vocabulary(
 ):
     "Raise when a tokenizer belongs to another model."
     known, special = config.vocab_size, {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    most, ends = max(set(tokenizer.get_vocab().values()) - special, default=0), getattr(config, "eos_token_id", None)
+    most, ends = (
+        max(set(tokenizer.get_vocab().values()) - special, default=0),
+        getattr(config, "eos_token_id", None),
+    )
     ends = [e for e in (ends if isinstance(ends, list) else [ends]) if e is not None and 0 <= e < known]
     remedy = f"put the tokenizer of its own checkpoint into {clipped(source, 60)!r}"
     if most >= known: raise AresError(f"student: {clipped(source, 60)!r} knows {known} tokens, and its tokenizer has one with the number {most}, so it is another model's; {remedy}.")
@@ -148,7 +172,8 @@ def cache_fault(
         whole = student.joined(student.chosen(inputs, rows), said[:, :-1])
         states = student.model.states(**whole).last_hidden_state[:, -3:]
     except AresError: raise
-    except Exception as e: return f"cannot go on from its cache ({clipped(e, 80)})"  # a model's own code may raise anything
+    # a model's own code may raise anything
+    except Exception as e: return f"cannot go on from its cache ({clipped(e, 80)})"
     right = same(torch.stack(written, 1), states) and same(read, states)
     return "" if right else "says something else with its cache than without"
 
@@ -159,20 +184,32 @@ def check_decoder(
     source: str, # for the message
 ) -> CausalStudent: # the same
     "Raise when a model is no decoder that PPO can train."
-    kind, remedy = type(student.model).__name__, "choose a causal language model such as Llama, Qwen or SmolLM2, or a T5"
+    kind, remedy = (
+        type(student.model).__name__,
+        "choose a causal language model such as Llama, Qwen or SmolLM2, or a T5",
+    )
+
     def need(right, what):
         if not right: raise AresError(f"student: {clipped(source, 60)!r} ({kind}) {what}; {remedy}.")
     off = 1e-3 if student.model.dtype == torch.float32 else 0.2  # what rounding explains, of the spread
     def same(a, b): return torch.allclose(a.float(), b.float(), atol=off * b.float().std().item())
     inputs = student.inputs(["Why is the sky blue?"], [None])
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    try: states, logits = student.model.states(ids, mask).last_hidden_state, student.model(input_ids=ids, attention_mask=mask).logits
-    except Exception as e: need(False, f"does not compute as a decoder does ({clipped(e, 60)})")  # a model's own code may raise anything
+    try:
+        states, logits = (
+            student.model.states(ids, mask).last_hidden_state,
+            student.model(input_ids=ids, attention_mask=mask).logits,
+        )
+    # a model's own code may raise anything
+    except Exception as e:
+        need(False, f"does not compute as a decoder does ({clipped(e, 60)})")
     shorter = student.model.states(ids[:, :-2], mask[:, :-2]).last_hidden_state
     need(same(shorter, states[:, :-2]), "sees the tokens behind a token; it is not a decoder")
     try: need(same(student.model.head_logits(states), logits), "does more with its logits than ARES knows of")
     except RuntimeError: need(False, "does more with its logits than ARES knows of")
-    shown = [None] + [Image.new("RGB", PICTURE)] * (not student.follows_tokens and keeps_states(student.model.config))
+    shown = [None] + [Image.new("RGB", PICTURE)] * (
+        not student.follows_tokens and keeps_states(student.model.config)
+    )
     for picture in shown:
         fault = cache_fault(student, same, picture)
         need(not fault, fault)
@@ -184,10 +221,15 @@ def is_seeing(
     source: str, # for the message
 ) -> bool:
     "Whether a decoder of a configuration sees; what is no decoder is refused."
-    made = (getattr(config, "architectures", None) or [SEEING.get(config.model_type) or CAUSAL.get(config.model_type)])[0]
+    made = (
+        getattr(config, "architectures", None)
+        or [SEEING.get(config.model_type) or CAUSAL.get(config.model_type)]
+    )[0]
     if made not in [*CAUSAL.values(), *SEEING.values()]:
-        raise AresError(f"student: {clipped(source, 60)!r} is a {clipped(made or config.model_type, 40)}, which cannot write a rationale and be trained here; "
-                        "choose a T5, a causal language model (Llama, Qwen, ...) or one that sees (Idefics3, ...).")
+        raise AresError(
+            f"student: {clipped(source, 60)!r} is a {clipped(made or config.model_type, 40)}, which cannot write a rationale and be trained here; "
+            "choose a T5, a causal language model (Llama, Qwen, ...) or one that sees (Idefics3, ...)."
+        )
     return made in SEEING.values()
 
 # %% ../../nbs/students/06_loading.ipynb #6d18f0a3
@@ -205,8 +247,13 @@ def load_decoder(
     check_vocabulary(config.get_text_config(), tokenizer, source)
     try:
         processor = read_processor(source) if sees else None
-        model = whole_decoder(AutoModelForImageTextToText, source, **how) if processor else fetch_decoder(source, **how)
-    except AresError: raise
+        model = (
+            whole_decoder(AutoModelForImageTextToText, source, **how)
+            if processor
+            else fetch_decoder(source, **how)
+        )
+    except AresError:
+        raise
     except Exception as e:  # files that are damaged lead to errors of any kind
         refuse_own_code(source, e)
         raise AresError(f"student: {clipped(source, 80)!r} cannot be loaded ({clipped(e, 150)}).") from None
@@ -224,12 +271,26 @@ def blank_student(
     with torch.device("meta"):
         if isinstance(source, dict):
             student = made_student(source, [])
-            student.model.resize_token_embeddings(source.get("vocab_size", SIZES["vocab_size"]), mean_resizing=False)
+            student.model.resize_token_embeddings(
+                source.get("vocab_size", SIZES["vocab_size"]), mean_resizing=False
+            )
         elif config.model_type in ("t5", "multimodal_t5"):
-            model = MultimodalT5(MultimodalT5Config(**{k: v for k, v in config.to_dict().items() if k not in ("model_type", "tie_word_embeddings")} | dict(tie_word_embeddings=config.scale_decoder_outputs)))
-            if not config.scale_decoder_outputs: model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.shared.weight))  # a vocabulary head of its own
+            model = MultimodalT5(
+                MultimodalT5Config(
+                    **{
+                        k: v
+                        for k, v in config.to_dict().items()
+                        if k not in ("model_type", "tie_word_embeddings")
+                    }
+                    | dict(tie_word_embeddings=config.scale_decoder_outputs)
+                )
+            )
+            # a vocabulary head of its own
+            if not config.scale_decoder_outputs:
+                model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.shared.weight))
             student = T5Student(model, train_tokenizer([], 259))
-        elif is_seeing(config, source): student = as_seeing(AutoModelForImageTextToText.from_config(config), read_processor(source))
+        elif is_seeing(config, source):
+            student = as_seeing(AutoModelForImageTextToText.from_config(config), read_processor(source))
         else: student = as_student(AutoModelForCausalLM.from_config(config), train_tokenizer([], 259))
     student.__class__ = type(f"Planned{type(student).__name__}", (before, type(student)), {})
     return student
@@ -243,8 +304,12 @@ def adapter_base(
     there = isinstance(source, str) and (Path(source).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", source))
     path = find_adapter_config_file(source, local_files_only=here) if there else None
     if path is None: return ""
-    try: base = read_json(path).get("base_model_name_or_path")
-    except (ValueError, AttributeError) as e: raise AresError(f"{clipped(path, 100)}: damaged ({clipped(e, 60)}); copy or train the adapter again.") from None
+    try:
+        base = read_json(path).get("base_model_name_or_path")
+    except (ValueError, AttributeError) as e:
+        raise AresError(
+            f"{clipped(path, 100)}: damaged ({clipped(e, 60)}); copy or train the adapter again."
+        ) from None
     if isinstance(base, str) and base == str(source): raise AresError(f"{clipped(path, 100)}: the adapter names itself as its student; write the student's name or folder as `base_model_name_or_path`.")
     if not isinstance(base, str) or not base: raise AresError(f"{path}: an adapter, but it does not say of which student; write its name or folder as `base_model_name_or_path`.")
     return base
@@ -257,8 +322,12 @@ def adapter_weights(
     path = cached_file(str(source), "adapter_model.safetensors", _raise_exceptions_for_missing_entries=False)
     if path is None: raise AresError(f"{clipped(source, 100)}: an adapter without adapter_model.safetensors; save it again in this format.")
     try:
-        with safe_open(path, "pt") as kept: return {name: kept.get_slice(name).get_shape() for name in kept.keys()}
-    except SafetensorError as e: raise AresError(f"{clipped(path, 100)}: damaged ({clipped(e, 60)}); copy or train it again.") from None
+        with safe_open(path, "pt") as kept:
+            return {name: kept.get_slice(name).get_shape() for name in kept.keys()}
+    except SafetensorError as e:
+        raise AresError(
+            f"{clipped(path, 100)}: damaged ({clipped(e, 60)}); copy or train it again."
+        ) from None
 
 def adapter_width(source: str) -> int | None: # None where it has no fusion
     "The width of the patches that an adapter's fusion was trained on."
@@ -276,9 +345,12 @@ def load_adapter(
     if lost:
         raise AresError(f"{clipped(folder, 100)}: an adapter without {', '.join(lost)}, which its student was given afresh when it was trained; "
                         "train it again, or write a student that has them as `base_model_name_or_path`.")
-    try: student.model = PeftModel.from_pretrained(student.model, folder, is_trainable=True).eval()
+    try:
+        student.model = PeftModel.from_pretrained(student.model, folder, is_trainable=True).eval()
     except Exception as e:  # PEFT raises whatever a wrong value leads to
-        raise AresError(f"{clipped(folder, 100)}: the adapter does not fit its student ({clipped(e, 100)}).") from None
+        raise AresError(
+            f"{clipped(folder, 100)}: the adapter does not fit its student ({clipped(e, 100)})."
+        ) from None
     read_conversation(student, folder)
     return student
 
@@ -290,7 +362,8 @@ def merged(
     if getattr(student.model, "is_loaded_in_4bit", False): return student.copy()
     other = copy.copy(student)
     other.model, other.fresh = copy.deepcopy(student.model), ()  # what was fresh is among its weights now
-    if hasattr(other.model, "merge_and_unload"): other.model = other.model.merge_and_unload().requires_grad_(True)
+    if hasattr(other.model, "merge_and_unload"):
+        other.model = other.model.merge_and_unload().requires_grad_(True)
     return other
 
 # %% ../../nbs/students/06_loading.ipynb #5d946115
@@ -304,7 +377,9 @@ def saved_student(
         return set_no_image(student, _kept_no_image(student, source))
     config, tokenizer = read_source(source)
     if config.model_type not in ("t5", "multimodal_t5"):
-        return load_decoder(source, config, tokenizer, image_dim, **four_bits(device) if dtype == "4bit" else {})
+        return load_decoder(
+            source, config, tokenizer, image_dim, **four_bits(device) if dtype == "4bit" else {}
+        )
     if config.model_type == "t5":  # it brings no fusion of its own, or one of a width that its weights tell
         config.image_dim = image_dim or image_patches(Image.new("RGB", (1, 1))).shape[1]
     student = t5_student(source, config, tokenizer)
@@ -314,6 +389,7 @@ def saved_student(
                         "name the features it was trained on, or another student.")
     return student
 
+# %% ../../nbs/students/06_loading.ipynb #c7e29630
 def refuse_whole_weights(student, source):
     "Raise when a student that was to be in 4 bits is not."
     if getattr(student.model, "is_loaded_in_4bit", False): return
@@ -321,10 +397,14 @@ def refuse_whole_weights(student, source):
 
 # %% ../../nbs/students/06_loading.ipynb #610c816a
 def load_student(
-    source: str | dict, # a folder, a .gguf file, the name of a checkpoint on a hub, or sizes for a new student, whose `kind` is "t5", "decoder" or "vlm"
+    # a folder, a .gguf file, the name of a checkpoint on a hub, or sizes for a new student, whose `kind` is
+    # "t5", "decoder" or "vlm"
+    source: str | dict,
     texts: list | None = None, # for the vocabulary of a new student
-    device: str | torch.device = "cpu", dtype: str = "float32", # or "bfloat16", or "4bit" for a decoder whose adapter alone is trained
-    max_prompt_tokens: int = 512, image_dim: int | None = None, # longer prompts are cut; width of the features it will be shown, None without
+    # or "bfloat16", or "4bit" for a decoder whose adapter alone is trained
+    device: str | torch.device = "cpu", dtype: str = "float32",
+    # longer prompts are cut; width of the features it will be shown, None without
+    max_prompt_tokens: int = 512, image_dim: int | None = None,
 ) -> T5Student:
     "A student, ready to use."
     if dtype not in ("float32", "bfloat16", "4bit"): raise AresError(f"dtype: a student is trained in float32, or has an adapter beside frozen weights in bfloat16 or 4bit; not in {dtype!r}.")
@@ -346,6 +426,13 @@ def four_bits(
     device, # of the model
 ) -> dict: # arguments for `from_pretrained`
     "How the linear layers of a checkpoint are read into 4 bits."
-    if importlib.util.find_spec("bitsandbytes") is None: raise AresError("dtype: 4bit needs the package bitsandbytes (pip install ares-reason[quantized]).")
-    return dict(dtype=torch.bfloat16, device_map={"": device},
-                quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16))
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise AresError("dtype: 4bit needs the package bitsandbytes (pip install ares-reason[quantized]).")
+    return dict(
+        dtype=torch.bfloat16,
+        device_map={"": device},
+        quantization_config=BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        ),
+    )

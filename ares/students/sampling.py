@@ -41,7 +41,8 @@ def draw(
     block = torch.searchsorted(sums, point, right=True).clamp(max=sums.shape[1] - 1)
     inside = blocks[torch.arange(len(weights), device=weights.device), block[:, 0]].cumsum(-1)
     rest = point - (sums.gather(1, block) - inside[:, -1:])
-    rest = torch.minimum(rest.clamp(min=0), inside[:, -1:] * (1 - 1e-6))  # rounding must not lead to an entry of weight zero
+    # rounding must not lead to an entry of weight zero
+    rest = torch.minimum(rest.clamp(min=0), inside[:, -1:] * (1 - 1e-6))
     return block * BLOCK + torch.searchsorted(inside, rest, right=True).clamp(max=BLOCK - 1)
 
 # %% ../../nbs/students/02_sampling.ipynb #36914c06
@@ -60,7 +61,9 @@ def next_tokens(
     best = kept.amax(-1)
     weights = kept.sub_(best[:, None]).exp_()
     choice = draw(weights)
-    logprobs = weights.gather(1, choice)[:, 0].log() - (weights.sum(-1).log() if total is None else total - best)
+    logprobs = weights.gather(1, choice)[:, 0].log() - (
+        weights.sum(-1).log() if total is None else total - best
+    )
     return (choice if ids is None else ids.gather(1, choice))[:, 0], logprobs
 
 # %% ../../nbs/students/02_sampling.ipynb #06055512
@@ -76,7 +79,8 @@ def vocabulary_logits(
     return logits
 
 # %% ../../nbs/students/02_sampling.ipynb #7e10e039
-SLICE = 2 ** 22 # logits held at once: 16 MB in float32, so that they stay in the cache; sixteen times as many on a GPU
+# logits held at once: 16 MB in float32, so that they stay in the cache; sixteen times as many on a GPU
+SLICE = 2 ** 22
 
 # %% ../../nbs/students/02_sampling.ipynb #e9ed20da
 def in_slices(
@@ -89,7 +93,10 @@ def in_slices(
     "Do something with states and the vocabulary without ever holding all logits."
     size = max(1, SLICE * (16 if states.is_cuda else 1) // model.config.get_text_config().vocab_size)
     again = torch.is_grad_enabled() and len(ids) > size
-    return [checkpoint(work, model, s, i, *more, use_reentrant=False) if again else work(model, s, i, *more) for s, i in zip(states.split(size), ids.split(size))]
+    return [
+        checkpoint(work, model, s, i, *more, use_reentrant=False) if again else work(model, s, i, *more)
+        for s, i in zip(states.split(size), ids.split(size))
+    ]
 
 # %% ../../nbs/students/02_sampling.ipynb #0f51396d
 def summed_loss(model, hidden, labels):
@@ -104,7 +111,9 @@ def label_loss(
     count=None, # labels of the whole step; of this batch by default
 ) -> torch.Tensor: # a number, nats a token
     "The mean cross-entropy of labels."
-    return sum(in_slices(summed_loss, model, hidden.flatten(0, 1), labels.flatten())) / ((labels != -100).sum().clamp(min=1) if count is None else count)
+    return sum(in_slices(summed_loss, model, hidden.flatten(0, 1), labels.flatten())) / (
+        (labels != -100).sum().clamp(min=1) if count is None else count
+    )
 
 # %% ../../nbs/students/02_sampling.ipynb #ce1f669f
 def chosen_logprobs(
@@ -118,7 +127,8 @@ def chosen_logprobs(
     mine = logits.gather(1, chosen[:, None])
     if not top_k: return mine[:, 0] - logits.logsumexp(-1)
     best = logits.topk(min(top_k, logits.shape[-1])).values
-    outside = torch.where(mine < best[:, -1:], mine, -torch.inf)  # a token that has left the k since it was drawn still counts
+    # a token that has left the k since it was drawn still counts
+    outside = torch.where(mine < best[:, -1:], mine, -torch.inf)
     return mine[:, 0] - torch.cat([best, outside], 1).logsumexp(-1)
 
 # %% ../../nbs/students/02_sampling.ipynb #556eecf5
@@ -131,4 +141,6 @@ def sliced_logprobs(
     "Log-probabilities of the tokens of responses, without ever holding all logits."
     real = responses != model.config.get_text_config().pad_token_id
     out = torch.zeros(responses.shape, device=hidden.device)
-    return out.masked_scatter(real, torch.cat(in_slices(chosen_logprobs, model, hidden[real], responses[real], temperature, top_k)))
+    return out.masked_scatter(
+        real, torch.cat(in_slices(chosen_logprobs, model, hidden[real], responses[real], temperature, top_k))
+    )

@@ -40,7 +40,13 @@ def image_patches(
 ) -> torch.Tensor: # (patches, 3 * patch * patch + 2 * size // patch), pixels in -1 (black) .. 0 (white)
     "The pixels of a picture as patches, white as zero, each with its row and column marked."
     n = size // patch
-    pixels = torch.from_numpy(np.asarray(picture.convert("RGB").resize((size, size), Image.BILINEAR), dtype=np.float32)) / 255 - 1
+    pixels = (
+        torch.from_numpy(
+            np.asarray(picture.convert("RGB").resize((size, size), Image.BILINEAR), dtype=np.float32)
+        )
+        / 255
+        - 1
+    )
     squares = pixels.view(n, patch, n, patch, 3).transpose(1, 2).reshape(n * n, -1)
     marks = MARK * torch.cat([torch.eye(n).repeat_interleave(n, 0), torch.eye(n).repeat(n, 1)], 1)
     return torch.cat([squares, marks], 1)
@@ -62,8 +68,10 @@ class MultimodalT5Config(T5Config):
     model_type = "multimodal_t5"
     def __init__(self, image_dim: int = 1024, image_heads: int = 1, image_size: int = 64, patch: int = 16,
                  no_image: str = "gate", **kwargs):
-        self.no_image = no_image # one of `NO_IMAGE`
-        self.image_dim, self.image_heads, self.image_size, self.patch = image_dim, image_heads, image_size, patch
+        self.no_image = no_image  # one of `NO_IMAGE`
+        self.image_dim, self.image_heads, self.image_size, self.patch = (
+            image_dim, image_heads, image_size, patch,
+        )
         super().__init__(**{"decoder_start_token_id": 0} | kwargs)
 
 # %% ../../nbs/students/03_t5.ipynb #741c427c
@@ -100,9 +108,12 @@ class FusedEncoder(T5Stack):
         if patches is None: return BaseModelOutput(last_hidden_state=text)
         keys = self.image_dense(patches.to(text.dtype))
         has_image = patch_mask.any(1)
-        hidden = ~(patch_mask | ~has_image[:, None])  # a row of masked keys only would give NaN; its result is masked by the gate
+        # a row of masked keys only would give NaN; its result is masked by the gate
+        hidden = ~(patch_mask | ~has_image[:, None])
         seen, _ = self.mha_layer(text, keys, keys, key_padding_mask=hidden, need_weights=False)
-        return BaseModelOutput(last_hidden_state=fuse(text, seen, self.gate_dense(torch.cat([text, seen], -1)), has_image))
+        return BaseModelOutput(
+            last_hidden_state=fuse(text, seen, self.gate_dense(torch.cat([text, seen], -1)), has_image)
+        )
 
 # %% ../../nbs/students/03_t5.ipynb #bfc1c128
 class MultimodalT5(T5ForConditionalGeneration):
@@ -112,10 +123,26 @@ class MultimodalT5(T5ForConditionalGeneration):
         super().__init__(config)
         self.encoder = FusedEncoder(self.encoder.config)
         self.encoder.set_input_embeddings(self.shared)
-    def forward(self, input_ids=None, attention_mask=None, patches=None, patch_mask=None, encoder_outputs=None, labels=None, num_items_in_batch=None, **kwargs):
-        if encoder_outputs is None: encoder_outputs = self.encoder(input_ids, attention_mask, patches, patch_mask)
-        if labels is None: return super().forward(attention_mask=attention_mask, encoder_outputs=encoder_outputs, **kwargs)
-        hidden = self.decoder(input_ids=self._shift_right(labels), encoder_hidden_states=encoder_outputs[0], encoder_attention_mask=attention_mask, use_cache=False).last_hidden_state
+
+    def forward(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        patches=None,
+        patch_mask=None,
+        encoder_outputs=None,
+        labels=None,
+        num_items_in_batch=None,
+        **kwargs,
+    ):
+        if encoder_outputs is None:
+            encoder_outputs = self.encoder(input_ids, attention_mask, patches, patch_mask)
+        if labels is None:
+            return super().forward(attention_mask=attention_mask, encoder_outputs=encoder_outputs, **kwargs)
+        hidden = self.decoder(
+            input_ids=self._shift_right(labels), encoder_hidden_states=encoder_outputs[0],
+            encoder_attention_mask=attention_mask, use_cache=False,
+        ).last_hidden_state
         return Seq2SeqLMOutput(loss=label_loss(self, hidden, labels, num_items_in_batch))
     def head_logits(self, hidden):
         "What the vocabulary's head says of the decoder's states (..., d), in float32."
@@ -134,7 +161,8 @@ def initialise(
         if p.dim() == 1: p.fill_(1.0 if "layer_norm" in name else 0.0)
         elif name == "shared.weight": p.normal_(0, 1)
         elif "relative_attention_bias" in name: p.normal_(0, model.config.d_model ** -0.5)
-        else: p.normal_(0, p.shape[1] ** -0.5 * (model.config.d_kv ** -0.5 if name.endswith(".q.weight") else 1))
+        else:
+            p.normal_(0, p.shape[1] ** -0.5 * (model.config.d_kv**-0.5 if name.endswith(".q.weight") else 1))
 
 # %% ../../nbs/students/03_t5.ipynb #523fdb3f
 def attend(
@@ -159,16 +187,25 @@ class DecoderCache:
     def __init__(self, model, encoded, attention_mask, num_samples, length):
         self.k = num_samples
         layers, (n, _, _) = model.decoder.block, encoded.shape
-        self.cross = [tuple(heads_of(w, encoded, a.n_heads).contiguous() for w in (a.k, a.v)) for a in (b.layer[1].EncDecAttention for b in layers)]
+        self.cross = [
+            tuple(heads_of(w, encoded, a.n_heads).contiguous() for w in (a.k, a.v))
+            for a in (b.layer[1].EncDecAttention for b in layers)
+        ]
         dtype = self.cross[0][0].dtype
-        self.mask = torch.zeros(attention_mask.shape, dtype=dtype, device=encoded.device).masked_fill(attention_mask == 0, torch.finfo(dtype).min)[:, None, None]
+        self.mask = torch.zeros(attention_mask.shape, dtype=dtype, device=encoded.device).masked_fill(
+            attention_mask == 0, torch.finfo(dtype).min
+        )[:, None, None]
         shape = (n * num_samples, model.config.num_heads, length, model.config.d_kv)
-        self.own = [(encoded.new_empty(shape, dtype=dtype), encoded.new_empty(shape, dtype=dtype)) for _ in layers]
+        self.own = [
+            (encoded.new_empty(shape, dtype=dtype), encoded.new_empty(shape, dtype=dtype)) for _ in layers
+        ]
+
     def keep(self, problems):
         "Let go of all problems but these (indices)."
         rows = (problems[:, None] * self.k + torch.arange(self.k, device=problems.device)).flatten()
         for kept, places in ((self.cross, problems), (self.own, rows)):
-            for layer, (k, v) in enumerate(kept): kept[layer] = k[places], v[places]  # layer by layer, so that nothing is there twice
+            # layer by layer, so that nothing is there twice
+            for layer, (k, v) in enumerate(kept): kept[layer] = k[places], v[places]
         self.mask = self.mask[problems]
     def skip(self, step):
         "Go on as if `step` tokens were written (for a plan); there is room for all of them already."
@@ -198,8 +235,15 @@ def decode_step(
 @torch.inference_mode()
 def sample_responses(
     model: MultimodalT5,
-    inputs: dict, # what `T5Student.inputs` returned for a batch of problems
-    num_samples: int, max_new_tokens: int, temperature: float, top_k: int, top_p: float, sample: bool, of_sampled: bool, # see `T5Student.generate`
+    inputs: dict,  # what `T5Student.inputs` returned for a batch of problems
+    # see `T5Student.generate`
+    num_samples: int,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    sample: bool,
+    of_sampled: bool,
 ): # (tokens, logprobs), each (problems * num_samples, length)
     "Decode all samples of all problems together."
     encoded = model.encoder(**inputs).last_hidden_state
@@ -207,11 +251,16 @@ def sample_responses(
     cache = DecoderCache(model, encoded, inputs["attention_mask"], num_samples, max_new_tokens)
     tokens = torch.full((n, max_new_tokens), pad, device=encoded.device)
     logprobs = torch.zeros(n, max_new_tokens, device=encoded.device)
-    rows, ended = torch.arange(n, device=encoded.device), torch.zeros(n, dtype=torch.bool, device=encoded.device)
+    rows, ended = (
+        torch.arange(n, device=encoded.device),
+        torch.zeros(n, dtype=torch.bool, device=encoded.device),
+    )
     last = torch.full((n,), model.config.decoder_start_token_id, device=encoded.device)
     for step in range(max_new_tokens):
         hidden = decode_step(model, last, cache, step)
-        last, chosen = next_tokens(vocabulary_logits(model, hidden, temperature), top_k, top_p, sample, of_sampled)
+        last, chosen = next_tokens(
+            vocabulary_logits(model, hidden, temperature), top_k, top_p, sample, of_sampled
+        )
         last = last.masked_fill(ended, pad)
         tokens[rows, step], logprobs[rows, step] = last, chosen.masked_fill(ended, 0.0)
         ended = ended | (last == eos)
@@ -224,8 +273,10 @@ def sample_responses(
     return tokens, logprobs
 
 # %% ../../nbs/students/03_t5.ipynb #8c0b3d52
-AS_DATA = dict(padding=True, return_tensors="pt", split_special_tokens=True) # "</s>" in a question is text, not an end
+# "</s>" in a question is text, not an end
+AS_DATA = dict(padding=True, return_tensors="pt", split_special_tokens=True)
 
+# %% ../../nbs/students/03_t5.ipynb #daffaf18
 class T5Steps:
     "What sampling with a T5 is made of, and a batch that says nothing."
     fresh = () # modules that its checkpoint lacked: an adapter has to train and save them whole
@@ -234,9 +285,23 @@ class T5Steps:
     ends = property(lambda self: {self.tokenizer.eos_token_id}) # tokens that end a response
     def blank_inputs(self, rows: int, tokens: int, patches: int | None) -> dict:
         "A batch that says nothing, for a plan: prompts of a length, pictures of so many patches (0: no pictures; None: their pixels)."
-        c, batch = self.model.config, dict(input_ids=torch.full((rows, tokens), 5, device=self.device), attention_mask=torch.ones(rows, tokens, dtype=torch.long, device=self.device))
+        c, batch = (
+            self.model.config,
+            dict(
+                input_ids=torch.full((rows, tokens), 5, device=self.device),
+                attention_mask=torch.ones(rows, tokens, dtype=torch.long, device=self.device),
+            ),
+        )
         n = (c.image_size // c.patch) ** 2 if patches is None else patches
-        return batch | (dict(patches=torch.zeros(rows, n, c.image_dim, device=self.device), patch_mask=torch.ones(rows, n, dtype=torch.bool, device=self.device)) if n else {})
+        return batch | (
+            dict(
+                patches=torch.zeros(rows, n, c.image_dim, device=self.device),
+                patch_mask=torch.ones(rows, n, dtype=torch.bool, device=self.device),
+            )
+            if n
+            else {}
+        )
+
     def read(self, inputs: dict):
         "What sampling needs to know of a batch of prompts."
         return self.model.encoder(**inputs).last_hidden_state
@@ -251,18 +316,26 @@ class T5Steps:
 class T5Student(T5Steps):
     "A multimodal T5 with its tokenizer, and the verbs of every student."
     def __init__(self, model: MultimodalT5, tokenizer, max_prompt_tokens: int = 512, mixed: bool = False):
-        self.model, self.tokenizer, self.max_prompt_tokens, self.mixed = model.eval(), tokenizer, max_prompt_tokens, mixed
+        self.model, self.tokenizer, self.max_prompt_tokens, self.mixed = (
+            model.eval(), tokenizer, max_prompt_tokens, mixed,
+        )
+
     def precision(self):
         "The context in which all mathematics is done: bfloat16 where that is mixed in."
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed)
-    device, follows_tokens = property(lambda self: self.model.device), False # is what it reads a row of tokens, behind which it goes on?
+    # is what it reads a row of tokens, behind which it goes on?
+    device, follows_tokens = property(lambda self: self.model.device), False
     width = property(lambda self: self.model.config.get_text_config().hidden_size)
     parts = property(lambda self: [self.model.encoder, self.model.decoder])
-    trainer = property(lambda self: (Seq2SeqTrainer, Seq2SeqTrainingArguments)) # of supervised stages, and the class of its settings
+    # of supervised stages, and the class of its settings
+    trainer = property(lambda self: (Seq2SeqTrainer, Seq2SeqTrainingArguments))
     def copy(self):
         "An independent copy, e.g. the frozen reference."
         other = copy.copy(self)
-        other.model = copy.deepcopy(self.model, {id(p): p for p in self.model.parameters() if not p.requires_grad})  # what is frozen is shared
+        # what is frozen is shared
+        other.model = copy.deepcopy(
+            self.model, {id(p): p for p in self.model.parameters() if not p.requires_grad}
+        )
         return other
     def save(self, folder):
         "Write weights (safetensors), configuration and tokenizer."
@@ -276,18 +349,44 @@ class T5Student(T5Steps):
     def inputs(self, prompts: list, pictures: list) -> dict:
         "A padded batch of prompts and pictures (None where there is none) on the model's device."
         text = self.tokenizer(prompts, truncation=True, max_length=self.max_prompt_tokens, **AS_DATA)
-        return {k: v.to(self.device) for k, v in ({k: text[k] for k in ("input_ids", "attention_mask")} | patch_batch(pictures, self.model.config)).items()}
-    def generate(self, inputs: dict, num_samples: int = 1, max_new_tokens: int = 64, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
-                 sample: bool = True, of_sampled: bool = False):
+        return {
+            k: v.to(self.device)
+            for k, v in (
+                {k: text[k] for k in ("input_ids", "attention_mask")}
+                | patch_batch(pictures, self.model.config)
+            ).items()
+        }
+
+    def generate(
+        self,
+        inputs: dict,
+        num_samples: int = 1,
+        max_new_tokens: int = 64,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        sample: bool = True,
+        of_sampled: bool = False,
+    ):
         "Sample responses: (tokens, logprobs), each (problems * num_samples, length); the samples of a problem are neighbours."
-        with self.precision(): return sample_responses(self.model, inputs, num_samples, max_new_tokens, temperature, top_k, top_p, sample, of_sampled)
+        with self.precision():
+            return sample_responses(
+                self.model, inputs, num_samples, max_new_tokens, temperature, top_k, top_p, sample, of_sampled
+            )
+
     def hidden(self, inputs: dict, responses: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
         "States (rows, length, d) that predict each token of a response; `rows` says which prompt each response belongs to."
         with self.precision():
             encoded, mask = self.read(inputs), inputs["attention_mask"]
             if rows is not None: encoded, mask = encoded[rows], mask[rows]
-            return self.model.decoder(input_ids=self.model._shift_right(responses), encoder_hidden_states=encoded, encoder_attention_mask=mask, use_cache=False).last_hidden_state
-    def token_logprobs(self, hidden: torch.Tensor, responses: torch.Tensor, temperature: float = 1.0, top_k: int = 0) -> torch.Tensor:
+            return self.model.decoder(
+                input_ids=self.model._shift_right(responses), encoder_hidden_states=encoded,
+                encoder_attention_mask=mask, use_cache=False,
+            ).last_hidden_state
+
+    def token_logprobs(
+        self, hidden: torch.Tensor, responses: torch.Tensor, temperature: float = 1.0, top_k: int = 0
+    ) -> torch.Tensor:
         "Log-probabilities (rows, length) of the tokens of responses; zero at padding."
         with self.precision(): return sliced_logprobs(self.model, hidden, responses, temperature, top_k)
     def examples_collator(self):
@@ -295,8 +394,12 @@ class T5Student(T5Steps):
         def collate(examples):
             batch = self.inputs([e["prompt"] for e in examples], views(examples))
             labels = self.tokenizer([e["target"] or "" for e in examples], **AS_DATA)
-            nothing = torch.tensor([[e["target"] is None] for e in examples])  # fills up a batch; there is nothing to learn
-            return batch | dict(labels=labels["input_ids"].masked_fill((labels["attention_mask"] == 0) | nothing, -100))
+            # fills up a batch; there is nothing to learn
+            nothing = torch.tensor([[e["target"] is None] for e in examples])
+            return batch | dict(
+                labels=labels["input_ids"].masked_fill((labels["attention_mask"] == 0) | nothing, -100)
+            )
+
         return collate
 
 # %% ../../nbs/students/03_t5.ipynb #ebd8cdf7
@@ -305,30 +408,46 @@ def patch_batch(
     config: MultimodalT5Config,
 ) -> dict: # patches (batch, patches, image_dim) and patch_mask; empty when there is no picture at all
     "The patches of a batch and their mask."
-    rows = [p if p is None or torch.is_tensor(p) else image_patches(p, config.image_size, config.patch) for p in pictures]
+    rows = [
+        p if p is None or torch.is_tensor(p) else image_patches(p, config.image_size, config.patch)
+        for p in pictures
+    ]
     if all(r is None for r in rows): return {}
     off = next((r.shape[1] for r in rows if r is not None and r.shape[1] != config.image_dim), None)
     if off: raise AresError(f"features: the student was made for patches of {config.image_dim} numbers and is shown {off}; give it the features it was trained on (nbs/data/06_vision.ipynb).")
     width = max(len(r) for r in rows if r is not None)
-    patches, mask = torch.zeros(len(rows), width, config.image_dim), torch.zeros(len(rows), width, dtype=torch.bool)
+    patches, mask = (
+        torch.zeros(len(rows), width, config.image_dim),
+        torch.zeros(len(rows), width, dtype=torch.bool),
+    )
     for i, r in enumerate(rows):
         if r is not None: patches[i, :len(r)], mask[i, :len(r)] = r, True
     return dict(patches=patches, patch_mask=mask)
 
 # %% ../../nbs/students/03_t5.ipynb #70d8c0e5
-SIZES = dict(d_model=64, d_ff=128, num_layers=2, num_decoder_layers=2, num_heads=4, vocab_size=1024, image_heads=4, image_size=64, patch=16,
-             dropout_rate=0.0, feed_forward_proj="relu")
+SIZES = dict(
+    d_model=64, d_ff=128, num_layers=2, num_decoder_layers=2, num_heads=4, vocab_size=1024, image_heads=4,
+    image_size=64, patch=16, dropout_rate=0.0, feed_forward_proj="relu",
+)
 
 # %% ../../nbs/students/03_t5.ipynb #be57ed4e
 def new_student(
     sizes: dict, # some of `SIZES`, which are the defaults
-    texts: list, image_dim: int | None = None, # what the tokenizer is trained on; width of the patches it is shown, None for those of pixels
+    # what the tokenizer is trained on; width of the patches it is shown, None for those of pixels
+    texts: list, image_dim: int | None = None,
 ) -> T5Student:
     "A small student with fresh weights and a vocabulary of its own."
     sizes = full_sizes(sizes, SIZES)
     tokenizer = train_tokenizer(texts, sizes["vocab_size"])
     image_dim = image_dim or 3 * sizes["patch"] ** 2 + 2 * (sizes["image_size"] // sizes["patch"])
-    model = MultimodalT5(MultimodalT5Config(**sizes | dict(vocab_size=len(tokenizer), d_kv=sizes["d_model"] // sizes["num_heads"], image_dim=image_dim)))
+    model = MultimodalT5(
+        MultimodalT5Config(
+            **sizes
+            | dict(
+                vocab_size=len(tokenizer), d_kv=sizes["d_model"] // sizes["num_heads"], image_dim=image_dim
+            )
+        )
+    )
     initialise(model)
     return T5Student(model, tokenizer)
 
@@ -346,6 +465,7 @@ def _fuse_as(model, how: str):
     "Set what the fusion does with problems without an image."
     for config in (model.config, model.encoder.config): config.no_image = how
 
+# %% ../../nbs/students/03_t5.ipynb #d98c37b3
 def set_no_image(
     student: T5Student, # set in place
     how: str = "", # one of `NO_IMAGE`; "" leaves what its configuration says
@@ -387,16 +507,43 @@ def load_t5(
     "A T5 with the fusion, its own or a fresh one."
     published = config.model_type == "t5"  # or a plain T5, which lacks the fusion
     if published:
-        path = next(filter(None, (cached_file(source, name, _raise_exceptions_for_missing_entries=False) for name in ("model.safetensors", "pytorch_model.bin"))), "")
-        saved = (torch.load(path, weights_only=True, map_location="meta", mmap=True) if path.endswith(".bin") else load_file(path) if path else {}).get("encoder.image_dense.weight")
-        config = MultimodalT5Config(**{k: v for k, v in config.to_dict().items() if k != "model_type"} | (dict(image_dim=saved.shape[1]) if saved is not None else {}))
+        path = next(
+            filter(
+                None,
+                (
+                    cached_file(source, name, _raise_exceptions_for_missing_entries=False)
+                    for name in ("model.safetensors", "pytorch_model.bin")
+                ),
+            ),
+            "",
+        )
+        saved = (
+            torch.load(path, weights_only=True, map_location="meta", mmap=True)
+            if path.endswith(".bin")
+            else load_file(path)
+            if path
+            else {}
+        ).get("encoder.image_dense.weight")
+        config = MultimodalT5Config(
+            **{k: v for k, v in config.to_dict().items() if k != "model_type"}
+            | (dict(image_dim=saved.shape[1]) if saved is not None else {})
+        )
     check_no_image(config.no_image, Path(source)/"config.json")
-    model, found = MultimodalT5.from_pretrained(source, config=config, output_loading_info=True, trust_remote_code=False)
-    lost = sorted(n for n in found["missing_keys"] if not n.startswith(("encoder.image_dense", "encoder.mha_layer", "encoder.gate_dense")))
+    model, found = MultimodalT5.from_pretrained(
+        source, config=config, output_loading_info=True, trust_remote_code=False
+    )
+    lost = sorted(
+        n
+        for n in found["missing_keys"]
+        if not n.startswith(("encoder.image_dense", "encoder.mha_layer", "encoder.gate_dense"))
+    )
     if lost: raise AresError(f"student: {clipped(source, 60)!r} lacks {len(lost)} weights of a T5, {lost[0]} among them; it is not whole, or not a T5.")
     initialise(model, found["missing_keys"])
     if published and "encoder.image_dense.weight" not in found["missing_keys"]: _fuse_as(model, "zeros")
-    return model.eval(), {"missing": sorted(found["missing_keys"]), "left over": sorted(found["unexpected_keys"])}
+    return model.eval(), {
+        "missing": sorted(found["missing_keys"]),
+        "left over": sorted(found["unexpected_keys"]),
+    }
 
 # %% ../../nbs/students/03_t5.ipynb #2a6c3db9
 def _check_special_tokens(source: str, tokenizer, config):
@@ -411,6 +558,7 @@ def _check_special_tokens(source: str, tokenizer, config):
         raise AresError(f"student: {clipped(source, 60)!r} has the decoder_start_token_id {shown_value(start)} in its config.json, "
                         f"where a T5 has that of padding, {pad}; it is damaged, so fetch it again.")
 
+# %% ../../nbs/students/03_t5.ipynb #8dd104f5
 def t5_student(
     source: str, config, tokenizer, # see `load_t5`
 ) -> T5Student:

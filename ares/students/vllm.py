@@ -19,6 +19,7 @@ from .loading import adapter_base, gguf_file, read_source
 # %% ../../nbs/students/07_vllm.ipynb #27aa5037
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512) # for which vLLM reserves room
 
+# %% ../../nbs/students/07_vllm.ipynb #3c28d525
 def engine_arguments(
     student, folder: Path, # a `Student`, and where it was saved
     gpu_share: float, max_new_tokens: int, of_sampled: bool, # see `VLLMSampler.generate`
@@ -26,20 +27,53 @@ def engine_arguments(
     "What vLLM needs to know of a student."
     base, half = adapter_base(str(folder)), student.mixed or student.model.dtype == torch.bfloat16
     if base and gguf_file(base)[1]: raise AresError(f"sampler: vllm cannot put an adapter on the GGUF file {base!r}; set `lora` to false, or `sampler` to student.")
-    room = dict(enable_lora=True, max_lora_rank=next(r for r in LORA_RANKS if r >= read_json(folder/"adapter_config.json")["r"])) if base else {}
-    return dict(model=base or str(folder), dtype="bfloat16" if half else "float32", max_model_len=student.max_prompt_tokens + max_new_tokens, gpu_memory_utilization=gpu_share,
-                enable_sleep_mode=True, skip_tokenizer_init=True, logprobs_mode="processed_logprobs" if of_sampled else "raw_logprobs") | room
+    room = (
+        dict(
+            enable_lora=True,
+            max_lora_rank=next(r for r in LORA_RANKS if r >= read_json(folder / "adapter_config.json")["r"]),
+        )
+        if base
+        else {}
+    )
+    return (
+        dict(
+            model=base or str(folder),
+            dtype="bfloat16" if half else "float32",
+            max_model_len=student.max_prompt_tokens + max_new_tokens,
+            gpu_memory_utilization=gpu_share,
+            enable_sleep_mode=True,
+            skip_tokenizer_init=True,
+            logprobs_mode="processed_logprobs" if of_sampled else "raw_logprobs",
+        )
+        | room
+    )
 
 # %% ../../nbs/students/07_vllm.ipynb #3c26bd68
 def sampling_ways(
     count: int, # of prompts
     pad: int | None, ends: set, # ids of tokens; `pad` is None where the engine's model has none
-    num_samples: int, max_new_tokens: int, temperature: float, top_k: int, top_p: float, sample: bool, # see `VLLMSampler.generate`
+    # see `VLLMSampler.generate`
+    num_samples: int, max_new_tokens: int, temperature: float, top_k: int, top_p: float, sample: bool,
 ) -> list: # of `vllm.SamplingParams`, one a prompt
     "How vLLM is to answer each prompt."
     from vllm import SamplingParams
-    return [SamplingParams(n=num_samples, temperature=temperature if sample else 0.0, top_k=top_k, top_p=top_p, max_tokens=max_new_tokens, seed=seed, stop_token_ids=sorted(ends), ignore_eos=True,
-                           logit_bias=None if pad is None else {pad: -100.0}, logprobs=0, detokenize=False) for seed in torch.randint(2**31, (count,)).tolist()]
+
+    return [
+        SamplingParams(
+            n=num_samples,
+            temperature=temperature if sample else 0.0,
+            top_k=top_k,
+            top_p=top_p,
+            max_tokens=max_new_tokens,
+            seed=seed,
+            stop_token_ids=sorted(ends),
+            ignore_eos=True,
+            logit_bias=None if pad is None else {pad: -100.0},
+            logprobs=0,
+            detokenize=False,
+        )
+        for seed in torch.randint(2**31, (count,)).tolist()
+    ]
 
 # %% ../../nbs/students/07_vllm.ipynb #2b4b0444
 def padded_rows(
@@ -48,15 +82,23 @@ def padded_rows(
 ): # (tokens, logprobs), each (prompts * samples, length)
     "Responses as a student's `generate` returns them."
     said = [o for request in outputs for o in request.outputs]
-    tokens = pad_sequence([torch.tensor(list(o.token_ids), dtype=torch.long) for o in said], batch_first=True, padding_value=pad)
-    return tokens, pad_sequence([torch.tensor([step[t].logprob for step, t in zip(o.logprobs, o.token_ids)]) for o in said], batch_first=True)
+    tokens = pad_sequence(
+        [torch.tensor(list(o.token_ids), dtype=torch.long) for o in said], batch_first=True, padding_value=pad
+    )
+    return tokens, pad_sequence(
+        [torch.tensor([step[t].logprob for step, t in zip(o.logprobs, o.token_ids)]) for o in said],
+        batch_first=True,
+    )
 
 # %% ../../nbs/students/07_vllm.ipynb #5deae3de
 class VLLMSampler:
     "vLLM in the place of a student's `generate`."
     def __init__(self, student, gpu_share: float = 0.4): # of the GPU's memory
         if not student.follows_tokens: raise AresError("sampler: vllm writes for decoders that only read; set it to student for a T5 or a model that sees.")
-        self.student, self.gpu_share, self.kept, self.engine, self.adapters = student, gpu_share, TemporaryDirectory(), None, 0
+        self.student, self.gpu_share, self.kept, self.engine, self.adapters = (
+            student, gpu_share, TemporaryDirectory(), None, 0,
+        )
+
     def __enter__(self):
         "Take over the student's weights."
         self.student.save(self.kept.name)
@@ -64,23 +106,51 @@ class VLLMSampler:
         if self.engine is None: return self
         if self.adapters: self.engine.wake_up()
         else:
-            self.engine.wake_up(tags=["weights"]); self.engine.collective_rpc("reload_weights"); self.engine.wake_up(tags=["kv_cache"])
+            self.engine.wake_up(tags=["weights"])
+            self.engine.collective_rpc("reload_weights")
+            self.engine.wake_up(tags=["kv_cache"])
         return self
     def start(self, max_new_tokens, of_sampled):
         "Load the engine on the saved student."
         from vllm import LLM
-        arguments = engine_arguments(self.student, Path(self.kept.name), self.gpu_share, max_new_tokens, of_sampled)
-        self.engine, self.known = LLM(**arguments), read_source(arguments["model"])[0].get_text_config().vocab_size  # the student may know a token for padding more
+
+        arguments = engine_arguments(
+            self.student, Path(self.kept.name), self.gpu_share, max_new_tokens, of_sampled
+        )
+        # the student may know a token for padding more
+        self.engine, self.known = (
+            LLM(**arguments),
+            read_source(arguments["model"])[0].get_text_config().vocab_size,
+        )
+
     def __exit__(self, *error):
         "Give the memory back."
         if self.engine: self.engine.sleep(level=1 if self.adapters else 2)
-    def generate(self, inputs: dict, num_samples: int = 1, max_new_tokens: int = 64, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
-                 sample: bool = True, of_sampled: bool = False):
+
+    def generate(
+        self,
+        inputs: dict,
+        num_samples: int = 1,
+        max_new_tokens: int = 64,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        sample: bool = True,
+        of_sampled: bool = False,
+    ):
         "Sample responses: (tokens, logprobs), as the student would."
         from vllm.lora.request import LoRARequest
         if self.engine is None: self.start(max_new_tokens, of_sampled)
         pad, ends = self.student.tokenizer.pad_token_id, self.student.ends
-        prompts = [dict(prompt_token_ids=ids[mask.bool()].tolist()) for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"])]
-        ways = sampling_ways(len(prompts), pad if pad < self.known else None, ends, num_samples, max_new_tokens, temperature, top_k, top_p, sample)
-        adapter = LoRARequest(f"update {self.adapters}", self.adapters, self.kept.name) if self.adapters else None
+        prompts = [
+            dict(prompt_token_ids=ids[mask.bool()].tolist())
+            for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"])
+        ]
+        ways = sampling_ways(
+            len(prompts), pad if pad < self.known else None, ends, num_samples, max_new_tokens, temperature,
+            top_k, top_p, sample,
+        )
+        adapter = (
+            LoRARequest(f"update {self.adapters}", self.adapters, self.kept.name) if self.adapters else None
+        )
         return padded_rows(self.engine.generate(prompts, ways, lora_request=adapter, use_tqdm=False), pad)

@@ -39,18 +39,26 @@ def opening(tokenizer) -> str:
     start = next((i for i in range(len(whole)) if whole[i:i + len(plain)] == plain), 0)
     return "".join(tokenizer.convert_ids_to_tokens(whole[:start]))
 
+# %% ../../nbs/students/05_vlm.ipynb #ebd7e45e
 def seen_text(
     prompt: str, picture, # None where there is none
     processor, talk: Conversation = Conversation(),
 ) -> str:
     "The text in which a picture and a prompt are shown, with all special tokens."
     marked, prompt = [dict(type="image")] * (picture is not None), as_words(prompt, processor)
-    if processor.chat_template: return conversation_text(marked + words_only(prompt), processor, talk, words_only)
-    return opening(processor.tokenizer) + f"{getattr(processor, 'image_token', '<image>')}\n" * len(marked) + prompt + "\n"
+    if processor.chat_template:
+        return conversation_text(marked + words_only(prompt), processor, talk, words_only)
+    return (
+        opening(processor.tokenizer)
+        + f"{getattr(processor, 'image_token', '<image>')}\n" * len(marked)
+        + prompt
+        + "\n"
+    )
 
 # %% ../../nbs/students/05_vlm.ipynb #efecb053
 PICTURE = 640, 480 # width and height of the picture that a plan shows, in pixels
 
+# %% ../../nbs/students/05_vlm.ipynb #2dfae72a
 class VisionStudent(CausalStudent):
     "A model that reads pictures and text, with its processor, and the verbs of every student."
     follows_tokens = False
@@ -63,23 +71,42 @@ class VisionStudent(CausalStudent):
         self.processor.save_pretrained(folder)
     def inputs(self, prompts: list, pictures: list) -> dict:
         "A batch of prompts and pictures (None where there is none), padded on the left, on the model's device."
-        if any(torch.is_tensor(p) for p in pictures): raise AresError("features: this student looks at pictures themselves; leave `features` empty.")
-        def alone(prompt, _): return self.tokenizer(seen_text(prompt, None, self.processor, self.talk), add_special_tokens=False).input_ids
+        if any(torch.is_tensor(p) for p in pictures):
+            raise AresError("features: this student looks at pictures themselves; leave `features` empty.")
+
+        def alone(prompt, _):
+            return self.tokenizer(
+                seen_text(prompt, None, self.processor, self.talk), add_special_tokens=False
+            ).input_ids
+
         short = [shortened(p, self.max_prompt_tokens, self.tokenizer, alone) for p in prompts]
-        said = [seen_text(p, picture, self.processor, self.talk) for p, picture in zip(short, pictures, strict=True)]
+        said = [
+            seen_text(p, picture, self.processor, self.talk)
+            for p, picture in zip(short, pictures, strict=True)
+        ]
         shown = [[p.convert("RGB")] if p else [] for p in pictures]
-        batch = self.processor(text=said, images=shown if any(shown) else None, padding=True, padding_side="left", return_tensors="pt",
-                               add_special_tokens=False)  # they are in the text already
+        batch = self.processor(
+            text=said, images=shown if any(shown) else None, padding=True, padding_side="left",
+            return_tensors="pt", add_special_tokens=False,
+        )  # they are in the text already
         return {k: v.to(self.device) for k, v in batch.items()}
     def blank_inputs(self, rows: int, tokens: int, patches: int | None) -> dict:
         if patches == 0: return super().blank_inputs(rows, tokens, patches)
-        with unset_fake_temporarily(): one = VisionStudent.inputs(self, [""], [Image.new("RGB", PICTURE)])  # a processor wants numbers
-        batch = self.joined({k: v.repeat(rows, *[1] * (v.dim() - 1)) for k, v in one.items()}, torch.full((rows, tokens), 5, device=self.device))
+        # a processor wants numbers
+        with unset_fake_temporarily(): one = VisionStudent.inputs(self, [""], [Image.new("RGB", PICTURE)])
+        batch = self.joined(
+            {k: v.repeat(rows, *[1] * (v.dim() - 1)) for k, v in one.items()},
+            torch.full((rows, tokens), 5, device=self.device),
+        )
         batch["attention_mask"][0, 0] = 0
         return batch
     def joined(self, inputs: dict, more: torch.Tensor) -> dict:
         "Prompts with tokens (rows, length) behind them, which are text."
-        kinds = {k: torch.cat([v, torch.zeros_like(more)], 1) for k, v in inputs.items() if k.endswith("token_type_ids")}
+        kinds = {
+            k: torch.cat([v, torch.zeros_like(more)], 1)
+            for k, v in inputs.items()
+            if k.endswith("token_type_ids")
+        }
         return super().joined(inputs, more) | kinds
     def chosen(self, inputs: dict, rows: torch.Tensor) -> dict:
         if "pixel_values" in inputs: raise AresError("gradient_checkpointing: a student that sees keeps each picture once for all responses, which needs the cache; set it to false.")
@@ -94,8 +121,10 @@ def as_seeing(
     return settled(VisionStudent, model, processor, processor.tokenizer, words_only)
 
 # %% ../../nbs/students/05_vlm.ipynb #31e41905
-VLM_SIZES = DECODER_SIZES | dict(image_size=32, patch=8, vision_layers=1) # sides of the picture and of a patch in pixels; layers that look at it
+# sides of the picture and of a patch in pixels; layers that look at it
+VLM_SIZES = DECODER_SIZES | dict(image_size=32, patch=8, vision_layers=1)
 
+# %% ../../nbs/students/05_vlm.ipynb #3e07cc12
 def new_vlm(
     sizes: dict, # some of `VLM_SIZES`, which are the defaults
     texts: list, image_dim: int | None = None, # what the tokenizer is trained on; must be None
@@ -104,7 +133,29 @@ def new_vlm(
     sizes, tokenizer = fresh_start("vlm", sizes, VLM_SIZES, texts, image_dim)
     tokenizer.add_special_tokens(dict(additional_special_tokens=["<image>"]))
     text, side = small_llama(sizes, tokenizer), sizes["image_size"]
-    eyes = CLIPVisionConfig(hidden_size=sizes["d_model"], intermediate_size=sizes["d_ff"], num_hidden_layers=sizes["vision_layers"], num_attention_heads=sizes["num_heads"], image_size=side, patch_size=sizes["patch"], initializer_range=text.initializer_range)
-    model = LlavaForConditionalGeneration(LlavaConfig(text_config=text, vision_config=eyes, image_token_index=tokenizer.convert_tokens_to_ids("<image>"), image_seq_length=(side // sizes["patch"]) ** 2, vision_feature_layer=-1, tie_word_embeddings=True))
-    looks = CLIPImageProcessorPil(size=dict(height=side, width=side), do_center_crop=False, image_mean=[1.0] * 3, image_std=[1.0] * 3) # white is zero
-    return as_seeing(model, LlavaProcessor(looks, tokenizer, patch_size=sizes["patch"], vision_feature_select_strategy="default", num_additional_image_tokens=1))
+    eyes = CLIPVisionConfig(
+        hidden_size=sizes["d_model"], intermediate_size=sizes["d_ff"],
+        num_hidden_layers=sizes["vision_layers"], num_attention_heads=sizes["num_heads"], image_size=side,
+        patch_size=sizes["patch"], initializer_range=text.initializer_range,
+    )
+    model = LlavaForConditionalGeneration(
+        LlavaConfig(
+            text_config=text,
+            vision_config=eyes,
+            image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+            image_seq_length=(side // sizes["patch"]) ** 2,
+            vision_feature_layer=-1,
+            tie_word_embeddings=True,
+        )
+    )
+    # white is zero
+    looks = CLIPImageProcessorPil(
+        size=dict(height=side, width=side), do_center_crop=False, image_mean=[1.0] * 3, image_std=[1.0] * 3
+    )
+    return as_seeing(
+        model,
+        LlavaProcessor(
+            looks, tokenizer, patch_size=sizes["patch"], vision_feature_select_strategy="default",
+            num_additional_image_tokens=1,
+        ),
+    )

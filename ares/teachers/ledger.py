@@ -22,13 +22,31 @@ from .requests import EXPORTED, key_of, read_exported
 
 # %% ../../nbs/teachers/04_ledger.ipynb #3ada637d
 PRICES_OF = "2026-11-24" # read from the providers' public price lists
-PRICES = pd.DataFrame.from_dict(orient="index", columns=["input", "output", "cache_read", "takes_temperature", "thinking_off"], data={
-    "claude-haiku-5-5": (0.1, 0.5, 0.01, False, "disabled"), "claude-haiku-4-5": (1, 5, 0.1, True, ""),
-    "claude-sonnet-5-5": (2, 10, 0.1, False, "between_tools"), "claude-sonnet-5": (2, 10, 0.2, False, "disabled"),
-    "claude-sonnet-4-6": (3, 15, 0.3, True, ""), "claude-sonnet-4-5": (3, 15, 0.3, True, ""),
-    "claude-opus-5-5": (4, 20, 0.2, False, "always"), "claude-opus-5": (5, 25, 0.5, False, "always"), "claude-opus-4-8": (5, 25, 0.5, False, ""),
-    "claude-opus-4-7": (5, 25, 0.5, False, ""), "claude-opus-4-6": (5, 25, 0.5, True, ""), "claude-opus-4-5": (5, 25, 0.5, True, ""),
-    "claude-fable-5-1": (10, 50, 0.25, False, "always"), "gpt-4o": (2.5, 10, 1.25, True, ""), "gpt-4o-mini": (0.15, 0.6, 0.075, True, "")})
+
+# %% ../../nbs/teachers/04_ledger.ipynb #fb9d26e8
+PRICES = pd.DataFrame.from_dict(
+    orient="index",
+    columns=["input", "output", "cache_read", "takes_temperature", "thinking_off"],
+    data={
+        "claude-haiku-5-5": (0.1, 0.5, 0.01, False, "disabled"),
+        "claude-haiku-4-5": (1, 5, 0.1, True, ""),
+        "claude-sonnet-5-5": (2, 10, 0.1, False, "between_tools"),
+        "claude-sonnet-5": (2, 10, 0.2, False, "disabled"),
+        "claude-sonnet-4-6": (3, 15, 0.3, True, ""),
+        "claude-sonnet-4-5": (3, 15, 0.3, True, ""),
+        "claude-opus-5-5": (4, 20, 0.2, False, "always"),
+        "claude-opus-5": (5, 25, 0.5, False, "always"),
+        "claude-opus-4-8": (5, 25, 0.5, False, ""),
+        "claude-opus-4-7": (5, 25, 0.5, False, ""),
+        "claude-opus-4-6": (5, 25, 0.5, True, ""),
+        "claude-opus-4-5": (5, 25, 0.5, True, ""),
+        "claude-fable-5-1": (10, 50, 0.25, False, "always"),
+        "gpt-4o": (2.5, 10, 1.25, True, ""),
+        "gpt-4o-mini": (0.15, 0.6, 0.075, True, ""),
+    },
+)
+
+# %% ../../nbs/teachers/04_ledger.ipynb #fb7c5cdd
 CACHE_WRITE, BATCH = 1.25, 0.5 # times the price of fresh input; of everything
 
 # %% ../../nbs/teachers/04_ledger.ipynb #f20fb3fa
@@ -37,8 +55,18 @@ def model_facts(
     prices: dict = {}, # model -> [input, output, cache_read], dollars a million tokens; goes before the table
 ) -> pd.Series: # a line of `PRICES`; prices are None where nobody knows them
     "What is known of a model; a dated snapshot is looked up under its plain name."
-    name = next((n for n in sorted(PRICES.index, key=len, reverse=True) if model == n or model.startswith(f"{n}-2")), None)
-    facts = PRICES.loc[name].copy() if name else pd.Series(dict(input=None, output=None, cache_read=None, takes_temperature=False, thinking_off=""), dtype=object)
+    name = next(
+        (n for n in sorted(PRICES.index, key=len, reverse=True) if model == n or model.startswith(f"{n}-2")),
+        None,
+    )
+    facts = (
+        PRICES.loc[name].copy()
+        if name
+        else pd.Series(
+            dict(input=None, output=None, cache_read=None, takes_temperature=False, thinking_off=""),
+            dtype=object,
+        )
+    )
     if model in prices: facts["input"], facts["output"], facts["cache_read"] = prices[model]
     return facts
 
@@ -89,7 +117,8 @@ def is_alive(
     try:
         pid, born = owner.split(":")
         process = psutil.Process(int(pid))
-        same = abs(process.create_time() - float(born)) < 5  # two processes may see the clock's start a second apart
+        # two processes may see the clock's start a second apart
+        same = abs(process.create_time() - float(born)) < 5
         return same and process.status() != psutil.STATUS_ZOMBIE
     except (psutil.Error, AttributeError, ValueError, OverflowError): return False
 
@@ -101,8 +130,11 @@ def _layout(
     db: sqlite3.Connection,
 ) -> set: # of (table, column)
     "The columns of all tables of a database."
-    return {tuple(row) for row in db.execute("""select m.name, c.name from sqlite_master m, pragma_table_info(m.name) c
-        where m.type = 'table' and m.name not like 'sqlite_%'""")}
+    return {
+        tuple(row)
+        for row in db.execute("""select m.name, c.name from sqlite_master m, pragma_table_info(m.name) c
+        where m.type = 'table' and m.name not like 'sqlite_%'""")
+    }
 
 @lru_cache
 def _own_layout() -> frozenset: # of (table, column)
@@ -133,7 +165,8 @@ def _make(db: sqlite3.Connection):
     if marked and _own_layout() <= _layout(db): return
     db.execute("begin immediate")
     with db:
-        if _layout(db) and _NEW - _layout(db): db.execute("alter table questions add column booked real default 0")
+        if _layout(db) and _NEW - _layout(db):
+            db.execute("alter table questions add column booked real default 0")
         for statement in SCHEMA.split(";"): db.execute(statement)
         db.execute(f"pragma application_id={APPLICATION_ID}")
 
@@ -155,21 +188,45 @@ def _among(column: str, least: float, most: float, null: bool = False) -> str:
     "The condition that a column holds a number within bounds."
     inside = f"(typeof({column}) in ('integer', 'real') and {column} between {least} and {most})"
     return f"({inside} or {column} is null)" if null else inside
-
-_COUNTS = [_among(c, 0, 1e15) for c in "sends tokens_in tokens_cached tokens_written tokens_out price booked".split()]
+_COUNTS = [
+    _among(c, 0, 1e15) for c in "sends tokens_in tokens_cached tokens_written tokens_out price booked".split()
+]
 _TEXTS = [f"typeof({c}) = 'text'" for c in "key provider kind version model question".split()]
 _NULLABLE = [f"typeof({c}) in ('text', 'null')" for c in "stage about owner batch reply stop fault".split()]
-_SOUND = dict( # what must be true of each row of a table
-    questions=" and ".join([*_TEXTS, *_COUNTS, *_NULLABLE, "json_valid(question)", _among("attempt", 1, 9),
-        _among("asked_at", 0, 1e12, null=True), _among("seconds", -1e12, 1e12, null=True),
-        "state in ('queued', 'sent', 'answered', 'refused')",
-        f"""(state in ('queued', 'sent') or typeof(reply) = 'text' and typeof(stop) = 'text'
-             and {_among('answered_at', 0, 1e12)})"""]),
-    items=" and ".join(["typeof(item) = 'text'", "typeof(place) = 'integer'", "place >= 0", "settled in (0, 1)",
-        "(settled = 0 or json_valid(value))", "key in (select key from questions)"]),
-    batches=" and ".join(["state in ('submitting', 'submitted', 'done')", "typeof(owner) = 'text'",
-        "(remote is null or typeof(remote) = 'text')", _among("size", 0, 1e9), _among("created_at", 0, 1e12)]),
-    stops="typeof(message) = 'text'")
+
+# %% ../../nbs/teachers/04_ledger.ipynb #fb93f1e2
+_SOUND = dict(  # what must be true of each row of a table
+    questions=" and ".join(
+        [
+            *_TEXTS,
+            *_COUNTS,
+            *_NULLABLE,
+            "json_valid(question)",
+            _among("attempt", 1, 9),
+            _among("asked_at", 0, 1e12, null=True),
+            _among("seconds", -1e12, 1e12, null=True),
+            "state in ('queued', 'sent', 'answered', 'refused')",
+            f"""(state in ('queued', 'sent') or typeof(reply) = 'text' and typeof(stop) = 'text'
+             and {_among('answered_at', 0, 1e12)})""",
+        ]
+    ),
+    items=" and ".join(
+        [
+            "typeof(item) = 'text'", "typeof(place) = 'integer'", "place >= 0", "settled in (0, 1)",
+            "(settled = 0 or json_valid(value))", "key in (select key from questions)",
+        ]
+    ),
+    batches=" and ".join(
+        [
+            "state in ('submitting', 'submitted', 'done')",
+            "typeof(owner) = 'text'",
+            "(remote is null or typeof(remote) = 'text')",
+            _among("size", 0, 1e9),
+            _among("created_at", 0, 1e12),
+        ]
+    ),
+    stops="typeof(message) = 'text'",
+)
 
 # %% ../../nbs/teachers/04_ledger.ipynb #8af55e1e
 def _is_value(
@@ -183,13 +240,15 @@ def _is_value(
     if kind == "compare": return value in ("a", "b", "tie")
     return kind == "correct" and isinstance(value, str) and bool(value.strip())
 
+# %% ../../nbs/teachers/04_ledger.ipynb #62014d0c
 def _damage(db: sqlite3.Connection) -> str: # "" where nothing is wrong
     "What the rows of a ledger hold that ARES does not write."
     for table, sound in _SOUND.items():
         bad = db.execute(f"select rowid from {table} where ({sound}) is not 1 limit 1").fetchone()
         if bad: return f"row {bad[0]} of its table `{table}` is damaged"
     for key, question in db.execute("select key, question from questions"):
-        if hashlib.sha256(question.encode()).hexdigest() != key: return f"the question {key[:80]!r} was changed"
+        if hashlib.sha256(question.encode()).hexdigest() != key:
+            return f"the question {key[:80]!r} was changed"
     far = db.execute("""select item from items join questions using (key)
         where place > 0 and place >= json_array_length(question, '$.rationales') limit 1""").fetchone()
     if far: return f"the item {far[0][:80]!r} stands at a place that its question does not have"
@@ -200,6 +259,7 @@ def _damage(db: sqlite3.Connection) -> str: # "" where nothing is wrong
 # %% ../../nbs/teachers/04_ledger.ipynb #eeaaa154
 _SEEN = set() # (path, number of the file) of ledgers whose rows this process has looked at
 
+# %% ../../nbs/teachers/04_ledger.ipynb #b0dafd4e
 class Ledger:
     "Questions and paid replies in one SQLite file."
     def __init__(self, path: str | Path):
@@ -223,11 +283,15 @@ class Ledger:
     @contextmanager
     def told(self, what: str = "the ledger cannot be used"):
         "Turn what SQLite and the system say into one sentence."
-        try: yield
+        try:
+            yield
         except (sqlite3.Error, OSError, ValueError) as e:
-            if isinstance(e, AresError): raise
+            if isinstance(e, AresError):
+                raise
             where, why = str(self.path)[-100:], " ".join(str(e).split())[:100]
-            raise AresError(f"{where}: {what} ({why}); name another file as `ledger`, or put a copy back.") from None
+            raise AresError(
+                f"{where}: {what} ({why}); name another file as `ledger`, or put a copy back."
+            ) from None
 
     @contextmanager
     def change(self):
@@ -259,10 +323,14 @@ def queue(
     kind, version, model = question["kind"], question["version"], question["model"]
     how = "insert or ignore into" if attempt == 1 else "insert or replace into"
     with self.change() as db:
-        db.execute("""insert or ignore into questions (key, provider, kind, version, model, stage, about, question,
+        db.execute(
+            """insert or ignore into questions (key, provider, kind, version, model, stage, about, question,
             attempt, asked_at) values (?,?,?,?,?,?,?,?,?,?)""",
-                   (key, provider, kind, version, model, stage, about, text, attempt, time.time()))
-        db.executemany(f"{how} items (item, key, place) values (?,?,?)", [(item, key, place) for place, item in items])
+            (key, provider, kind, version, model, stage, about, text, attempt, time.time()),
+        )
+        db.executemany(
+            f"{how} items (item, key, place) values (?,?,?)", [(item, key, place) for place, item in items]
+        )
     return key
 
 # %% ../../nbs/teachers/04_ledger.ipynb #05f5b759
@@ -276,7 +344,8 @@ def spent(self: Ledger) -> dict: # dollars paid, dollars booked for what is unde
 @patch
 def claim(self: Ledger, provider: str, owner: str, limit: int, batch: str = None) -> list: # of rows
     "Take up to `limit` queued questions to send them."
-    if not self.rows("select 1 from questions where state = 'queued' and provider = ? limit 1", provider): return []
+    if not self.rows("select 1 from questions where state = 'queued' and provider = ? limit 1", provider):
+        return []
     with self.change() as db:
         rows = self.rows("""select * from questions where state = 'queued' and provider = ?
             order by asked_at, key limit ?""", provider, limit)
@@ -298,6 +367,7 @@ def _within(
         fit.append(key)
     return fit
 
+# %% ../../nbs/teachers/04_ledger.ipynb #580e70ba
 @patch
 def book(
     self: Ledger,
@@ -321,21 +391,29 @@ def release(
 ):
     "Free what was booked for requests that nobody bills."
     with self.change() as db:
-        db.executemany("update questions set booked = 0, sends = sends - ? where key = ?", [(unsent, k) for k in keys])
+        db.executemany(
+            "update questions set booked = 0, sends = sends - ? where key = ?", [(unsent, k) for k in keys]
+        )
+
 
 @patch
 def charge(self: Ledger, keys: list):
     "Add what was booked to the price: the request may have been billed, and brought nothing."
     with self.change() as db:
-        db.executemany("update questions set price = price + booked, booked = 0 where key = ?", [(k,) for k in keys])
+        db.executemany(
+            "update questions set price = price + booked, booked = 0 where key = ?", [(k,) for k in keys]
+        )
 
 # %% ../../nbs/teachers/04_ledger.ipynb #3919598c
 @patch
 def put_back(self: Ledger, keys: list):
     "Queue questions again that were not answered; what is still booked for them is charged."
     with self.change() as db:
-        db.executemany("""update questions set state = 'queued', owner = null, batch = null, price = price + booked,
-            booked = 0 where key = ? and state = 'sent'""", [(k,) for k in keys])
+        db.executemany(
+            """update questions set state = 'queued', owner = null, batch = null, price = price + booked,
+            booked = 0 where key = ? and state = 'sent'""",
+            [(k,) for k in keys],
+        )
 
 # %% ../../nbs/teachers/04_ledger.ipynb #671de03c
 @patch
@@ -354,6 +432,7 @@ def _storable(text: str) -> str:
     "A text without halves of surrogate pairs, which SQLite does not take."
     return text.encode("utf-8", "replace").decode("utf-8")
 
+# %% ../../nbs/teachers/04_ledger.ipynb #bb58411f
 @patch
 def store(
     self: Ledger,
@@ -367,10 +446,19 @@ def store(
 ):
     "Keep a reply, with its price in place of what was booked for it."
     bill = [tokens.get(name, 0) for name in _TOKENS]
-    self.write("""update questions set state = ?, reply = ?, stop = ?, price = price + ?, booked = 0, seconds = ?,
+    self.write(
+        """update questions set state = ?, reply = ?, stop = ?, price = price + ?, booked = 0, seconds = ?,
         answered_at = ?, owner = null, tokens_in = tokens_in + ?, tokens_cached = tokens_cached + ?,
         tokens_written = tokens_written + ?, tokens_out = tokens_out + ? where key = ?""",
-               state, _storable(reply), _storable(stop), price, seconds, time.time(), *bill, key)
+        state,
+        _storable(reply),
+        _storable(stop),
+        price,
+        seconds,
+        time.time(),
+        *bill,
+        key,
+    )
 
 # %% ../../nbs/teachers/04_ledger.ipynb #af865eb1
 @patch
@@ -382,17 +470,23 @@ def settle(
 ):
     "Write down what items are worth, and what was wrong with a reply."
     with self.change() as db:
-        db.executemany("update items set value = ?, settled = 1 where item = ?", [(json.dumps(v), i) for i, v in values])
+        db.executemany(
+            "update items set value = ?, settled = 1 where item = ?", [(json.dumps(v), i) for i, v in values]
+        )
         db.execute("update questions set fault = ? where key = ?", (_storable(fault), key))
 
 # %% ../../nbs/teachers/04_ledger.ipynb #71665f6e
 @patch
-def find(self: Ledger, items: list) -> dict: # item -> row (key, place, value, settled), for those that were asked about before
+# item -> row (key, place, value, settled), for those that were asked about before
+def find(self: Ledger, items: list) -> dict:
     "What the ledger knows of items."
     found = {}
     for start in range(0, len(items), 500):
         part = items[start:start + 500]
-        found |= {r["item"]: r for r in self.rows(f"select * from items where item in ({','.join('?' * len(part))})", *part)}
+        found |= {
+            r["item"]: r
+            for r in self.rows(f"select * from items where item in ({','.join('?' * len(part))})", *part)
+        }
     return found
 
 # %% ../../nbs/teachers/04_ledger.ipynb #f3bec9d8
@@ -411,7 +505,9 @@ def all_refused(
     others = "select 1 from questions where stage = ? and kind = ? and state = 'answered' limit 1"
     if not asked or len(asked) == 1 and self.rows(others, stage, kind): return ""
     with self.change() as db:
-        db.executemany("update questions set state = 'queued', owner = null where key = ?", [(k,) for k in keys])
+        db.executemany(
+            "update questions set state = 'queued', owner = null where key = ?", [(k,) for k in keys]
+        )
         db.executemany("update items set value = null, settled = 0 where key = ?", [(k,) for k in keys])
     return asked[0]["reply"]
 
@@ -437,7 +533,10 @@ def picture(self: Ledger, name: str) -> dict | None: # media_type, data, width, 
     raise AresError(f"{str(self.path)[-100:]}: the picture {name[:8]!r} is damaged or missing; put a copy of the ledger back.")
 
 # %% ../../nbs/teachers/04_ledger.ipynb #fcb8987b
-TOTALS = ["questions", "answered", "refused", "asked again", "failed", "tokens in", "tokens cached", "tokens out", "dollars"]
+TOTALS = [
+    "questions", "answered", "refused", "asked again", "failed", "tokens in", "tokens cached", "tokens out",
+    "dollars",
+]
 
 # %% ../../nbs/teachers/04_ledger.ipynb #bde3642a
 @patch
@@ -448,7 +547,9 @@ def totals(self: Ledger, by: tuple = ("stage", "kind", "model")) -> pd.DataFrame
         sum(tokens_in + tokens_written) as "tokens in", sum(tokens_cached) as "tokens cached", sum(tokens_out) as "tokens out", sum(price) as dollars from questions group by {names}""")
     failed = self.rows(f"select {names}, count(*) as failed from items join questions using (key) where settled = 1 and value = 'null' group by {names}")
     count = {tuple(r[b] for b in by): r["failed"] for r in failed}
-    return pd.DataFrame([r | dict(failed=count.get(tuple(r[b] for b in by), 0)) for r in asked], columns=[*by, *TOTALS])
+    return pd.DataFrame(
+        [r | dict(failed=count.get(tuple(r[b] for b in by), 0)) for r in asked], columns=[*by, *TOTALS]
+    )
 
 # %% ../../nbs/teachers/04_ledger.ipynb #aa76f0c5
 KEPT = list(EXPORTED) # the columns of an exported question
@@ -459,8 +560,11 @@ def export_jsonl(self: Ledger, path: str | Path) -> int: # number of lines
     "Write all answered questions and their items to JSON lines."
     rows = self.rows(f"select {', '.join(KEPT)} from questions where state = 'answered' order by key")
     of = {}
-    for r in self.rows("select * from items order by key, place"): of.setdefault(r["key"], []).append([r["item"], r["place"], r["value"], r["settled"]])
-    write_jsonl(path, [r | dict(question=json.loads(r["question"]), items=of.get(r["key"], [])) for r in rows])
+    for r in self.rows("select * from items order by key, place"):
+        of.setdefault(r["key"], []).append([r["item"], r["place"], r["value"], r["settled"]])
+    write_jsonl(
+        path, [r | dict(question=json.loads(r["question"]), items=of.get(r["key"], [])) for r in rows]
+    )
     return len(rows)
 
 # %% ../../nbs/teachers/04_ledger.ipynb #396a8faa

@@ -50,11 +50,14 @@ def check_model(model: str, today: date = None) -> str: # the same
     known, today = known_models(), today or date.today()
     choose = f"choose another, such as {default_model()}"
     if model in DEPRECATED_MODELS:
-        end = datetime.strptime(re.sub(r"(?<=\d)(st|nd|rd|th)", "", DEPRECATED_MODELS[model]), "%B %d, %Y").date()
+        end = datetime.strptime(
+            re.sub(r"(?<=\d)(st|nd|rd|th)", "", DEPRECATED_MODELS[model]), "%B %d, %Y"
+        ).date()
         if end <= today: raise AresError(f"teacher_model: {model} was retired on {end}; {choose}.")
         warnings.warn(f"{model} will be retired on {end}.")
     elif model not in known:
-        if generation(model) < min(generation(m) for m in known if generation(m) > (0, 0)): raise AresError(f"teacher_model: {model} is retired; {choose}.")
+        if generation(model) < min(generation(m) for m in known if generation(m) > (0, 0)):
+            raise AresError(f"teacher_model: {model} is retired; {choose}.")
         raise AresError(f"teacher_model: {model!r} is not known to the installed anthropic {anthropic.__version__}; {choose}, or update the package if the model is newer.")
     return model
 
@@ -73,11 +76,32 @@ def check_key(
 class LLMTeacher:
     "Scores, corrects and compares by asking a language model; every reply goes through a ledger."
     provider = "anthropic"
-    def __init__(self, path: str | Path, model: str, knowledge: str = "answer", rationales_per_request: int = 4, send: str = "live", stage: str = "", batch_wait_minutes: float = 1440.0, **limits):
-        self.ledger, self.model, self.knowledge, self.stage, self.send = Ledger(path), model, knowledge, stage, send
-        self.size, self.patience = dict(score=rationales_per_request, correct=rationales_per_request, compare=1), batch_wait_minutes * 60
-        self.sender = None if send == "replay" else sender_for(self.ledger.path, **DEFAULTS | dict(provider=self.provider, send=send) | limits)
-        self.known, self.open, self.pictures, self.seen = {}, {}, {}, 0.0 # item -> value; key -> problem; problem id -> hash; newest answer read
+
+    def __init__(
+        self,
+        path: str | Path,
+        model: str,
+        knowledge: str = "answer",
+        rationales_per_request: int = 4,
+        send: str = "live",
+        stage: str = "",
+        batch_wait_minutes: float = 1440.0,
+        **limits,
+    ):
+        self.ledger, self.model, self.knowledge, self.stage, self.send = (
+            Ledger(path), model, knowledge, stage, send,
+        )
+        self.size, self.patience = (
+            dict(score=rationales_per_request, correct=rationales_per_request, compare=1),
+            batch_wait_minutes * 60,
+        )
+        self.sender = (
+            None
+            if send == "replay"
+            else sender_for(self.ledger.path, **DEFAULTS | dict(provider=self.provider, send=send) | limits)
+        )
+        # item -> value; key -> problem; problem id -> hash; newest answer read
+        self.known, self.open, self.pictures, self.seen = {}, {}, {}, 0.0
     def score(self, problem, sentences): return self.values("score", [(problem, sentences)])[0]
     def correct(self, problem, rationale): return self.values("correct", [(problem, rationale)])[0]
     def compare(self, problem, a, b): return self.values("compare", [(problem, [a, b])])[0]
@@ -85,12 +109,18 @@ class LLMTeacher:
 
     def picture(self, problem) -> str:
         "The hash of a problem's picture, which the ledger has from now on."
-        if problem.id not in self.pictures: self.pictures[problem.id] = self.ledger.add_picture(picture_bytes(problem))
+        if problem.id not in self.pictures:
+            self.pictures[problem.id] = self.ledger.add_picture(picture_bytes(problem))
         return self.pictures[problem.id]
 
     def item(self, kind, problem, rationale) -> str:
         "The key of one rationale or pair."
-        return key_of([kind, VERSION[kind], self.model, problem_block(problem, self.knowledge), self.picture(problem), rationale])
+        return key_of(
+            [
+                kind, VERSION[kind], self.model, problem_block(problem, self.knowledge),
+                self.picture(problem), rationale,
+            ]
+        )
 
 # %% ../../nbs/teachers/06_llm.ipynb #fc391f00
 SENDERS = {} # one sender for a ledger and its options, whoever asks
@@ -101,22 +131,29 @@ def sender_for(path: Path, **options) -> Sender:
 
 # %% ../../nbs/teachers/06_llm.ipynb #2b298cbf
 @patch
-def ask(self: LLMTeacher, kind: str, asked: list) -> list: # items; `asked` holds (problem, rationale), see `user_text`
+# items; `asked` holds (problem, rationale), see `user_text`
+def ask(self: LLMTeacher, kind: str, asked: list) -> list:
     "Say early what will be asked; whatever no ledger knows is queued."
     items, new = [self.item(kind, *a) for a in asked], {}
     found = self.ledger.find([i for i in items if i not in self.known])
     for item, (problem, rationale) in zip(items, asked):
-        if item not in self.known and item not in found: new.setdefault(problem.id, {}).setdefault(item, (problem, rationale))
+        if item not in self.known and item not in found:
+            new.setdefault(problem.id, {}).setdefault(item, (problem, rationale))
     for group in new.values(): self.queue(kind, group)
     self.follow(items, asked, found)
     return items
 
 # %% ../../nbs/teachers/06_llm.ipynb #follow01
 @patch
-def follow(self: LLMTeacher, items: list, asked: list, found: dict): # found: what `Ledger.find` knows of the items
+# found: what `Ledger.find` knows of the items
+def follow(self: LLMTeacher, items: list, asked: list, found: dict):
     "Take the answers that are there, and watch the questions that others have asked."
     self.known |= {i: json.loads(row["value"]) for i, row in found.items() if row["settled"]}
-    others = {row["key"]: problem for i, (problem, _) in zip(items, asked) if (row := found.get(i)) and not row["settled"] and row["key"] not in self.open}
+    others = {
+        row["key"]: problem
+        for i, (problem, _) in zip(items, asked)
+        if (row := found.get(i)) and not row["settled"] and row["key"] not in self.open
+    }
     self.open |= others
     self.read(list(others))
     if others: self.follow(items, asked, self.ledger.find([i for i in items if i not in self.known]))
@@ -131,7 +168,15 @@ def queue(self: LLMTeacher, kind: str, group: dict): # item -> (problem, rationa
         if self.send == "replay": raise AresError(f"{self.ledger.path}: no reply is kept for `{kind}` of problem {problem.id} by {self.model}; `teacher_send: live` would ask for it.")
         rationales = part[0][1][1] if kind == "compare" else [rationale for _, (_, rationale) in part]
         question = make_question(kind, problem, rationales, self.model, self.knowledge, self.picture(problem))
-        self.open[self.ledger.queue(question, self.provider, [(place, item) for place, (item, _) in enumerate(part)], self.stage, problem.id)] = problem
+        self.open[
+            self.ledger.queue(
+                question,
+                self.provider,
+                [(place, item) for place, (item, _) in enumerate(part)],
+                self.stage,
+                problem.id,
+            )
+        ] = problem
 
 # %% ../../nbs/teachers/06_llm.ipynb #1ce17884
 @patch
@@ -140,25 +185,39 @@ def read(self: LLMTeacher, keys: list):
     for key in keys:
         row = next(iter(self.ledger.rows("select question, state, reply, stop, attempt, provider from questions where key = ? and state in ('answered', 'refused')", key)), None)
         if row is None: continue
-        question, problem, refused = json.loads(row["question"]), self.open.pop(key), row["state"] == "refused"
-        values, fault = read_reply(question["kind"], problem, question["rationales"], row["reply"], row["stop"])
+        question, problem, refused = (
+            json.loads(row["question"]), self.open.pop(key), row["state"] == "refused",
+        )
+        values, fault = read_reply(
+            question["kind"], problem, question["rationales"], row["reply"], row["stop"]
+        )
         if refused: fault = f"the provider refused the question: {row['reply']}"
         items = self.ledger.rows("select item, place from items where key = ? and settled = 0", key)
         good = [(i["item"], values[i["place"]]) for i in items if values[i["place"]] is not None]
         bad = [(i["place"], i["item"]) for i in items if values[i["place"]] is None]
         once_more = row["attempt"] == 1 and not refused
         self.ledger.settle(good + ([] if once_more else [(item, None) for _, item in bad]), key, fault)
-        if bad and once_more: self.open[self.ledger.queue(ask_again(question, row["reply"], fault), self.provider, bad, self.stage, problem.id, attempt=2)] = problem
+        if bad and once_more:
+            self.open[
+                self.ledger.queue(
+                    ask_again(question, row["reply"], fault), self.provider, bad, self.stage, problem.id,
+                    attempt=2,
+                )
+            ] = problem
 
 # %% ../../nbs/teachers/06_llm.ipynb #e4a24abe
 @patch
-def values(self: LLMTeacher, kind: str, asked: list) -> list: # for each, its value, or None when both attempts failed
+# for each, its value, or None when both attempts failed
+def values(self: LLMTeacher, kind: str, asked: list) -> list:
     "Ask, wait, and return the answers."
     items, started = self.ask(kind, asked), time.time()
     while missing := [i for i in items if i not in self.known]:
         self.fetch()
-        answered = self.ledger.rows("select key, answered_at from questions where answered_at >= ? order by answered_at", self.seen)
-        first = [row["key"] for row in self.ledger.find(missing[:1]).values()]  # whatever the clock says: a reply may be kept seconds after its time
+        answered = self.ledger.rows(
+            "select key, answered_at from questions where answered_at >= ? order by answered_at", self.seen
+        )
+        # whatever the clock says: a reply may be kept seconds after its time
+        first = [row["key"] for row in self.ledger.find(missing[:1]).values()]
         self.read([key for key in dict.fromkeys([*(r["key"] for r in answered), *first]) if key in self.open])
         if answered: self.seen = answered[-1]["answered_at"] - 1
         self.follow(items, asked, self.ledger.find(missing[:500]))
@@ -175,45 +234,74 @@ def heed_refusals(self: LLMTeacher, kind: str): # kind: of the questions
     if self.open or any(value is not None for value in self.known.values()): return
     if why := self.ledger.all_refused(list(self.known), self.stage, kind):
         self.known = {}
-        raise AresError(f"{self.model}: the provider refused all `{kind}` questions so far ({why[:130]}); nothing was "
-                        "trained on them. Mend the cause and start the run again: it asks them anew.")
+        raise AresError(
+            f"{self.model}: the provider refused all `{kind}` questions so far ({why[:130]}); nothing was "
+            "trained on them. Mend the cause and start the run again: it asks them anew."
+        )
 
 # %% ../../nbs/teachers/06_llm.ipynb #fc2d92a6
 @patch
 def fetch(self: LLMTeacher):
     "See that somebody works on the questions."
-    if self.send == "replay": raise AresError(f"{self.ledger.path}: a question is still without its reply; `teacher_send: live` would fetch it.")
+    if self.send == "replay":
+        raise AresError(
+            f"{self.ledger.path}: a question is still without its reply; `teacher_send: live` would fetch it."
+        )
     self.sender.start()
 
 # %% ../../nbs/teachers/06_llm.ipynb #e3f21dbb
 class ClaudeTeacher(LLMTeacher):
     "Claude as teacher and judge, through the `anthropic` SDK."
-    def __init__(self, path: str | Path, model: str = "", **settings): super().__init__(path, check_model(model or default_model()), **settings)
+
+    def __init__(self, path: str | Path, model: str = "", **settings):
+        super().__init__(path, check_model(model or default_model()), **settings)
 
 # %% ../../nbs/teachers/06_llm.ipynb #1dbaaffb
 class OpenAIJudge(LLMTeacher):
     "A model behind a chat-completions endpoint, through the `openai` package."
     provider = "openai"
-    def __init__(self, path: str | Path, model: str = "", **settings): super().__init__(path, model or "gpt-4o", **settings)
+
+    def __init__(self, path: str | Path, model: str = "", **settings):
+        super().__init__(path, model or "gpt-4o", **settings)
 
 # %% ../../nbs/teachers/06_llm.ipynb #34458611
 @lru_cache(1)
 def chat_model(model: str, device: str): # a name, a folder, or a .gguf file
     "A chat model and its tokenizer."
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    where, how = (str(Path(model).parent), dict(gguf_file=Path(model).name)) if model.endswith(".gguf") else (model, {})
+
+    where, how = (
+        (str(Path(model).parent), dict(gguf_file=Path(model).name))
+        if model.endswith(".gguf")
+        else (model, {})
+    )
     how = how | dict(trust_remote_code=False)
-    try: tokenizer, lm = AutoTokenizer.from_pretrained(where, padding_side="left", **how), AutoModelForCausalLM.from_pretrained(where, **how)
-    except (OSError, ValueError, ImportError) as e: raise AresError(f"teacher_model: {model!r} cannot be loaded as a chat model ({' '.join(str(e).split())[:200]}).") from None
-    if not tokenizer.chat_template: raise AresError(f"teacher_model: {model!r} has no chat template; choose a model made for chat.")
+    try:
+        tokenizer, lm = (
+            AutoTokenizer.from_pretrained(where, padding_side="left", **how),
+            AutoModelForCausalLM.from_pretrained(where, **how),
+        )
+    except (OSError, ValueError, ImportError) as e:
+        raise AresError(
+            f"teacher_model: {model!r} cannot be loaded as a chat model ({' '.join(str(e).split())[:200]})."
+        ) from None
+    if not tokenizer.chat_template:
+        raise AresError(f"teacher_model: {model!r} has no chat template; choose a model made for chat.")
     if tokenizer.pad_token is None: tokenizer.pad_token = tokenizer.eos_token
     return tokenizer, lm.to(device).eval()
 
 # %% ../../nbs/teachers/06_llm.ipynb #b1171cf8
 def chat(question: dict) -> list: # of messages
     "A question as a conversation for a model that reads text only."
-    turns = [dict(role="system", content=question["instructions"]), dict(role="user", content=question["text"])]
-    if question["again"]: turns += [dict(role="assistant", content=question["again"][0]), dict(role="user", content=question["again"][1])]
+    turns = [
+        dict(role="system", content=question["instructions"]),
+        dict(role="user", content=question["text"]),
+    ]
+    if question["again"]:
+        turns += [
+            dict(role="assistant", content=question["again"][0]),
+            dict(role="user", content=question["again"][1]),
+        ]
     return turns
 
 # %% ../../nbs/teachers/06_llm.ipynb #f457c938
@@ -221,9 +309,18 @@ class HeldToSchema(LogitsProcessor):
     "Allows only tokens that can still lead to JSON of a row's schema."
     def __init__(self, tokenizer, schemas: list, start: int): # one schema a row; tokens before the reply
         import llguidance.hf, llguidance.torch
-        self.guide, self.start, self.eos, vocabulary = llguidance.torch, start, tokenizer.eos_token_id, llguidance.hf.from_tokenizer(tokenizer)
+
+        self.guide, self.start, self.eos, vocabulary = (
+            llguidance.torch, start, tokenizer.eos_token_id, llguidance.hf.from_tokenizer(tokenizer),
+        )
         compact = {"x-guidance": dict(whitespace_flexible=False)}
-        self.matchers = [llguidance.LLMatcher(vocabulary, llguidance.LLMatcher.grammar_from_json_schema(json.dumps(s | compact))) for s in schemas]
+        self.matchers = [
+            llguidance.LLMatcher(
+                vocabulary, llguidance.LLMatcher.grammar_from_json_schema(json.dumps(s | compact))
+            )
+            for s in schemas
+        ]
+
     def __call__(self, ids, scores):
         "Rule tokens out."
         mask = self.guide.allocate_token_bitmask(len(ids), scores.shape[1])
@@ -238,8 +335,12 @@ class HeldToSchema(LogitsProcessor):
 class LocalTeacher(LLMTeacher):
     "A chat model of `transformers` on this machine; it reads text, not pictures."
     provider = "local"
-    def __init__(self, path: str | Path, model: str = "", device: str = "cpu", batch_size: int = 8, **settings):
-        if importlib.util.find_spec("llguidance") is None: raise AresError("teacher: local needs the package llguidance (pip install ares-reason[local]).")
+
+    def __init__(
+        self, path: str | Path, model: str = "", device: str = "cpu", batch_size: int = 8, **settings
+    ):
+        if importlib.util.find_spec("llguidance") is None:
+            raise AresError("teacher: local needs the package llguidance (pip install ares-reason[local]).")
         if not model: raise AresError("teacher_model: `teacher: local` needs the name, the folder or the .gguf file of a chat model.")
         super().__init__(path, model, **settings)
         self.device, self.batch_size = device, batch_size
@@ -251,15 +352,39 @@ class LocalTeacher(LLMTeacher):
         self.ledger.recover(self.provider)
         rows = self.ledger.claim(self.provider, this_process(), self.batch_size)
         if not rows: return
-        (tokenizer, lm), questions, started = chat_model(self.model, self.device), [json.loads(r["question"]) for r in rows], time.time()
-        inputs = tokenizer.apply_chat_template(list(map(chat, questions)), add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True).to(self.device)
+        (tokenizer, lm), questions, started = (
+            chat_model(self.model, self.device),
+            [json.loads(r["question"]) for r in rows],
+            time.time(),
+        )
+        inputs = tokenizer.apply_chat_template(
+            list(map(chat, questions)), add_generation_prompt=True, padding=True, return_tensors="pt",
+            return_dict=True,
+        ).to(self.device)
         start, limit = inputs["input_ids"].shape[1], max(q["max_tokens"] for q in questions)
-        out = lm.generate(**inputs, max_new_tokens=limit, do_sample=False, pad_token_id=tokenizer.pad_token_id,
-                          logits_processor=[HeldToSchema(tokenizer, list(map(exact_schema, questions)), start)])[:, start:]
+        out = lm.generate(
+            **inputs,
+            max_new_tokens=limit,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+            logits_processor=[HeldToSchema(tokenizer, list(map(exact_schema, questions)), start)],
+        )[:, start:]
         for row, mask, tokens in zip(rows, inputs["attention_mask"], out):
             ended = bool((tokens == tokenizer.pad_token_id).any() or (tokens == tokenizer.eos_token_id).any())
-            bill = dict(tokens_in=int(mask.sum()), tokens_cached=0, tokens_written=0, tokens_out=int((tokens != tokenizer.pad_token_id).sum()))
-            self.ledger.store(row["key"], tokenizer.decode(tokens, skip_special_tokens=True), "end_turn" if ended else "max_tokens", bill, 0.0, time.time() - started)
+            bill = dict(
+                tokens_in=int(mask.sum()),
+                tokens_cached=0,
+                tokens_written=0,
+                tokens_out=int((tokens != tokenizer.pad_token_id).sum()),
+            )
+            self.ledger.store(
+                row["key"],
+                tokenizer.decode(tokens, skip_special_tokens=True),
+                "end_turn" if ended else "max_tokens",
+                bill,
+                0.0,
+                time.time() - started,
+            )
 
 # %% ../../nbs/teachers/06_llm.ipynb #scoretab
 def score_table(
@@ -267,11 +392,19 @@ def score_table(
     rationales: list, # of (problem, sentences)
 ) -> pd.DataFrame: # one line a sentence: its problem's id, the number of its rationale, its position from 1, and each teacher's score
     "What several teachers give for the same sentences."
-    places = [dict(problem=p.id, rationale=i, position=j) for i, (p, s) in enumerate(rationales) for j in range(1, len(s) + 1)]
+    places = [
+        dict(problem=p.id, rationale=i, position=j)
+        for i, (p, s) in enumerate(rationales)
+        for j in range(1, len(s) + 1)
+    ]
+
     def scores(teacher):
         teacher.ask("score", rationales)
         return [x for p, s in rationales for x in teacher.score(p, s) or [float("nan")] * len(s)]
-    return pd.DataFrame(places, columns=["problem", "rationale", "position"]).assign(**{name: scores(t) for name, t in teachers.items()})
+
+    return pd.DataFrame(places, columns=["problem", "rationale", "position"]).assign(
+        **{name: scores(t) for name, t in teachers.items()}
+    )
 
 # %% ../../nbs/teachers/06_llm.ipynb #8b357604
 def compare_teachers(
@@ -281,16 +414,32 @@ def compare_teachers(
     "Mean, spread and agreement of several teachers on the same rationales."
     table = score_table(teachers, rationales)[list(teachers)]
     first = table.iloc[:, 0]
-    return pd.DataFrame([dict(teacher=name, scored=col.notna().mean(), mean=col.mean(), spread=col.std(), within_a_quarter=((col - first).abs() <= 0.25)[col.notna()].mean(),
-                              correlation=col.corr(first) if col.nunique() > 1 else float("nan")) for name, col in table.items()]).set_index("teacher")
+    return pd.DataFrame(
+        [
+            dict(
+                teacher=name,
+                scored=col.notna().mean(),
+                mean=col.mean(),
+                spread=col.std(),
+                within_a_quarter=((col - first).abs() <= 0.25)[col.notna()].mean(),
+                correlation=col.corr(first) if col.nunique() > 1 else float("nan"),
+            )
+            for name, col in table.items()
+        ]
+    ).set_index("teacher")
 
 # %% ../../nbs/teachers/06_llm.ipynb #673b1900
-TEACHERS = dict(facts=FactTeacher, reference=ReferenceTeacher, claude=ClaudeTeacher, openai=OpenAIJudge, local=LocalTeacher)
+TEACHERS = dict(
+    facts=FactTeacher, reference=ReferenceTeacher, claude=ClaudeTeacher, openai=OpenAIJudge,
+    local=LocalTeacher,
+)
+
 
 def load_teacher(
     name: str, # a key of `TEACHERS`
     **settings, # of the teacher
 ): # a `Teacher`
     "The teacher of that name."
-    if name not in TEACHERS: raise AresError(f"teacher: {name!r} is not known; choose one of {', '.join(TEACHERS)}.")
+    if name not in TEACHERS:
+        raise AresError(f"teacher: {name!r} is not known; choose one of {', '.join(TEACHERS)}.")
     return TEACHERS[name](**settings)

@@ -44,7 +44,11 @@ def parts_of(
     text, data, kind = "".join(c["text"] for c in content if c["type"] == "text"), None, ""
     for c in content:
         if c["type"] == "image": data, kind = base64.b64decode(c["source"]["data"]), c["source"]["media_type"]
-        if c["type"] == "image_url": data, kind = base64.b64decode(c["image_url"]["url"].split(",", 1)[1]), c["image_url"]["url"].split(";")[0][5:]
+        if c["type"] == "image_url":
+            data, kind = (
+                base64.b64decode(c["image_url"]["url"].split(",", 1)[1]),
+                c["image_url"]["url"].split(";")[0][5:],
+            )
     return instructions, text, data, kind
 
 # %% ../../nbs/teachers/07_mock_server.ipynb #4a748fef
@@ -54,10 +58,24 @@ def answer_with(
 ) -> dict: # what the reply holds
     "The teacher's answer in the form that the instructions ask for."
     if "Give each sentence a score" in instructions:
-        pairs = [(label, s) for i, r in enumerate(rationales, 1) for label, s in zip(labels(i, r), teacher.score(problem, r), strict=True)]
+        pairs = [
+            (label, s)
+            for i, r in enumerate(rationales, 1)
+            for label, s in zip(labels(i, r), teacher.score(problem, r), strict=True)
+        ]
         return dict(scores=[dict(sentence=label, score=s) for label, s in pairs])
-    if "You correct" in instructions: return dict(corrections=[dict(rationale=str(i), corrected=teacher.correct(problem, r[0])) for i, r in enumerate(rationales, 1)])
-    return dict(better={"a": "1", "b": "2", "tie": "tie"}[teacher.compare(problem, rationales[0][0], rationales[1][0])])
+    if "You correct" in instructions:
+        return dict(
+            corrections=[
+                dict(rationale=str(i), corrected=teacher.correct(problem, r[0]))
+                for i, r in enumerate(rationales, 1)
+            ]
+        )
+    return dict(
+        better={"a": "1", "b": "2", "tie": "tie"}[
+            teacher.compare(problem, rationales[0][0], rationales[1][0])
+        ]
+    )
 
 # %% ../../nbs/teachers/07_mock_server.ipynb #09721592
 MOST_BYTES = dict(picture=5 * 10 ** 6, message=32 * 10 ** 6, batch=256 * 10 ** 6) # as base64; whole requests
@@ -69,8 +87,10 @@ def schema_fault(schema) -> str:
     if not isinstance(schema, dict): return ""
     for word in ("minimum", "maximum", "multipleOf", "minLength", "maxLength", "maxItems"):
         if word in schema: return f"output_config.format.schema: '{word}' is not supported"
-    if schema.get("minItems", 0) > 1: return "output_config.format.schema: 'minItems' above 1 is not supported"
-    if schema.get("type") == "object" and schema.get("additionalProperties") is not False: return "output_config.format.schema: 'additionalProperties' must be false"
+    if schema.get("minItems", 0) > 1:
+        return "output_config.format.schema: 'minItems' above 1 is not supported"
+    if schema.get("type") == "object" and schema.get("additionalProperties") is not False:
+        return "output_config.format.schema: 'additionalProperties' must be false"
     return next(filter(None, map(schema_fault, schema.values())), "")
 
 # %% ../../nbs/teachers/07_mock_server.ipynb #1de3924e
@@ -80,22 +100,35 @@ def refusal(
 ) -> tuple | None: # (status, kind, message)
     "Why a request would be refused, or None."
     if not key: return 401, "authentication_error", "x-api-key header is required"
-    if body.get("model", "").startswith("claude-") and model_facts(body["model"])["input"] is None: return 404, "not_found_error", f"model: {body['model']}"
-    if "temperature" in body and body["model"].startswith("claude-") and not model_facts(body["model"])["takes_temperature"]: return 400, "invalid_request_error", "temperature is not supported by this model"
-    if not body.get("max_tokens") and not body.get("max_completion_tokens"): return 400, "invalid_request_error", "max_tokens: Field required"
+    if body.get("model", "").startswith("claude-") and model_facts(body["model"])["input"] is None:
+        return 404, "not_found_error", f"model: {body['model']}"
+    if (
+        "temperature" in body
+        and body["model"].startswith("claude-")
+        and not model_facts(body["model"])["takes_temperature"]
+    ):
+        return 400, "invalid_request_error", "temperature is not supported by this model"
+    if not body.get("max_tokens") and not body.get("max_completion_tokens"):
+        return 400, "invalid_request_error", "max_tokens: Field required"
     fault = schema_fault(body.get("output_config", {}).get("format", {}).get("schema", {}))
     _, _, data, media_type = parts_of(body)
-    if data and next((m for magic, m in MAGIC.items() if data.startswith(magic)), "") != media_type: fault = f"The image appears to be of another type than {media_type}"
+    if data and next((m for magic, m in MAGIC.items() if data.startswith(magic)), "") != media_type:
+        fault = f"The image appears to be of another type than {media_type}"
     if data and len(base64.b64encode(data)) > MOST_BYTES["picture"]: fault = "image exceeds 5 MB maximum"
     return (400, "invalid_request_error", fault) if fault else None
 
+# %% ../../nbs/teachers/07_mock_server.ipynb #a542e853
 def size_refusal(
     size: int, # bytes of a request
     batch: bool, # it is a batch
 ) -> tuple | None: # (status, kind, message)
     "Why a request would be too large, or None."
     most = MOST_BYTES["batch" if batch else "message"]
-    return (413, "request_too_large", f"Request exceeds the maximum size of {most} bytes") if size > most else None
+    return (
+        (413, "request_too_large", f"Request exceeds the maximum size of {most} bytes")
+        if size > most
+        else None
+    )
 
 # %% ../../nbs/teachers/07_mock_server.ipynb #e26d70fc
 REFUSALS = ("400", "413", "422")
@@ -116,7 +149,10 @@ def spoiled(
     spoilt = json.loads(text)
     if "scores" in spoilt and fault == "out of range": spoilt["scores"][0]["score"] = 7
     elif "scores" in spoilt: spoilt["scores"].pop()
-    elif "corrections" in spoilt: spoilt["corrections"][0]["corrected"] = "Die Antwort lautet natürlich ganz anders, weil Wasser verdampft."
+    elif "corrections" in spoilt:
+        spoilt["corrections"][0]["corrected"] = (
+            "Die Antwort lautet natürlich ganz anders, weil Wasser verdampft."
+        )
     else: spoilt["better"] = "both"
     return json.dumps(spoilt), "end_turn"
 
@@ -127,27 +163,57 @@ def count_tokens(
     "Roughly the tokens of a request."
     instructions, text, data, _ = parts_of(body)
     later = body["messages"][2 if "system" not in body else 1:]
-    return len(instructions) // 4, (len(text) + sum(len(str(m["content"])) for m in later)) // 4 + (1568 if data and len(data) > 100_000 else 100 if data else 0)
+    return len(instructions) // 4, (len(text) + sum(len(str(m["content"])) for m in later)) // 4 + (
+        1568 if data and len(data) > 100_000 else 100 if data else 0
+    )
 
 # %% ../../nbs/teachers/07_mock_server.ipynb #e5255d5a
 class Server(ThreadingHTTPServer):
     "Takes many connections at once; the default of five resets those of a sender under load."
     request_queue_size = 128
 
+# %% ../../nbs/teachers/07_mock_server.ipynb #828a2616
 class StandIn:
     "A server on 127.0.0.1 that answers for the providers; use it in a `with` statement."
-    def __init__(self, problems, teacher, faults: dict = {}, seed: int = 0, seconds: float = 0.0, per_minute: int = 0, batch_seconds: float = 0.2, batch_fates: dict = {}, port: int = 0, caching: bool = True, retry_after: str = "0.1"):
+
+    def __init__(
+        self,
+        problems,
+        teacher,
+        faults: dict = {},
+        seed: int = 0,
+        seconds: float = 0.0,
+        per_minute: int = 0,
+        batch_seconds: float = 0.2,
+        batch_fates: dict = {},
+        port: int = 0,
+        caching: bool = True,
+        retry_after: str = "0.1",
+    ):
         self.known, self.teacher = {fingerprint(p): p for p in problems}, teacher
-        self.faults, self.random, self.seconds, self.per_minute = faults, random.Random(seed), seconds, per_minute # faults: name -> share
-        self.caching, self.batch_seconds, self.batch_fates, self.batches = caching, batch_seconds, batch_fates, {} # fates: "errored", "refused", "too large", "expired", "canceled" -> share
-        self.retry_after, self.requests = retry_after, 0 # what "429 retry-after" asks for; how many requests came
+        # faults: name -> share
+        self.faults, self.random, self.seconds, self.per_minute = (
+            faults, random.Random(seed), seconds, per_minute,
+        )
+        # fates: "errored", "refused", "too large", "expired", "canceled" -> share
+        self.caching, self.batch_seconds, self.batch_fates, self.batches = (
+            caching,
+            batch_seconds,
+            batch_fates,
+            {},
+        )
+        # what "429 retry-after" asks for; how many requests came
+        self.retry_after, self.requests = retry_after, 0
         self.lock, self.times, self.cached = threading.Lock(), [], set()
-        self.answered, self.got, self.tokens = Counter(), Counter(), Counter() # by hash of the body; by outcome; by kind of token
+        # by hash of the body; by outcome; by kind of token
+        self.answered, self.got, self.tokens = Counter(), Counter(), Counter()
         self.server = Server(("127.0.0.1", port), type("Handler", (Handler,), dict(api=self)))
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_port}"
     def __enter__(self):
-        threading.Thread(target=self.server.serve_forever, kwargs=dict(poll_interval=0.05), daemon=True).start()
+        threading.Thread(
+            target=self.server.serve_forever, kwargs=dict(poll_interval=0.05), daemon=True
+        ).start()
         return self
     def __exit__(self, *why):
         self.server.shutdown()
@@ -179,16 +245,28 @@ def wait_needed(self: StandIn) -> float: # seconds; 0 when the request is within
 def reply_to(self: StandIn, body: dict, batch: bool = False) -> dict: # text, stop, usage
     "The reply to a request, good or spoiled, and its bill."
     instructions, text, data, _ = parts_of(body)
-    problem = self.known[re.search(r"<problem>\n(.*?\nOptions: .*?\n)", text, re.S)[1], hashlib.sha256(data).hexdigest() if data else ""]
-    content, fault = answer_with(self.teacher, problem, instructions, rationales_in(text)), self.fate(REPLY_FAULTS)
+    problem = self.known[
+        re.search(r"<problem>\n(.*?\nOptions: .*?\n)", text, re.S)[1],
+        hashlib.sha256(data).hexdigest() if data else "",
+    ]
+    content, fault = (
+        answer_with(self.teacher, problem, instructions, rationales_in(text)),
+        self.fate(REPLY_FAULTS),
+    )
     reply, stop = spoiled(fault, content) if fault else (json.dumps(content), "end_turn")
     constant, rest = count_tokens(body)
     with self.lock:
         hit = instructions in self.cached
-        caches = self.caching and constant >= 512 and "system" in body and "cache_control" in body["system"][0]
+        caches = (
+            self.caching and constant >= 512 and "system" in body and "cache_control" in body["system"][0]
+        )
         if caches: self.cached.add(instructions)
-        usage = dict(input_tokens=rest + (0 if caches else constant), cache_read_input_tokens=constant if caches and hit else 0,
-                     cache_creation_input_tokens=constant if caches and not hit else 0, output_tokens=max(1, len(reply) // 4))
+        usage = dict(
+            input_tokens=rest + (0 if caches else constant),
+            cache_read_input_tokens=constant if caches and hit else 0,
+            cache_creation_input_tokens=constant if caches and not hit else 0,
+            output_tokens=max(1, len(reply) // 4),
+        )
         self.tokens.update(usage)
         self.got[fault or "good"] += 1
     return dict(text=reply, stop=stop, usage=usage)
@@ -197,14 +275,31 @@ def reply_to(self: StandIn, body: dict, batch: bool = False) -> dict: # text, st
 def as_message(body: dict, reply: dict) -> dict:
     "A reply as the Messages API writes it."
     content = [dict(type="text", text=reply["text"])] if reply["text"] else []
-    return dict(id=f"msg_{uuid.uuid4().hex[:20]}", type="message", role="assistant", model=body["model"], content=content, stop_reason=reply["stop"], stop_sequence=None, usage=reply["usage"])
+    return dict(
+        id=f"msg_{uuid.uuid4().hex[:20]}", type="message", role="assistant", model=body["model"],
+        content=content, stop_reason=reply["stop"], stop_sequence=None, usage=reply["usage"],
+    )
 
+# %% ../../nbs/teachers/07_mock_server.ipynb #aa890253
 def as_completion(body: dict, reply: dict) -> dict:
     "A reply as the chat-completions endpoint writes it."
-    stop, usage = {"end_turn": "stop", "max_tokens": "length", "refusal": "content_filter"}[reply["stop"]], reply["usage"]
-    bill = dict(prompt_tokens=usage["input_tokens"], completion_tokens=usage["output_tokens"], total_tokens=usage["input_tokens"] + usage["output_tokens"])
-    return dict(id=f"chat_{uuid.uuid4().hex[:20]}", object="chat.completion", created=int(time.time()), model=body["model"], usage=bill,
-                choices=[dict(index=0, finish_reason=stop, message=dict(role="assistant", content=reply["text"]))])
+    stop, usage = (
+        {"end_turn": "stop", "max_tokens": "length", "refusal": "content_filter"}[reply["stop"]],
+        reply["usage"],
+    )
+    bill = dict(
+        prompt_tokens=usage["input_tokens"],
+        completion_tokens=usage["output_tokens"],
+        total_tokens=usage["input_tokens"] + usage["output_tokens"],
+    )
+    return dict(
+        id=f"chat_{uuid.uuid4().hex[:20]}",
+        object="chat.completion",
+        created=int(time.time()),
+        model=body["model"],
+        usage=bill,
+        choices=[dict(index=0, finish_reason=stop, message=dict(role="assistant", content=reply["text"]))],
+    )
 
 # %% ../../nbs/teachers/07_mock_server.ipynb #8f3a959e
 def stamp(seconds: float = 0.0) -> str:
@@ -216,23 +311,45 @@ def stamp(seconds: float = 0.0) -> str:
 def make_batch(self: StandIn, requests: list) -> dict:
     "Take a batch in."
     with self.lock: chance = self.random.random()
-    whole = next((name for name in ("expired", "canceled") if (chance := chance - self.batch_fates.get(name, 0)) < 0), None)
-    batch = dict(id=f"msgbatch_{uuid.uuid4().hex[:20]}", requests=requests, ready=time.monotonic() + self.batch_seconds, created_at=stamp(), expires_at=stamp(86400), whole=whole, results=None)
+    whole = next(
+        (name for name in ("expired", "canceled") if (chance := chance - self.batch_fates.get(name, 0)) < 0),
+        None,
+    )
+    batch = dict(
+        id=f"msgbatch_{uuid.uuid4().hex[:20]}", requests=requests,
+        ready=time.monotonic() + self.batch_seconds, created_at=stamp(), expires_at=stamp(86400), whole=whole,
+        results=None,
+    )
     self.batches[batch["id"]] = batch
     return self.show_batch(batch)
 
+# %% ../../nbs/teachers/07_mock_server.ipynb #ada94b4f
 @patch
 def show_batch(self: StandIn, batch: dict) -> dict:
     "The state of a batch."
     ended, n = time.monotonic() >= batch["ready"], len(batch["requests"])
     counts = dict(processing=0 if ended else n, succeeded=n if ended else 0, errored=0, canceled=0, expired=0)
-    return dict(id=batch["id"], type="message_batch", processing_status="ended" if ended else "in_progress", request_counts=counts, created_at=batch["created_at"], expires_at=batch["expires_at"],
-                ended_at=stamp() if ended else None, archived_at=None, cancel_initiated_at=None, results_url=f"{self.url}/v1/messages/batches/{batch['id']}/results" if ended else None)
+    return dict(
+        id=batch["id"],
+        type="message_batch",
+        processing_status="ended" if ended else "in_progress",
+        request_counts=counts,
+        created_at=batch["created_at"],
+        expires_at=batch["expires_at"],
+        ended_at=stamp() if ended else None,
+        archived_at=None,
+        cancel_initiated_at=None,
+        results_url=f"{self.url}/v1/messages/batches/{batch['id']}/results" if ended else None,
+    )
 
 # %% ../../nbs/teachers/07_mock_server.ipynb #cbc710a1
-_FATES = {"errored": ("api_error", "Internal server error"), "refused": ("invalid_request_error", "not like this"),
-          "too large": ("request_too_large", "too large")}
+_FATES = {
+    "errored": ("api_error", "Internal server error"),
+    "refused": ("invalid_request_error", "not like this"),
+    "too large": ("request_too_large", "too large"),
+}
 
+# %% ../../nbs/teachers/07_mock_server.ipynb #30c8239c
 @patch
 def batch_results(self: StandIn, batch: dict) -> list: # of records, in another order than the requests
     "The results of an ended batch; the same whenever they are fetched."
@@ -241,11 +358,18 @@ def batch_results(self: StandIn, batch: dict) -> list: # of records, in another 
         chance = self.random.random()
         for fate, (kind, message) in _FATES.items():
             chance -= self.batch_fates.get(fate, 0)
-            if chance < 0: return dict(type="errored", error=dict(type="error", error=dict(type=kind, message=message)))
+            if chance < 0:
+                return dict(type="errored", error=dict(type="error", error=dict(type=kind, message=message)))
         self.answered[json.dumps(request["params"], sort_keys=True)] += 1
-        return dict(type="succeeded", message=as_message(request["params"], self.reply_to(request["params"], batch=True)))
+        return dict(
+            type="succeeded",
+            message=as_message(request["params"], self.reply_to(request["params"], batch=True)),
+        )
+
     if batch["results"] is None:
-        batch["results"] = [dict(custom_id=r["custom_id"], result=result(r)) for r in reversed(batch["requests"])]
+        batch["results"] = [
+            dict(custom_id=r["custom_id"], result=result(r)) for r in reversed(batch["requests"])
+        ]
     return batch["results"]
 
 # %% ../../nbs/teachers/07_mock_server.ipynb #a1355105
@@ -258,11 +382,14 @@ class Handler(BaseHTTPRequestHandler):
         "Send a whole reply."
         data = value if isinstance(value, bytes) else json.dumps(value).encode()
         self.send_response(status)
-        for k, v in (dict({"content-type": kind, "content-length": str(len(data))}) | headers).items(): self.send_header(k, v)
+        for k, v in (dict({"content-type": kind, "content-length": str(len(data))}) | headers).items():
+            self.send_header(k, v)
         self.end_headers()
         self.wfile.write(data)
 
-    def fail(self, status: int, kind: str, message: str, headers: dict = {}): self.send(status, dict(type="error", error=dict(type=kind, message=message)), headers)
+    def fail(self, status: int, kind: str, message: str, headers: dict = {}):
+        self.send(status, dict(type="error", error=dict(type=kind, message=message)), headers)
+
     def hang_up(self):
         self.close_connection = True
         self.connection.shutdown(socket.SHUT_RDWR)
@@ -272,7 +399,8 @@ class Handler(BaseHTTPRequestHandler):
 def line_fault(self: Handler, fault: str, good) -> bool: # whether the request is over
     "Misbehave on the line."
     if fault: self.api.got[fault] += 1
-    if fault == "429 retry-after": self.fail(429, "rate_limit_error", "slow down", {"retry-after": self.api.retry_after})
+    if fault == "429 retry-after":
+        self.fail(429, "rate_limit_error", "slow down", {"retry-after": self.api.retry_after})
     elif fault in REFUSALS: self.fail(int(fault), "invalid_request_error", "this question cannot be answered")
     elif fault in ("429", "500", "503", "529"): self.fail(int(fault), "api_error", "not now")
     elif fault == "reset": self.hang_up()
@@ -280,7 +408,8 @@ def line_fault(self: Handler, fault: str, good) -> bool: # whether the request i
     elif fault: # "broken off" or "endless": half of a reply
         data = json.dumps(good()).encode()
         self.send_response(200)
-        for k, v in {"content-type": "application/json", "content-length": str(len(data))}.items(): self.send_header(k, v)
+        for k, v in {"content-type": "application/json", "content-length": str(len(data))}.items():
+            self.send_header(k, v)
         self.end_headers()
         self.wfile.write(data[:len(data) // 2]); self.wfile.flush()
         if fault == "endless": time.sleep(20)
@@ -307,7 +436,14 @@ def do_POST(self: Handler):
     time.sleep(api.seconds)
     if self.line_fault(api.fate(LINE_FAULTS + REFUSALS), lambda: form(body, api.reply_to(body))): return
     value = form(body, api.reply_to(body))
-    limit = {"anthropic-ratelimit-requests-limit": str(api.per_minute), "anthropic-ratelimit-requests-remaining": str(max(0, api.per_minute - len(api.times)))} if api.per_minute else {}
+    limit = (
+        {
+            "anthropic-ratelimit-requests-limit": str(api.per_minute),
+            "anthropic-ratelimit-requests-remaining": str(max(0, api.per_minute - len(api.times))),
+        }
+        if api.per_minute
+        else {}
+    )
     self.send(200, value, limit)
     with api.lock: api.answered[json.dumps(body, sort_keys=True)] += 1
 
@@ -318,8 +454,18 @@ def do_GET(self: Handler):
     api, parts = self.api, self.path.split("?")[0].strip("/").split("/")
     if len(parts) == 3:
         found = [api.show_batch(b) for b in reversed(api.batches.values())]
-        return self.send(200, dict(data=found, has_more=False, first_id=found[0]["id"] if found else None, last_id=found[-1]["id"] if found else None))
+        return self.send(
+            200,
+            dict(
+                data=found, has_more=False, first_id=found[0]["id"] if found else None,
+                last_id=found[-1]["id"] if found else None,
+            ),
+        )
     batch = api.batches.get(parts[3])
     if batch is None: return self.fail(404, "not_found_error", "no such batch")
     if len(parts) == 4: return self.send(200, api.show_batch(batch))
-    self.send(200, "".join(json.dumps(r) + "\n" for r in api.batch_results(batch)).encode(), kind="application/x-jsonl")
+    self.send(
+        200,
+        "".join(json.dumps(r) + "\n" for r in api.batch_results(batch)).encode(),
+        kind="application/x-jsonl",
+    )

@@ -64,11 +64,13 @@ def mend_contradictions(
     of_kind = {about.split()[0]: about for about in needed}
     for about, sentence in kept:
         kind = (about or "").split(" ")[0]
-        if kind in implied and kind in of_kind and sentence not in true: about, sentence = of_kind[kind], needed[of_kind[kind]]
+        if kind in implied and kind in of_kind and sentence not in true:
+            about, sentence = of_kind[kind], needed[of_kind[kind]]
         mended.setdefault(about or sentence, sentence)
     conclusion = mended.pop("answer", needed["answer"])
     return [*mended.values(), conclusion]
 
+# %% ../../nbs/teachers/02_offline.ipynb #e0ae5b8c
 def fact_correction(
     problem: Problem, # an embedded one
     rationale: str,
@@ -109,11 +111,15 @@ def flip(
 class FactTeacher(OfflineTeacher):
     "Knows the facts of the embedded problems."
     def __init__(self, knowledge: str = "answer", noise: float = 0.0, seed: int = 0):
-        if knowledge not in KNOWLEDGE: raise AresError(f"teacher_knowledge: {knowledge!r} must be one of {', '.join(KNOWLEDGE)}.")
+        if knowledge not in KNOWLEDGE:
+            raise AresError(f"teacher_knowledge: {knowledge!r} must be one of {', '.join(KNOWLEDGE)}.")
         self.knowledge, self.noise, self.seed = knowledge, noise, seed
     def score(self, problem, sentences):
         "Scores against the facts, perhaps with noise."
-        return flip(fact_scores(problem, sentences), self.noise, [f"{self.seed} {problem.id} {s}" for s in sentences])
+        return flip(
+            fact_scores(problem, sentences), self.noise, [f"{self.seed} {problem.id} {s}" for s in sentences]
+        )
+
     def correct(self, problem, rationale):
         "A correction within the teacher's knowledge."
         return fact_correction(problem, rationale, self.knowledge)
@@ -207,9 +213,19 @@ def reference_correction(
 # %% ../../nbs/teachers/02_offline.ipynb #fd0c41a3
 class ReferenceTeacher(OfflineTeacher):
     "Compares sentences with the reference solution and lecture of a real problem."
-    def __init__(self, knowledge: str = "answer", noise: float = 0.0, seed: int = 0, similarity: str = "lexical"):
-        if similarity not in ("lexical", "minilm"): raise AresError(f"similarity: {similarity!r} must be lexical or minilm.")
-        self.knowledge, self.noise, self.seed, self.similarity, self.known = knowledge, noise, seed, similarity, {}
+
+    def __init__(
+        self, knowledge: str = "answer", noise: float = 0.0, seed: int = 0, similarity: str = "lexical"
+    ):
+        if similarity not in ("lexical", "minilm"):
+            raise AresError(f"similarity: {similarity!r} must be lexical or minilm.")
+        self.knowledge, self.noise, self.seed, self.similarity, self.known = (
+            knowledge,
+            noise,
+            seed,
+            similarity,
+            {},
+        )
 
     def reference(self, problem):
         "The sentences of the reference, what they are compared by, and all words; worked out once a problem."

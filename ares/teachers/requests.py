@@ -172,11 +172,14 @@ def user_text(
     knowledge: str, # see `problem_block`
 ) -> str:
     "Everything that the teacher reads after the instructions and the picture."
-    return "\n\n".join([problem_block(problem, knowledge), *(rationale_block(i, r) for i, r in enumerate(rationales, 1))])
+    return "\n\n".join(
+        [problem_block(problem, knowledge), *(rationale_block(i, r) for i, r in enumerate(rationales, 1))]
+    )
 
 # %% ../../nbs/teachers/03_requests.ipynb #2965f1c7
 MEDIA_TYPES = dict(PNG="image/png", JPEG="image/jpeg", GIF="image/gif", WEBP="image/webp")
-MODEL_SIDE = 1568 # pixels of the longer side that a model looks at; more would be paid for and scaled down there
+# pixels of the longer side that a model looks at; more would be paid for and scaled down there
+MODEL_SIDE = 1568
 MAX_BASE64 = 5_000_000 # characters of a picture; the lowest limit among the providers (5 MB)
 
 # %% ../../nbs/teachers/03_requests.ipynb #d13c83a4
@@ -262,8 +265,17 @@ def make_question(
     picture: str = "", # the hash of its bytes
 ) -> dict: # a record that JSON can hold
     "A question as it is kept and sent."
-    return dict(kind=kind, version=VERSION[kind], model=model, instructions=INSTRUCTIONS[kind], picture=picture,
-                text=user_text(problem, rationales, knowledge), rationales=rationales, max_tokens=reply_limit(kind, rationales), again=[])
+    return dict(
+        kind=kind,
+        version=VERSION[kind],
+        model=model,
+        instructions=INSTRUCTIONS[kind],
+        picture=picture,
+        text=user_text(problem, rationales, knowledge),
+        rationales=rationales,
+        max_tokens=reply_limit(kind, rationales),
+        again=[],
+    )
 
 # %% ../../nbs/teachers/03_requests.ipynb #b119c9ba
 def key_of(
@@ -284,21 +296,35 @@ def listed(item: dict) -> dict:
 
 # %% ../../nbs/teachers/03_requests.ipynb #c0866799
 STRING = dict(type="string")
-SCHEMAS = dict(score=reply_object(scores=listed(reply_object(sentence=STRING, score=dict(type="number", enum=SCALE)))),
-               correct=reply_object(corrections=listed(reply_object(rationale=STRING, corrected=STRING))),
-               compare=reply_object(better=dict(type="string", enum=["1", "2", "tie"])))
+SCHEMAS = dict(
+    score=reply_object(scores=listed(reply_object(sentence=STRING, score=dict(type="number", enum=SCALE)))),
+    correct=reply_object(corrections=listed(reply_object(rationale=STRING, corrected=STRING))),
+    compare=reply_object(better=dict(type="string", enum=["1", "2", "tie"])),
+)
 
 # %% ../../nbs/teachers/03_requests.ipynb #a393a2b6
 def exact_schema(
     question: dict, # from `make_question`
 ) -> dict:
     "The schema of a reply with every label in its place."
-    def exactly(items): return dict(type="array", prefixItems=items, items=False, minItems=len(items), maxItems=len(items))
+
+    def exactly(items):
+        return dict(type="array", prefixItems=items, items=False, minItems=len(items), maxItems=len(items))
+
     if question["kind"] == "compare": return SCHEMAS["compare"]
     if question["kind"] == "correct":
-        return reply_object(corrections=exactly([reply_object(rationale=dict(const=str(i + 1)), corrected=STRING) for i in range(len(question["rationales"]))]))
+        return reply_object(
+            corrections=exactly(
+                [
+                    reply_object(rationale=dict(const=str(i + 1)), corrected=STRING)
+                    for i in range(len(question["rationales"]))
+                ]
+            )
+        )
     wanted = [label for i, r in enumerate(question["rationales"], 1) for label in labels(i, r)]
-    return reply_object(scores=exactly([reply_object(sentence=dict(const=label), score=dict(enum=SCALE)) for label in wanted]))
+    return reply_object(
+        scores=exactly([reply_object(sentence=dict(const=label), score=dict(enum=SCALE)) for label in wanted])
+    )
 
 # %% ../../nbs/teachers/03_requests.ipynb #25880337
 def _object_of(pairs: list) -> dict:
@@ -356,7 +382,8 @@ def scores_fault(
 ) -> str: # "" when the rationale's scores can be used
     "What is wrong with the scores of one rationale."
     given = [(label, score) for label, score in pairs if label.split(".")[0] == str(number)]
-    if sorted(label for label, _ in given) != sorted(wanted): return f"rationale {number} has {len(wanted)} sentences and got {len(given)} scores"
+    if sorted(label for label, _ in given) != sorted(wanted):
+        return f"rationale {number} has {len(wanted)} sentences and got {len(given)} scores"
     out = [label for label, score in given if type(score) not in (int, float) or not 0 <= score <= 1]
     return f"the score of {out[0]} was not a number from 0.0 to 1.0" if out else ""
 
@@ -366,11 +393,18 @@ def read_scores(
     rationales: list, # lists of sentences, as they were asked about
 ) -> tuple: # (for each rationale a list of scores or None, the fault or "")
     "The scores of a reply."
-    pairs, wanted = keyed(parse(text, "scores"), "sentence", "score"), [labels(i, r) for i, r in enumerate(rationales, 1)]
-    strange = [label for label, _ in pairs if label.split(".")[0] not in map(str, range(1, len(rationales) + 1))]
+    pairs, wanted = (
+        keyed(parse(text, "scores"), "sentence", "score"),
+        [labels(i, r) for i, r in enumerate(rationales, 1)],
+    )
+    strange = [
+        label for label, _ in pairs if label.split(".")[0] not in map(str, range(1, len(rationales) + 1))
+    ]
     if strange: raise ValueError(f"there is no sentence {ascii(strange[0][:20])[1:-1]}")
     faults, score = [scores_fault(i, mine, pairs) for i, mine in enumerate(wanted, 1)], dict(pairs)
-    return [None if fault else [float(score[label]) for label in mine] for mine, fault in zip(wanted, faults)], "; ".join(filter(None, faults))
+    return [
+        None if fault else [float(score[label]) for label in mine] for mine, fault in zip(wanted, faults)
+    ], "; ".join(filter(None, faults))
 
 # %% ../../nbs/teachers/03_requests.ipynb #fb67f144
 def words_of(text: str) -> set:
@@ -384,7 +418,17 @@ def another_language(
     rationale: str, # what was corrected
 ) -> bool:
     "Whether a text shares too few words with what it was made from."
-    given = words_of(" ".join([problem.question, problem.hint, problem.caption, problem.lecture, problem.solution, rationale, *problem.choices])) | STOPWORDS
+    given = (
+        words_of(
+            " ".join(
+                [
+                    problem.question, problem.hint, problem.caption, problem.lecture, problem.solution,
+                    rationale, *problem.choices,
+                ]
+            )
+        )
+        | STOPWORDS
+    )
     said = words_of(text)
     return len(said & given) < len(said) / 4
 
@@ -486,11 +530,12 @@ def _is_question(q) -> bool:
     return _is_count(q["max_tokens"]) and _is_sentences(q["again"])
 
 # %% ../../nbs/teachers/03_requests.ipynb #18f138ad
-EXPORTED = dict(key=_is_text, provider=_is_text, kind=_is_text, version=_is_text, model=_is_text, stage=_is_text,
-                about=_is_text, question=_is_question, attempt=_is_count, reply=_is_text, stop=_is_text,
-                tokens_in=_is_count, tokens_cached=_is_count, tokens_written=_is_count, tokens_out=_is_count,
-                price=_is_amount, answered_at=_is_amount, seconds=_is_amount,
-                fault=_is_fault) # what each field of a line must be
+EXPORTED = dict(
+    key=_is_text, provider=_is_text, kind=_is_text, version=_is_text, model=_is_text, stage=_is_text,
+    about=_is_text, question=_is_question, attempt=_is_count, reply=_is_text, stop=_is_text,
+    tokens_in=_is_count, tokens_cached=_is_count, tokens_written=_is_count, tokens_out=_is_count,
+    price=_is_amount, answered_at=_is_amount, seconds=_is_amount, fault=_is_fault,
+) # what each field of a line must be
 
 def _field_fault(record) -> str: # "" when nothing is wrong
     "What is wrong with the fields of a line."
@@ -561,10 +606,12 @@ def read_exported(
         try: records.append(_checked(_line_json(line, number == len(lines))))
         except ValueError as e: fault = str(e)
         else: fault = "another line has the same" if seen & (new := _keys_in(records[-1])) else ""
-        if fault: raise AresError(f"{where}: line {number}: {fault}; nothing was taken, export the file again.")
+        if fault:
+            raise AresError(f"{where}: line {number}: {fault}; nothing was taken, export the file again.")
         seen |= new
     return records
 
+# %% ../../nbs/teachers/03_requests.ipynb #b431cf09
 def _line_json(line: str, is_last: bool):
     "The value of a line; raises `ValueError` with the fault."
     try: return load_json(line)

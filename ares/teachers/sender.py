@@ -26,20 +26,38 @@ from .requests import SCHEMAS
 # %% ../../nbs/teachers/05_sender.ipynb #294dd67d
 THINKING_ROOM = 8000 # tokens, for a model that cannot be kept from thinking
 
+# %% ../../nbs/teachers/05_sender.ipynb #72a934af
 def message_body(
     question: dict, # from `make_question`
     picture: dict | None, # its row in the ledger
 ) -> dict:
     "A question as the Messages API wants it."
     facts, again, image = model_facts(question["model"]), question["again"], []
-    if picture: image = [dict(type="image", source=dict(type="base64", media_type=picture["media_type"], data=base64.b64encode(picture["data"]).decode()))]
+    if picture:
+        image = [
+            dict(
+                type="image",
+                source=dict(
+                    type="base64",
+                    media_type=picture["media_type"],
+                    data=base64.b64encode(picture["data"]).decode(),
+                ),
+            )
+        ]
     text = [dict(type="text", text=question["text"])]
     messages = [dict(role="user", content=image + text)]
-    if again and again[0]: messages += [dict(role="assistant", content=again[0]), dict(role="user", content=again[1])]
-    elif again: text.append(dict(type="text", text=again[1])); messages = [dict(role="user", content=image + text)]
-    body = dict(model=question["model"], max_tokens=question["max_tokens"], messages=messages,
-                system=[dict(type="text", text=question["instructions"], cache_control=dict(type="ephemeral"))],
-                output_config=dict(format=dict(type="json_schema", schema=SCHEMAS[question["kind"]])))
+    if again and again[0]:
+        messages += [dict(role="assistant", content=again[0]), dict(role="user", content=again[1])]
+    elif again:
+        text.append(dict(type="text", text=again[1]))
+        messages = [dict(role="user", content=image + text)]
+    body = dict(
+        model=question["model"],
+        max_tokens=question["max_tokens"],
+        messages=messages,
+        system=[dict(type="text", text=question["instructions"], cache_control=dict(type="ephemeral"))],
+        output_config=dict(format=dict(type="json_schema", schema=SCHEMAS[question["kind"]])),
+    )
     if facts["thinking_off"] == "always": body["max_tokens"] += THINKING_ROOM
     elif facts["thinking_off"]: body["thinking"] = dict(type=facts["thinking_off"])
     return body | (dict(temperature=0) if facts["takes_temperature"] else {})
@@ -47,20 +65,33 @@ def message_body(
 # %% ../../nbs/teachers/05_sender.ipynb #7c645b09
 def completion_body(
     question: dict, picture: dict | None, # as in `message_body`
-    own_server: bool = False, # an endpoint given by `judge_base_url`, which may know the older name of the limit only
+    # an endpoint given by `judge_base_url`, which may know the older name of the limit only
+    own_server: bool = False,
     form: str = "json_schema", # one of `FORMS`
 ) -> dict:
     "A question as the chat-completions endpoint wants it."
     again, content = question["again"], [dict(type="text", text=question["text"])]
-    if picture: content.insert(0, dict(type="image_url", image_url=dict(url=f"data:{picture['media_type']};base64,{base64.b64encode(picture['data']).decode()}")))
+    if picture:
+        content.insert(
+            0,
+            dict(
+                type="image_url",
+                image_url=dict(
+                    url=f"data:{picture['media_type']};base64,{base64.b64encode(picture['data']).decode()}"
+                ),
+            ),
+        )
     if again and not again[0]: content.append(dict(type="text", text=again[1]))
     messages = [dict(role="system", content=question["instructions"]), dict(role="user", content=content)]
-    if again and again[0]: messages += [dict(role="assistant", content=again[0]), dict(role="user", content=again[1])]
+    if again and again[0]:
+        messages += [dict(role="assistant", content=again[0]), dict(role="user", content=again[1])]
     schema = dict(name=question["kind"], strict=True, schema=SCHEMAS[question["kind"]])
     format = dict(type=form) | (dict(json_schema=schema) if form == "json_schema" else {})
     limit = {"max_tokens" if own_server else "max_completion_tokens": question["max_tokens"]}
     body = dict(model=question["model"], messages=messages, response_format=format) | limit
-    return body | (dict(temperature=0) if own_server or model_facts(question["model"])["takes_temperature"] else {})
+    return body | (
+        dict(temperature=0) if own_server or model_facts(question["model"])["takes_temperature"] else {}
+    )
 
 # %% ../../nbs/teachers/05_sender.ipynb #a5e178ad
 def _field(record, name: str): # a dict or an object of an SDK
@@ -80,6 +111,7 @@ def _content_text(content) -> str:
     "The text of a reply's content: one text, or parts that are joined."
     return "".join(map(_part_text, content)) if isinstance(content, list) else _text(content)
 
+# %% ../../nbs/teachers/05_sender.ipynb #7dc6dc5f
 def _count(value) -> int:
     "A number of tokens; 0 where a reply holds something else."
     if isinstance(value, str) and value.isdecimal(): value = float(value)
@@ -119,8 +151,10 @@ async def sleep_unless(
 # %% ../../nbs/teachers/05_sender.ipynb #4af43915
 _LIMIT_HEADERS = dict(requests=("anthropic-ratelimit-requests-limit", "x-ratelimit-limit-requests"),
                       tokens=("anthropic-ratelimit-input-tokens-limit", "x-ratelimit-limit-tokens"))
-_LOWEST_LIMIT = dict(requests=1, tokens=1000) # a minute; a header that says less is no limit anybody works with
+# a minute; a header that says less is no limit anybody works with
+_LOWEST_LIMIT = dict(requests=1, tokens=1000)
 
+# %% ../../nbs/teachers/05_sender.ipynb #ac6f14b6
 class Pace:
     "Requests and tokens a minute, spread evenly."
     def __init__(self, requests: int = 0, tokens: int = 0): # 0: no limit known
@@ -168,14 +202,20 @@ def worst_price(
     "What a question may cost at most: nothing read from the cache, a reply as long as allowed."
     question = json.loads(row["question"])
     room = THINKING_ROOM if model_facts(question["model"])["thinking_off"] == "always" else 0
-    most = dict(tokens_in=0, tokens_cached=0, tokens_written=expected_tokens(question, picture), tokens_out=question["max_tokens"] + room)
+    most = dict(
+        tokens_in=0,
+        tokens_cached=0,
+        tokens_written=expected_tokens(question, picture),
+        tokens_out=question["max_tokens"] + room,
+    )
     return price_of(question["model"], most, options["send"] == "batch", options["prices"])
 
 # %% ../../nbs/teachers/05_sender.ipynb #96d2fbf4
 def without_keys(text: str) -> str:
     "A text in which no key of the environment stands."
     for name, value in os.environ.items():
-        if name.endswith(("_API_KEY", "_AUTH_TOKEN")) and len(value) > 5: text = text.replace(value, f"${name}")
+        if name.endswith(("_API_KEY", "_AUTH_TOKEN")) and len(value) > 5:
+            text = text.replace(value, f"${name}")
     return text
 
 # %% ../../nbs/teachers/05_sender.ipynb #71be84a6
@@ -191,7 +231,8 @@ def kind_of_error(error: Exception) -> str: # "passing", "refused" or "final"
     return "refused" if status in range(400, 500) and status not in _PASSING else "passing"
 
 # %% ../../nbs/teachers/05_sender.ipynb #c4431f4c
-_UNSENT = "ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError" # of the HTTP library: the request never left
+# of the HTTP library: the request never left
+_UNSENT = "ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError"
 
 def billing_of(error: Exception) -> str: # "none", "unsent" (and not even a call) or "unknown"
     "Whether a request that brought this error may have been billed."
@@ -227,11 +268,15 @@ def url_fault(
     try:
         parts = urlsplit(url)
         plain = not (parts.username or parts.password or "@" in parts.netloc or parts.query or parts.fragment)
-        right = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1) and url.isprintable()
-    except ValueError: plain, right = "@" not in url, False
+        right = (
+            parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1) and url.isprintable()
+        )
+    except ValueError:
+        plain, right = "@" not in url, False
     if not plain: return f"an address without user name, password, `?` or `#` (a key belongs into the variable {JUDGE_KEY})"
     return "" if right and " " not in url else "an address such as https://host/v1"
 
+# %% ../../nbs/teachers/05_sender.ipynb #c2ab0098
 def server_note(url: str) -> str:
     "Where the questions go, and with which key."
     key = f"the key in {JUDGE_KEY}" if os.environ.get(JUDGE_KEY) else f"no key ({JUDGE_KEY} is empty)"
@@ -241,8 +286,10 @@ def server_note(url: str) -> str:
 def make_client(options: dict): # of the sender: provider, base_url
     "The provider's client; its key comes from the environment."
     if options["provider"] == "openai":
-        try: import openai
-        except ImportError: raise AresError("judge: openai needs the package openai (pip install openai).") from None
+        try:
+            import openai
+        except ImportError:
+            raise AresError("judge: openai needs the package openai (pip install openai).") from None
         own = dict(base_url=options["base_url"], api_key=os.environ.get(JUDGE_KEY) or "none")
         return openai.AsyncOpenAI(max_retries=0, **own if options["base_url"] else {})
     import anthropic
@@ -284,18 +331,24 @@ async def ask_live(
     # without a timeout of its own the SDK refuses requests whose reply may have more than 21,333 tokens
     body = message_body(question, picture)
     extra = {k: body.pop(k) for k in ("temperature",) if k in body}
-    raw = await client.messages.with_raw_response.create(**body, extra_body=extra, timeout=options["request_timeout"])
+    raw = await client.messages.with_raw_response.create(
+        **body, extra_body=extra, timeout=options["request_timeout"]
+    )
     return *read_message(await whole(raw, "content")), raw.headers
 
 # %% ../../nbs/teachers/05_sender.ipynb #dd393567
 TRIES, LONGEST_WAIT = 14, 30.0 # for one question; seconds, where the server does not say how long
 BATCH_SIZE = 10_000 # questions
 
+# %% ../../nbs/teachers/05_sender.ipynb #881da40e
 class Run:
     "The state of one sender."
     def __init__(self, ledger: Ledger, options: dict):
         self.ledger, self.options, self.client = ledger, options, make_client(options)
-        self.me, self.pace = this_process(), Pace(options["requests_per_minute"], options["tokens_per_minute"])
+        self.me, self.pace = (
+            this_process(),
+            Pace(options["requests_per_minute"], options["tokens_per_minute"]),
+        )
         self.why_stop, self.parent_gone = "", threading.Event()
         self.batch_size, self.full_until = BATCH_SIZE, 0.0 # questions; when to look at a used up budget again
 
@@ -323,7 +376,8 @@ class Run:
         note_stop(self.ledger, f"note {self.me}", message)
 
 # %% ../../nbs/teachers/05_sender.ipynb #c6c7ffd4
-async def send_once(run: Run, row: dict, picture: dict | None) -> Exception | None: # what went wrong and may pass
+# what went wrong and may pass
+async def send_once(run: Run, row: dict, picture: dict | None) -> Exception | None:
     "Send a question, and keep the reply or the refusal."
     key, ledger, started, limit = row["key"], run.ledger, time.time(), run.options["request_timeout"]
     try:
@@ -340,6 +394,7 @@ async def send_once(run: Run, row: dict, picture: dict | None) -> Exception | No
     ledger.store(key, text, stop, tokens, price, time.time() - started)
     run.pace.adapt(headers)
 
+# %% ../../nbs/teachers/05_sender.ipynb #a7412784
 async def send_one(run: Run, row: dict, worst: float): # worst: its price, which is booked already
     "Send a question until there is an answer to it."
     key, question, error = row["key"], json.loads(row["question"]), None
@@ -405,10 +460,16 @@ def begin_next(run: Run, tasks: set) -> bool: # whether a question went out
     task.add_done_callback(done)
     return True
 
+# %% ../../nbs/teachers/05_sender.ipynb #aed4ea80
 def is_under_way(run: Run) -> bool:
     "Whether a request, of this sender or another, may yet free a part of the budget."
-    return bool(run.ledger.rows("""select 1 from questions where state = 'sent' and batch is null and provider = ?
-        limit 1""", run.options["provider"]))
+    return bool(
+        run.ledger.rows(
+            """select 1 from questions where state = 'sent' and batch is null and provider = ?
+        limit 1""",
+            run.options["provider"],
+        )
+    )
 
 # %% ../../nbs/teachers/05_sender.ipynb #65a44668
 async def send_live(run: Run):
@@ -424,22 +485,27 @@ async def send_live(run: Run):
 # %% ../../nbs/teachers/05_sender.ipynb #dd2e3aa8
 QUIET, BATCH_TRIES = 1.0, 20 # seconds; times that a question may come back without a reply
 BATCH_BYTES = 200 * 2 ** 20 # of one batch; the API takes 256 MB
-
-def batch_requests(run: Run, rows: list) -> list: # of requests; fewer than rows where these are too large together
+# of requests; fewer than rows where these are too large together
+def batch_requests(run: Run, rows: list) -> list:
     "The requests of a batch, up to its size in bytes."
     requests, size = [], 0
     for row in rows:
         question = json.loads(row["question"])
-        request = dict(custom_id=row["key"], params=message_body(question, run.ledger.picture(question["picture"])))
+        request = dict(
+            custom_id=row["key"], params=message_body(question, run.ledger.picture(question["picture"]))
+        )
         size += len(json.dumps(request)) + 2
         if requests and size > BATCH_BYTES: break
         requests.append(request)
     return requests
 
+# %% ../../nbs/teachers/05_sender.ipynb #54a7799a
 async def submit_batch(run: Run):
     "Send what is queued as one batch."
     batch, provider, ledger = uuid.uuid4().hex, run.options["provider"], run.ledger
-    ledger.write("insert into batches values (?,?,null,?,'submitting',0,?)", batch, provider, run.me, time.time())
+    ledger.write(
+        "insert into batches values (?,?,null,?,'submitting',0,?)", batch, provider, run.me, time.time()
+    )
     rows = ledger.claim(provider, run.me, run.batch_size, batch)
     if any(row["sends"] >= BATCH_TRIES for row in rows):
         run.stop(f"{provider}: a question came back {BATCH_TRIES} times from batches without a reply.")
@@ -478,7 +544,11 @@ async def adopt_batches(run: Run):
     for mine in run.ledger.rows("select * from batches where state = 'submitting'"):
         if mine["owner"] == run.me or is_alive(mine["owner"]): continue
         known = {b["remote"] for b in run.ledger.rows("select remote from batches")}
-        theirs = [b async for b in run.client.messages.batches.list(limit=100) if b.id not in known and b.created_at.timestamp() > mine["created_at"] - 60]
+        theirs = [
+            b
+            async for b in run.client.messages.batches.list(limit=100)
+            if b.id not in known and b.created_at.timestamp() > mine["created_at"] - 60
+        ]
         fitting = [b for b in theirs if sum(b.request_counts.model_dump().values()) == mine["size"]]
         if fitting: note_batch(run.ledger, mine["batch"], state="submitted", remote=fitting[-1].id)
         else: drop_batch(run.ledger, mine["batch"])
@@ -486,7 +556,9 @@ async def adopt_batches(run: Run):
 # %% ../../nbs/teachers/05_sender.ipynb #7c542327
 def drop_batch(ledger: Ledger, batch: str):
     "A batch is over; what it did not answer was not billed, and is queued again."
-    keys = [r["key"] for r in ledger.rows("select key from questions where batch = ? and state = 'sent'", batch)]
+    keys = [
+        r["key"] for r in ledger.rows("select key from questions where batch = ? and state = 'sent'", batch)
+    ]
     ledger.release(keys)
     ledger.put_back(keys)
     note_batch(ledger, batch, state="done")
@@ -506,10 +578,13 @@ def keep_result(run: Run, row: dict, result):
         run.ledger.store(row["key"], short(error.message), "refusal", {}, 0.0, state="refused")
     if error and error.type in _ALL_FAIL: run.failed(error.message)
 
+# %% ../../nbs/teachers/05_sender.ipynb #0f6034d6
 async def fetch_batch(run: Run, batch: dict): # its row
     "Store the replies of a batch that has ended."
     if (await run.client.messages.batches.retrieve(batch["remote"])).processing_status != "ended": return
-    waiting = run.ledger.rows("select key, model, asked_at from questions where batch = ? and state = 'sent'", batch["batch"])
+    waiting = run.ledger.rows(
+        "select key, model, asked_at from questions where batch = ? and state = 'sent'", batch["batch"]
+    )
     by_key = {row["key"]: row for row in waiting}
     async for result in await run.client.messages.batches.results(batch["remote"]):
         if result.custom_id in by_key: keep_result(run, by_key.pop(result.custom_id), result.result)
@@ -519,11 +594,13 @@ async def fetch_batch(run: Run, batch: dict): # its row
 async def batch_round(run: Run):
     "Adopt, fetch and submit once."
     await adopt_batches(run)
-    for batch in run.ledger.rows("select * from batches where state = 'submitted'"): await fetch_batch(run, batch)
+    for batch in run.ledger.rows("select * from batches where state = 'submitted'"):
+        await fetch_batch(run, batch)
     queued = run.ledger.rows("""select count(*) as n, max(asked_at) as last from questions
         where state = 'queued' and provider = ?""", run.options["provider"])[0]
     if queued["n"] and not run.over() and time.time() - queued["last"] > QUIET: await submit_batch(run)
 
+# %% ../../nbs/teachers/05_sender.ipynb #3d47dddc
 async def send_batches(run: Run):
     "Submit what is queued, and fetch what has come, until the parent is gone."
     failures = 0
@@ -533,9 +610,12 @@ async def send_batches(run: Run):
             failures = 0
         except Exception as e:
             failures += 1
-            if kind_of_error(e) != "passing" or failures >= TRIES: run.failed(e)
+            if kind_of_error(e) != "passing" or failures >= TRIES:
+                run.failed(e)
             # a batch that was cut off is looked for, like those of the dead
-            run.ledger.write("update batches set owner = '0:0.00' where state = 'submitting' and owner = ?", run.me)
+            run.ledger.write(
+                "update batches set owner = '0:0.00' where state = 'submitting' and owner = ?", run.me
+            )
         shrunk = run.batch_size < BATCH_SIZE and not failures
         await sleep_unless(run.over, 0 if shrunk else run.options["batch_poll_seconds"])
 
@@ -548,7 +628,8 @@ def main():
 def run_sender(ledger: Ledger, options: dict):
     "Send until the run ends or something forbids it."
     me = str(os.getpid())
-    ledger.write("delete from stops where owner in (?, ?)", me, f"note {me}")  # of an earlier process with this number
+    # of an earlier process with this number
+    ledger.write("delete from stops where owner in (?, ?)", me, f"note {me}")
     try: run = Run(ledger, options)
     except Exception as e: return note_stop(ledger, me, f"{options['provider']}: {short(e)}")
     threading.Thread(target=lambda: (sys.stdin.buffer.read(), run.parent_gone.set()), daemon=True).start()
@@ -573,10 +654,12 @@ def known_to(url: str) -> dict: # url: of `judge_base_url`, or ""
 # %% ../../nbs/teachers/05_sender.ipynb #2e4c22db
 MOST_LOST = 5 # senders of one run that may be killed before somebody should look
 
+# %% ../../nbs/teachers/05_sender.ipynb #baecef6c
 class Sender:
     "The run's end of a sender: started when first needed, and started again when it was lost."
     def __init__(self, ledger: Path, **options):
-        if fault := url_fault(options.get("base_url", "")): raise AresError(f"judge_base_url must be {fault}.")
+        if fault := url_fault(options.get("base_url", "")):
+            raise AresError(f"judge_base_url must be {fault}.")
         self.ledger, self.options, self.process, self.lost = Path(ledger), options, None, 0
         self.looked, self.shown = 0.0, ""
 
@@ -584,16 +667,34 @@ class Sender:
         "See that a sender runs; raise when the last one had a reason to stop."
         if self.process and self.process.poll() is None: return self.show_note()
         if self.process: self.raise_reason()
-        command = [sys.executable, "-c", "from ares.teachers.sender import main; main()", str(self.ledger.resolve())]
+        command = [
+            sys.executable,
+            "-c",
+            "from ares.teachers.sender import main; main()",
+            str(self.ledger.resolve()),
+        ]
         with open(self.ledger.with_suffix(".log"), "a") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log,
-                                            bufsize=0, start_new_session=True, env=known_to(self.options.get("base_url", "")))
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                bufsize=0,
+                start_new_session=True,
+                env=known_to(self.options.get("base_url", "")),
+            )
         try: self.process.stdin.write(json.dumps(self.options).encode() + b"\n")
         except BrokenPipeError: pass  # it has ended already; the next look finds its reason
 
     def said(self, owner: str) -> str:
         "What the sender has left in the ledger."
-        return next((r["message"] for r in Ledger(self.ledger).rows("select message from stops where owner = ?", owner)), "")
+        return next(
+            (
+                r["message"]
+                for r in Ledger(self.ledger).rows("select message from stops where owner = ?", owner)
+            ),
+            "",
+        )
 
     def show_note(self):
         "Once a second, tell the user what the sender says."
@@ -620,5 +721,8 @@ class Sender:
             self.process = None
 
 # %% ../../nbs/teachers/05_sender.ipynb #75570627
-DEFAULTS = dict(provider="anthropic", base_url="", send="live", concurrency=16, requests_per_minute=0, tokens_per_minute=0, request_timeout=120.0, budget_usd=0.0, budget_calls=0,
-                batch_poll_seconds=10.0, prices={})
+DEFAULTS = dict(
+    provider="anthropic", base_url="", send="live", concurrency=16, requests_per_minute=0,
+    tokens_per_minute=0, request_timeout=120.0, budget_usd=0.0, budget_calls=0, batch_poll_seconds=10.0,
+    prices={},
+)

@@ -39,7 +39,10 @@ def answer_examples(
     look: bool = True, # show the picture too (MM-CoT)
 ) -> list: # of dict(prompt, view, target)
     "What the answer model learns: question and rationale in, the letter or the word out."
-    return [dict(prompt=answer_prompt(p, r), view=p.view if look else None, target=answer_target(p)) for p, r in zip(problems, rationales, strict=True)]
+    return [
+        dict(prompt=answer_prompt(p, r), view=p.view if look else None, target=answer_target(p))
+        for p, r in zip(problems, rationales, strict=True)
+    ]
 
 # %% ../../nbs/training/05_answers.ipynb #d36cc2a1
 def vision_tower(
@@ -120,7 +123,8 @@ def fit_answers(
     if lora is not None: add_adapter(answerer, **lora)
     examples = answer_examples(problems, rationales, look)
     aside = max(1, len(examples) // 10)
-    if lora is not None: config = replace(config, fsdp=False)  # an adapter has few weights, gradients and averages; its frozen model is whole in each process
+    # an adapter has few weights, gradients and averages; its frozen model is whole in each process
+    if lora is not None: config = replace(config, fsdp=False)
     fit_sft(answerer, examples[aside:], examples[:aside], folder, config, desc)
     return answerer
 

@@ -31,7 +31,9 @@ def compute_advantages(
     gamma: float = 1.0, lam: float = 0.95, # discount, and lambda of GAE (paper)
 ): # (advantages, returns), each (rows, length), zero at padding
     "Generalised advantage estimation over the tokens of responses."
-    advantages, carry, following = torch.zeros_like(rewards), torch.zeros_like(rewards[:, 0]), torch.zeros_like(rewards[:, 0])
+    advantages, carry, following = (
+        torch.zeros_like(rewards), torch.zeros_like(rewards[:, 0]), torch.zeros_like(rewards[:, 0]),
+    )
     for t in reversed(range(rewards.shape[1])):
         surprise = rewards[:, t] + gamma * following - values[:, t]
         carry = (surprise + gamma * lam * carry) * mask[:, t]
@@ -95,7 +97,8 @@ def value_loss(
 ) -> torch.Tensor: # of each token
     "Half the squared error of the forecast of each token."
     loss = (values - returns).pow(2)
-    if clip is not None: loss = torch.maximum(loss, (old_values + (values - old_values).clamp(-clip, clip) - returns).pow(2))
+    if clip is not None:
+        loss = torch.maximum(loss, (old_values + (values - old_values).clamp(-clip, clip) - returns).pow(2))
     return loss / 2
 
 # %% ../../nbs/training/03_ppo.ipynb #b4223929
@@ -115,7 +118,8 @@ class PPOConfig:
     ppo_epochs: int = 10 # passes over a collection
     batch_size: int = 8 # rollouts in one forward pass
     grad_accum: int = 8 # forward passes for one step
-    normalize_advantages: bool = True # to spread 1: of the collection (gae), or of a problem's samples (group)
+    # to spread 1: of the collection (gae), or of a problem's samples (group)
+    normalize_advantages: bool = True
     max_grad_norm: float = 1.0 # longer gradients are scaled down to this norm; 0: never (official code)
     target_kl: float | None = None # stop the passes when the policy has moved this far (nats a token)
     neutral: float = 0.5 # score that earns nothing
@@ -137,14 +141,20 @@ def adapted_kl_coef(
     return kl_coef * (1 + 0.1 * max(-0.2, min(0.2, kl / target - 1)))
 
 # %% ../../nbs/training/03_ppo.ipynb #86d60fa3
-SCHEDULES = {"constant": lambda done: 1.0, "linear": lambda done: 1 - done, "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2}
+SCHEDULES = {
+    "constant": lambda done: 1.0,
+    "linear": lambda done: 1 - done,
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+}
 
 # %% ../../nbs/training/03_ppo.ipynb #bfb019a9
 def padded(
     rows: list, # of lists or tensors of numbers, of various lengths
 ) -> torch.Tensor: # (rows, longest)
     "Rows of various lengths as one tensor, padded with zeros."
-    return torch.nn.utils.rnn.pad_sequence([torch.as_tensor(r, dtype=torch.float32) for r in rows], batch_first=True)
+    return torch.nn.utils.rnn.pad_sequence(
+        [torch.as_tensor(r, dtype=torch.float32) for r in rows], batch_first=True
+    )
 
 # %% ../../nbs/training/03_ppo.ipynb #f2fae6cc
 def rollout_advantages(
@@ -197,17 +207,35 @@ def batch_losses(
     "PPO's losses of a batch of rollouts, summed over tokens."
     inputs, responses, rows = batch_of(student, rollouts)
     device, width = responses.device, responses.shape[1]
-    old, mask = (padded(x).to(device) for x in ([r.logprobs for r in rollouts], [[1.0] * len(r.tokens) for r in rollouts]))
+    old, mask = (
+        padded(x).to(device)
+        for x in ([r.logprobs for r in rollouts], [[1.0] * len(r.tokens) for r in rollouts])
+    )
     advantages, returns = advantages[:, :width].to(device), returns[:, :width].to(device)
     hidden = student.hidden(inputs, responses, rows) if policy or value_head.trunk is None else None
     logprobs = student.token_logprobs(hidden, responses, config.temperature, config.top_k) if policy else old
     loss = (policy_loss(logprobs, old, advantages, config.clip) * mask).sum()
     v_loss = torch.zeros((), device=device)
-    if value_head: v_loss = (value_loss(value_head(inputs, responses, rows, hidden), padded([r.values for r in rollouts]).to(device), returns, config.value_clip) * mask).sum()
+    if value_head:
+        v_loss = (
+            value_loss(
+                value_head(inputs, responses, rows, hidden),
+                padded([r.values for r in rollouts]).to(device),
+                returns,
+                config.value_clip,
+            )
+            * mask
+        ).sum()
     with torch.no_grad():
         change = (logprobs - old) * mask
         outside = ((change.exp() - 1).abs() > config.clip).float() * mask
-        stats = dict(policy_loss=loss, value_loss=v_loss, approx_kl=((change.exp() - 1 - change) * mask).sum(), ratio=(change.exp() * mask).sum(), clip_fraction=outside.sum())
+        stats = dict(
+            policy_loss=loss,
+            value_loss=v_loss,
+            approx_kl=((change.exp() - 1 - change) * mask).sum(),
+            ratio=(change.exp() * mask).sum(),
+            clip_fraction=outside.sum(),
+        )
     return loss, v_loss, {k: v.detach() for k, v in stats.items()}
 
 # %% ../../nbs/training/03_ppo.ipynb #08cdbd63
@@ -282,10 +310,13 @@ def step_groups(
     "The steps of all passes over a collection, each as its batches of indices."
     for _ in range(config.ppo_epochs):
         batches = shuffled_batches(lengths, owners, config.batch_size)
-        yield from (batches[start:start + config.grad_accum] for start in range(0, len(batches), config.grad_accum))
+        yield from (
+            batches[start : start + config.grad_accum] for start in range(0, len(batches), config.grad_accum)
+        )
 
 # %% ../../nbs/training/03_ppo.ipynb #de23f3ee
-STATS = ("policy_loss", "value_loss", "approx_kl", "ratio", "clip_fraction") # of a step; value_loss with a value head only
+# of a step; value_loss with a value head only
+STATS = ("policy_loss", "value_loss", "approx_kl", "ratio", "clip_fraction")
 
 # %% ../../nbs/training/03_ppo.ipynb #b624117a
 def own_batches(

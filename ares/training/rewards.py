@@ -37,13 +37,17 @@ def kl_penalty(
 
 # %% ../../nbs/training/02_rewards.ipynb #dc853b3d
 def token_rewards(
-    rollout: Rollout, # with both log-probabilities, and with scores, or None where the teacher failed: then only the fee is left
+    # with both log-probabilities, and with scores, or None where the teacher failed: then only the fee is
+    # left
+    rollout: Rollout,
     kl_coef: float = 1e-4, # (paper)
     neutral: float = 0.5, # (paper)
 ) -> torch.Tensor: # (length,)
     "The reward of each token of a rollout."
     spans = rollout.spans if rollout.scores is not None else []
-    return sentence_rewards(rollout.scores or [], spans, len(rollout.tokens), neutral) - kl_penalty(rollout.logprobs, rollout.ref_logprobs, kl_coef)
+    return sentence_rewards(rollout.scores or [], spans, len(rollout.tokens), neutral) - kl_penalty(
+        rollout.logprobs, rollout.ref_logprobs, kl_coef
+    )
 
 # %% ../../nbs/training/02_rewards.ipynb #6a86f185
 FEEDBACKS = "sentence", "rationale", "rank", "random"
@@ -51,7 +55,11 @@ FEEDBACKS = "sentence", "rationale", "rank", "random"
 def dealt_again(scores: list) -> list: # rows of numbers; rows of the same lengths
     "The same numbers in places of chance, which the numbers of rows and scores determine."
     pool = [s for row in scores for s in row]
-    order = iter(torch.randperm(len(pool), generator=torch.Generator().manual_seed(1000 * len(pool) + len(scores))).tolist())
+    order = iter(
+        torch.randperm(
+            len(pool), generator=torch.Generator().manual_seed(1000 * len(pool) + len(scores))
+        ).tolist()
+    )
     return [[pool[next(order)] for _ in row] for row in scores]
 
 # %% ../../nbs/training/02_rewards.ipynb #d5dd5845
@@ -68,6 +76,7 @@ def paid_at_the_end(
     last = _last_paid(rollout)
     return [neutral + earned * (i == last) for i in range(len(rollout.spans))]
 
+# %% ../../nbs/training/02_rewards.ipynb #40d85e05
 def regraded(
     rollouts: list, # a collection, scored
     feedback: str = "sentence", # one of `FEEDBACKS`
@@ -76,11 +85,18 @@ def regraded(
     "The collection as the student is told of it."
     scored = [r for r in rollouts if r.scores]
     if feedback == "sentence" or not scored: return rollouts
-    totals, owners = pd.Series([sum(s - neutral for s in r.scores) for r in scored]), [r.problem.id for r in scored]
+    totals, owners = (
+        pd.Series([sum(s - neutral for s in r.scores) for r in scored]),
+        [r.problem.id for r in scored],
+    )
     if feedback == "rank":
         count = totals.groupby(owners).transform("count")
         totals = (totals.groupby(owners).rank() - (count + 1) / 2) / (count - 1).clip(lower=1)
-    told = iter(dealt_again([r.scores for r in scored]) if feedback == "random" else [paid_at_the_end(r, float(t), neutral) for r, t in zip(scored, totals)])
+    told = iter(
+        dealt_again([r.scores for r in scored])
+        if feedback == "random"
+        else [paid_at_the_end(r, float(t), neutral) for r, t in zip(scored, totals)]
+    )
     return [replace(r, scores=next(told)) if r.scores else r for r in rollouts]
 
 # %% ../../nbs/training/02_rewards.ipynb #3d76b314

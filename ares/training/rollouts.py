@@ -64,8 +64,14 @@ def tinted_html(
 ) -> str:
     "Sentences on a ground that shows their scores."
     marks = zip(sentences, scores or [None] * len(sentences))
-    return " ".join(f"<span style='background:{tint(s)};color:#111;border-radius:4px;padding:1px 5px;line-height:1.9'>{html.escape(t)}"
-                    f"{'' if s is None else f'<sub style=opacity:.65> {s:.1f}</sub>'}</span>" for t, s in marks) or "<i>(nothing)</i>"
+    return (
+        " ".join(
+            f"<span style='background:{tint(s)};color:#111;border-radius:4px;padding:1px 5px;line-height:1.9'>{html.escape(t)}"
+            f"{'' if s is None else f'<sub style=opacity:.65> {s:.1f}</sub>'}</span>"
+            for t, s in marks
+        )
+        or "<i>(nothing)</i>"
+    )
 
 # %% ../../nbs/training/01_rollouts.ipynb #a10a9a07
 def rollout_html(rollout: Rollout) -> str:
@@ -107,8 +113,10 @@ def generate_rollouts(
     num_samples: int = 4, # rationales for each problem, K
     max_new_tokens: int = 512,
     batch_size: int = 64, # problems in one batch
-    written=None, # called with the rollouts of each batch, longest prompts first, while the next is still to be written
-    sampler=None, # who writes in the student's place, such as `VLLMSampler`: a context with the verb `generate`
+    # called with the rollouts of each batch, longest prompts first, while the next is still to be written
+    written=None,
+    # who writes in the student's place, such as `VLLMSampler`: a context with the verb `generate`
+    sampler=None,
     **how, # temperature, top_k, top_p, sample, of_sampled: see `generate` of the student
 ) -> list: # of `Rollout`, K for each problem, in the order of the problems
     "Sample K rationales of each problem; several processes share the problems."
@@ -117,11 +125,20 @@ def generate_rollouts(
         for places in by_length(mine, lambda i: len(prompts[i]), batch_size):
             batch = [mine[j] for j in places]
             inputs = student.inputs([prompts[i] for i in batch], [problems[i].view() for i in batch])
-            tokens, logprobs = (t.tolist() for t in (sampler or student).generate(inputs, num_samples=num_samples, max_new_tokens=max_new_tokens, **how))
+            tokens, logprobs = (
+                t.tolist()
+                for t in (sampler or student).generate(
+                    inputs, num_samples=num_samples, max_new_tokens=max_new_tokens, **how
+                )
+            )
             for n, i in enumerate(batch):
-                found[i] = [make_rollout(student, problems[i], prompts[i], tokens[j], logprobs[j]) for j in range(n * num_samples, (n + 1) * num_samples)]
+                found[i] = [
+                    make_rollout(student, problems[i], prompts[i], tokens[j], logprobs[j])
+                    for j in range(n * num_samples, (n + 1) * num_samples)
+                ]
             if written: written([r for i in batch for r in found[i]])
-    samples = bring_together([[vars(r) | dict(problem=None) for r in found[i]] for i in mine])  # every process knows the problems already
+    # every process knows the problems already
+    samples = bring_together([[vars(r) | dict(problem=None) for r in found[i]] for i in mine])
     return [Rollout(**r | dict(problem=p)) for p, rollouts in zip(problems, samples) for r in rollouts]
 
 # %% ../../nbs/training/01_rollouts.ipynb #46f4244a
@@ -135,7 +152,10 @@ def batch_of(
     unique = [r for _, r in first.values()]
     inputs = student.inputs([r.prompt for r in unique], [r.problem.view() for r in unique])
     width = max(len(r.tokens) for r in rollouts)
-    responses = torch.tensor([r.tokens + [student.tokenizer.pad_token_id] * (width - len(r.tokens)) for r in rollouts], device=student.device)
+    responses = torch.tensor(
+        [r.tokens + [student.tokenizer.pad_token_id] * (width - len(r.tokens)) for r in rollouts],
+        device=student.device,
+    )
     return inputs, responses, torch.tensor([first[r.problem.id][0] for r in rollouts], device=student.device)
 
 # %% ../../nbs/training/01_rollouts.ipynb #d93437de
@@ -190,6 +210,11 @@ def score_rollouts(
     "Have each distinct rationale scored once."
     distinct = to_score(rollouts)
     teacher.ask("score", list(distinct.values()))
-    known = {key: teacher.score(*asked) for key, asked in (progress(distinct.items(), desc=desc, bill=teacher.bill) if desc else distinct.items())}
+    known = {
+        key: teacher.score(*asked)
+        for key, asked in (
+            progress(distinct.items(), desc=desc, bill=teacher.bill) if desc else distinct.items()
+        )
+    }
     for r in rollouts: r.scores = known.get((r.problem.id, r.text), [])
     return len(known)

@@ -62,7 +62,10 @@ def correct_rollouts(
     "Let the teacher correct each distinct rationale once; `corrected` is None where it gave no usable answer."
     distinct = dict(list(to_correct(rollouts).items())[:limit or None])
     teacher.ask("correct", list(distinct.values()))
-    return [dict(id=problem_id, rationale=text, corrected=teacher.correct(*asked)) for (problem_id, text), asked in progress(distinct.items(), desc=desc, bill=teacher.bill)]
+    return [
+        dict(id=problem_id, rationale=text, corrected=teacher.correct(*asked))
+        for (problem_id, text), asked in progress(distinct.items(), desc=desc, bill=teacher.bill)
+    ]
 
 # %% ../../nbs/training/04_sft.ipynb #f9f95277
 def correction_examples(
@@ -102,7 +105,10 @@ def last_checkpoint(
 # %% ../../nbs/training/04_sft.ipynb #7f73e470
 class ShowProgress(TrainerCallback):
     "Move the progress bar and keep the trainer's history in `metrics.jsonl`."
-    def __init__(self, path: Path, desc: str, tracker: Tracker = Tracker()): self.path, self.desc, self.tracker = path, desc, tracker
+
+    def __init__(self, path: Path, desc: str, tracker: Tracker = Tracker()):
+        self.path, self.desc, self.tracker = path, desc, tracker
+
     def on_train_begin(self, args, state, control, **kwargs):
         self.bar = progress(total=state.max_steps, desc=self.desc)
         self.bar.update(state.global_step)
@@ -118,6 +124,7 @@ class ShowProgress(TrainerCallback):
 _CHECKPOINTING = next(name for name in ("activation_checkpointing", "gradient_checkpointing")
                       if name in TrainingArguments.__dataclass_fields__)  # new name or old
 
+# %% ../../nbs/training/04_sft.ipynb #63f2b9be
 def sft_arguments(
     folder: Path, # for checkpoints
     config: SFTConfig,
@@ -126,22 +133,49 @@ def sft_arguments(
     "What the trainer should do: one checkpoint an epoch, the best one kept."
     n, (_, kind) = process_count(), student.trainer
     return kind(
-        output_dir=str(folder), learning_rate=config.lr, num_train_epochs=config.epochs,
-        weight_decay=config.weight_decay, adam_beta2=0.98, warmup_steps=config.warmup, logging_nan_inf_filter=False,
-        per_device_train_batch_size=config.batch_size//n, per_device_eval_batch_size=4*config.batch_size//n, ddp_find_unused_parameters=n > 1 or None,
-        gradient_accumulation_steps=config.grad_accum, **{_CHECKPOINTING: False}, seed=config.seed, data_seed=config.seed, bf16=config.bf16,
-        eval_strategy="epoch", save_strategy="epoch", logging_strategy="epoch", save_total_limit=1,
-        load_best_model_at_end=True, metric_for_best_model="eval_loss", greater_is_better=False,
-        remove_unused_columns=False, dataloader_pin_memory=False, label_names=["labels"], prediction_loss_only=True,
-        disable_tqdm=True, report_to="none", log_level="error", use_cpu=student.device.type == "cpu")
+        output_dir=str(folder),
+        learning_rate=config.lr,
+        num_train_epochs=config.epochs,
+        weight_decay=config.weight_decay,
+        adam_beta2=0.98,
+        warmup_steps=config.warmup,
+        logging_nan_inf_filter=False,
+        per_device_train_batch_size=config.batch_size // n,
+        per_device_eval_batch_size=4 * config.batch_size // n,
+        ddp_find_unused_parameters=n > 1 or None,
+        gradient_accumulation_steps=config.grad_accum,
+        **{_CHECKPOINTING: False},
+        seed=config.seed,
+        data_seed=config.seed,
+        bf16=config.bf16,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        logging_strategy="epoch",
+        save_total_limit=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        label_names=["labels"],
+        prediction_loss_only=True,
+        disable_tqdm=True,
+        report_to="none",
+        log_level="error",
+        use_cpu=student.device.type == "cpu",
+    )
 
 # %% ../../nbs/training/04_sft.ipynb #819a7219
 NOTHING = dict(prompt="", view=None, target=None) # the last of the train examples
 
 class EvenOrder(Sampler):
     "A new random order of the examples for each epoch, filled up with the last one."
-    def __init__(self, data, size, seed): # size: examples in a batch of all processes
-        self.order, self.missing = SeedableRandomSampler(range(len(data) - 1), data_seed=seed), -(len(data) - 1) % size
+    def __init__(self, data, size, seed):  # size: examples in a batch of all processes
+        self.order, self.missing = (
+            SeedableRandomSampler(range(len(data) - 1), data_seed=seed),
+            -(len(data) - 1) % size,
+        )
+
     def set_epoch(self, epoch): self.order.set_epoch(epoch)
     def __len__(self): return len(self.order) + self.missing
     def __iter__(self): yield from [*self.order, *[len(self.order)] * self.missing]
@@ -161,15 +195,20 @@ class SharingTrainer:
     def __init__(self, *args, setting: str = "lr", **kwargs):
         super().__init__(*args, **kwargs)
         self.setting = setting
-        self.divided = self.is_distributed_loading_by_transformers = is_sharded(self.model)  # then it leaves weights and gradients alone
+        # then it leaves weights and gradients alone
+        self.divided = self.is_distributed_loading_by_transformers = is_sharded(self.model)
     def _get_train_sampler(self, train_dataset=None):
         n = process_count()
-        return EvenOrder(self.train_dataset, self.args.per_device_train_batch_size * n if n > 1 else 1, self.args.data_seed)
+        return EvenOrder(
+            self.train_dataset, self.args.per_device_train_batch_size * n if n > 1 else 1, self.args.data_seed
+        )
+
     def create_optimizer(self, *args, **kwargs):
         optimizer = super().create_optimizer(*args, **kwargs)
         optimizer.register_load_state_dict_pre_hook(fitting_state)
         return optimizer
-    def _sync_replicated_trainable_parameters(self, model): pass  # they are the same from the start, and their gradients are summed below
+    # they are the same from the start, and their gradients are summed below
+    def _sync_replicated_trainable_parameters(self, model): pass
     def _clip_grad_norm(self, model):
         if self.divided:
             sum_gradients(list(model.parameters()))
@@ -198,7 +237,9 @@ class SharingTrainer:
         output.metrics[f"{metric_key_prefix}_loss"] = loss / max(1, labels)
         return output
     def _save(self, output_dir=None, state_dict=None):
-        with whole(self.model): super()._save(output_dir, whole_weights(self.model) if self.divided else state_dict)
+        with whole(self.model):
+            super()._save(output_dir, whole_weights(self.model) if self.divided else state_dict)
+
     def _save_optimizer_and_scheduler(self, output_dir):
         if not self.divided: return super()._save_optimizer_and_scheduler(output_dir)
         state = whole_state(self.optimizer)
@@ -222,6 +263,7 @@ def _filled(
     missing = -len(numbers) % size if process_count() > 1 else 0
     return Dataset.from_dict(dict(number=[*numbers, *[filler] * missing]))
 
+# %% ../../nbs/training/04_sft.ipynb #e8046940
 def make_trainer(
     student, # a `Student`
     train: list, val: list, # examples
@@ -254,11 +296,16 @@ def fit_sft(
     tracker: Tracker = Tracker(), # where else the numbers go
 ) -> list: # the trainer's log, also kept in `metrics.jsonl`
     "Fine-tune on examples and keep the epoch with the lowest validation loss."
-    if not train or not val: raise AresError(f"{desc}: {len(train)} examples to train on and {len(val)} to validate; both are needed.")
+    if not train or not val:
+        raise AresError(
+            f"{desc}: {len(train)} examples to train on and {len(val)} to validate; both are needed."
+        )
     folder = Path(folder)
     hf_logging.disable_progress_bar()
     if config.fsdp: student.shard()
-    trainer = make_trainer(student, train, val, folder, config, ShowProgress(folder/"metrics.jsonl", desc, tracker))
+    trainer = make_trainer(
+        student, train, val, folder, config, ShowProgress(folder / "metrics.jsonl", desc, tracker)
+    )
     trainer.train(resume_from_checkpoint=from_main(lambda: last_checkpoint(folder)))
     student.model.eval()
     return trainer.state.log_history
