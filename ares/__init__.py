@@ -4,7 +4,7 @@ __version__ = "0.1.0"
 _HOME = { # name -> the module it is imported from when it is first used
     "Problem": "data.problem", "make_problems": "data.synthetic",
     "load_scienceqa": "data.datasets", "load_aokvqa": "data.datasets",
-    "rationale_prompt": "data.prompts", "read_answer": "data.prompts", "split_sentences": "data.sentences",
+    "rationale_prompt": "data.prompts", "read_answer": "data.prompts", "sentences_of": "data.sentences",
     "load_student": "students.loading", "ValueHead": "students.base",
     "load_teacher": "teachers.llm", "FactTeacher": "teachers.offline", "ReferenceTeacher": "teachers.offline",
     "Rollout": "training.rollouts", "generate_rollouts": "training.rollouts", "score_rollouts": "training.rollouts",

@@ -298,3 +298,10 @@ def test_the_package_offers_its_names_at_once():
     for offered in ares.__all__: assert getattr(ares, offered) is not None
     assert ares.PPOTrainer.__module__ == "ares.training.ppo" and "PPOTrainer" in dir(ares)
     with pytest.raises(AttributeError): ares.nothing_of_this_name
+
+
+def test_the_python_of_the_readme_prints_what_the_readme_says():
+    code = re.search(r"```python\n(.*?)```", (ROOT/"README.md").read_text(), re.S).group(1)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == ["1.0", "0.0", "1.0", "1.0"]
