@@ -1,4 +1,4 @@
-"Tiny models of the families of causal language models that `transformers` knows, with random weights and much dropout."
+"Tiny models of the families of causal language models in `transformers`: random weights, much dropout."
 import inspect
 
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
@@ -12,18 +12,25 @@ from ares.students.base import train_tokenizer
 SIZES = {
     400: "vocab_size vocab_size_per_layer_input",
     256: "max_position_embeddings n_positions n_ctx max_seq_len",
-    64: "intermediate_size ffn_dim decoder_ffn_dim d_ff n_inner hidden_dim ffn_hidden_size mamba_d_ssm intermediate_size_mlp",
+    64: "intermediate_size ffn_dim decoder_ffn_dim d_ff n_inner hidden_dim ffn_hidden_size mamba_d_ssm"
+        " intermediate_size_mlp",
     32: "hidden_size d_model n_embd dim word_embed_proj_dim attention_hidden_size lru_width embedding_size",
-    16: "moe_intermediate_size shared_expert_intermediate_size shared_intermediate_size mamba_d_head mamba_head_dim"
+    16: "moe_intermediate_size shared_expert_intermediate_size shared_intermediate_size mamba_d_head"
+        " mamba_head_dim"
         " q_lora_rank kv_lora_rank attention_window_size sliding_window window_size",
-    8: "head_dim qk_rope_head_dim qk_nope_head_dim v_head_dim linear_key_head_dim linear_value_head_dim mamba_d_state"
+    8: "head_dim qk_rope_head_dim qk_nope_head_dim v_head_dim linear_key_head_dim linear_value_head_dim"
+        " mamba_d_state"
        " mamba_chunk_size state_size ssm_state_size chunk_size hidden_size_per_layer_input laurel_rank",
-    4: "num_attention_heads n_head n_heads decoder_attention_heads num_heads num_experts num_local_experts n_routed_experts"
-       " moe_num_experts linear_num_value_heads mamba_n_heads mamba_num_heads mamba_d_conv mamba_dt_rank rotary_dim",
-    2: "num_hidden_layers n_layer n_layers num_layers decoder_layers num_key_value_heads num_kv_heads num_experts_per_tok"
+    4: "num_attention_heads n_head n_heads decoder_attention_heads num_heads num_experts num_local_experts"
+        " n_routed_experts"
+       " moe_num_experts linear_num_value_heads mamba_n_heads mamba_num_heads mamba_d_conv mamba_dt_rank"
+        " rotary_dim",
+    2: "num_hidden_layers n_layer n_layers num_layers decoder_layers num_key_value_heads num_kv_heads"
+        " num_experts_per_tok"
        " linear_num_key_heads mamba_expand",
     1: "n_group topk_group first_k_dense_replace mamba_n_groups n_groups",
-    0.3: "attention_dropout hidden_dropout resid_pdrop embd_pdrop attn_pdrop hidden_dropout_prob attention_probs_dropout_prob"
+    0.3: "attention_dropout hidden_dropout resid_pdrop embd_pdrop attn_pdrop hidden_dropout_prob"
+         " attention_probs_dropout_prob"
          " activation_dropout dropout",
     0.2: "initializer_range",
 }
@@ -54,7 +61,8 @@ OWN = dict(
 )
 HYBRID = "qwen3_5_text qwen3_next lfm2 granitemoehybrid jamba falcon_h1 bamba olmo_hybrid nemotron_h".split()
 DROPPING = "opt xglm biogpt falcon".split()  # their layers apply dropout by their own mode
-COMMON = "llama gpt2 gpt_neo gpt_neox gptj bloom phi3 gemma2 gemma3_text qwen2 qwen3 mixtral smollm3 olmo2 apertus glm4_moe".split()
+COMMON = ("llama gpt2 gpt_neo gpt_neox gptj bloom phi3 gemma2 gemma3_text qwen2 qwen3 mixtral smollm3 olmo2 "
+          "apertus glm4_moe").split()
 WITHOUT_CACHE = "mamba2 rwkv minimax openai-gpt".split()
 ALL = list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 

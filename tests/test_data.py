@@ -169,7 +169,8 @@ from ares.data.datasets import load_scienceqa
 problems = load_scienceqa("derek-thomas/ScienceQA")
 try: load_scienceqa("nobody/nothing"); said = ""
 except AresError as e: said = str(e)
-print(json.dumps([[p.id for p in problems], [list(p.picture().getpixel((0, 0))) for p in problems if p.has_image], said]))
+corners = [list(p.picture().getpixel((0, 0))) for p in problems if p.has_image]
+print(json.dumps([[p.id for p in problems], corners, said]))
 """
 
 def test_scienceqa_comes_from_a_hub_and_then_from_its_cache(tmp_path):
@@ -218,7 +219,7 @@ for source in sys.argv[1:]: print(json.dumps([sum(p.has_image for p in load_scie
 
 @pytest.mark.parametrize("form", ["own", "parquet"])
 def test_memory_does_not_grow_with_the_pictures(form, tmp_path):
-    "600 pictures of 100 KB each, 60 MB in all, must leave no trace in the memory of a process that has loaded them."
+    "Loading 600 pictures of 100 KB each, 60 MB in all, must not raise the memory of the process."
     import datasets
     Image.frombytes("RGB", (192, 192), os.urandom(192 * 192 * 3)).save(tmp_path/"image.png")
     picture = (tmp_path/"image.png").read_bytes()
@@ -310,7 +311,7 @@ def test_links_out_of_the_data_folder_are_refused(how, science, tmp_path_factory
 
 @real("scienceqa")
 def test_categories_follow_the_record():
-    "Of the 407 test problems 226 have a picture, and 122 neither picture nor hint, whichever files are there."
+    "Of the 407 test problems 226 have a picture, and 122 neither picture nor hint, with or without files."
     for images, found in (("where there", 161), ("none", 0)):
         problems = [p for p in load_scienceqa(data_folder()/"scienceqa", images=images) if p.split == "test"]
         counts = [sum(map(CATEGORIES[name], problems)) for name in ("IMG", "NO")]

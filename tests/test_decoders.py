@@ -1,4 +1,4 @@
-"Decoders go through the whole loop, and go on where they were killed; a pretrained one takes a step of each kind."
+"Decoders go through the whole loop and resume after a kill; a pretrained one takes a step of each kind."
 import importlib.util, time
 from pathlib import Path
 

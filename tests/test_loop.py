@@ -8,7 +8,8 @@ import pytest
 from ares.__main__ import main
 from conftest import ROOT, end, lines, results_of, start_loop
 
-FIELDS = ("accuracy accuracy_by_category sentence_score wrong_per_rationale repeated unfinished seconds teacher_calls").split()
+FIELDS = ("accuracy accuracy_by_category sentence_score wrong_per_rationale repeated unfinished "
+          "seconds teacher_calls").split()
 STAGES = ["baseline", "rl-1", "sft-1", "rl-2", "sft-2"]
 
 

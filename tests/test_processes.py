@@ -1,4 +1,4 @@
-"Two processes, with whole and with divided weights: the same steps as one, the whole loop, and what happens when one of them is killed."
+"Two processes, with whole and with sharded weights: the same steps as one, the whole loop, and a kill."
 import json, os, re, subprocess, sys, time
 from pathlib import Path
 
@@ -34,17 +34,27 @@ from ares.students.loading import load_student
 out, fsdp = sys.argv[1], len(sys.argv) > 2
 n = f"{process_count()}-fsdp" if fsdp else process_count()
 join_processes(torch.device("cpu"))
-def weights(student): return {k: w.clone() for k, w in whole_weights(student.model).items() if "embed_tokens" not in k and "lm_head" not in k}
+def weights(student):
+    "Copies of all weights but the embeddings and the head."
+    shared = ("embed_tokens", "lm_head")
+    found = whole_weights(student.model).items()
+    return {k: w.clone() for k, w in found if not any(name in k for name in shared)}
 def keep(name, student):
     with student.whole(): from_main(lambda: save_file(weights(student), f"{out}/{name}-{n}.safetensors"))
 def held(tensors): return sum(getattr(t, "to_local", lambda: t)().numel() for t in tensors)
 
 problems = make_problems(43, split="train", seed=1)
 set_seed(0)
-student = load_student(dict(d_model=32, d_ff=64, num_layers=1, num_decoder_layers=2, num_heads=2, vocab_size=600, dropout_rate=0.0), texts=[rationale_prompt(p) + p.solution for p in problems])
+texts = [rationale_prompt(p) + p.solution for p in problems]
+SIZES = dict(d_model=32, d_ff=64, num_layers=1, num_decoder_layers=2, num_heads=2, vocab_size=600,
+             dropout_rate=0.0)
+student = load_student(SIZES, texts=texts)
 keep("start", student)
 learner, examples = student.copy(), gold_examples(problems)
-def fit(): fit_sft(learner, examples, examples[:9], f"{out}/fit-{n}", SFTConfig(lr=3e-3, epochs=2, batch_size=8, fsdp=fsdp))
+def fit():
+    "Two epochs of fine-tuning."
+    config = SFTConfig(lr=3e-3, epochs=2, batch_size=8, fsdp=fsdp)
+    fit_sft(learner, examples, examples[:9], f"{out}/fit-{n}", config)
 if fsdp:  # cut off in the second epoch, and gone on with
     going_on = ShowProgress.on_step_end
     def cut(self, args, state, control, **kwargs):
@@ -56,27 +66,32 @@ if fsdp:  # cut off in the second epoch, and gone on with
 fit()
 keep("sft", learner)
 if not fsdp:
-    decoder = load_student(dict(kind="decoder", d_model=32, d_ff=64, num_layers=2, num_heads=2, vocab_size=600), texts=[rationale_prompt(p) + p.solution for p in problems])
+    sizes = dict(kind="decoder", d_model=32, d_ff=64, num_layers=2, num_heads=2, vocab_size=600)
+    decoder = load_student(sizes, texts=texts)
     keep("decoder-start", decoder)
     fit_sft(decoder, examples, examples[:9], f"{out}/decoder-{n}", SFTConfig(lr=3e-3, epochs=2, batch_size=8))
     keep("decoder", decoder)
     adapted = student.copy()
     set_seed(1)
     add_adapter(adapted, r=4, alpha=8, dropout=0.0)
-    fit_sft(adapted, examples, examples[:9], f"{out}/lora-{n}", SFTConfig(lr=3e-2, epochs=2, batch_size=8, grad_accum=2))
+    config = SFTConfig(lr=3e-2, epochs=2, batch_size=8, grad_accum=2)
+    fit_sft(adapted, examples, examples[:9], f"{out}/lora-{n}", config)
     keep("adapter", adapted)
 
 set_seed(2)
 size, rollouts = len(student.tokenizer), []
 for i in range(13):
     tokens = torch.randint(3, size, (3 + i,)).tolist()
-    r = make_rollout(student, problems[i // 2], rationale_prompt(problems[i // 2]), tokens, [0.0] * len(tokens))
+    problem = problems[i // 2]
+    r = make_rollout(student, problem, rationale_prompt(problem), tokens, [0.0] * len(tokens))
     r.scores = torch.rand(len(r.sentences)).tolist()
     rollouts.append(r)
 head = ValueHead(student)
 def divide():
     for part in (student, head) if fsdp else (): part.shard()
-def new_trainer(): return PPOTrainer(student, head, PPOConfig(lr=3e-4, value_lr=2e-3, ppo_epochs=3, batch_size=4, grad_accum=2, value_warmup=1, target_kl=1.0))
+PPO = PPOConfig(lr=3e-4, value_lr=2e-3, ppo_epochs=3, batch_size=4, grad_accum=2, value_warmup=1,
+                target_kl=1.0)
+def new_trainer(): return PPOTrainer(student, head, PPO)
 def read_state(folder):
     global student, head, trainer
     student = load_student(str(folder/"student"))
@@ -93,9 +108,11 @@ for r in rollouts: r.logprobs = [x + 0.05 for x in r.ref_logprobs]
 trainer, state = new_trainer(), Path(out, "state")
 for _ in range(2): trainer.update(rollouts)
 if fsdp:
-    blocks = [p for stack in (student.model.encoder, student.model.decoder, head.trunk.encoder, head.trunk.decoder) for p in stack.block.parameters()]
+    stacks = (student.model.encoder, student.model.decoder, head.trunk.encoder, head.trunk.decoder)
+    blocks = [p for stack in stacks for p in stack.block.parameters()]
     averages = [trainer.optimizer.state[p]["exp_avg"] for p in blocks if p in trainer.optimizer.state]
-    print(dict(weights=held(blocks), all_weights=sum(p.numel() for p in blocks), averages=held(averages), all_averages=sum(a.numel() for a in averages)))
+    sizes = dict(all_weights=sum(p.numel() for p in blocks), all_averages=sum(a.numel() for a in averages))
+    print(dict(weights=held(blocks), averages=held(averages)) | sizes)
     save_state(state, student, head, trainer, [0, 0])
     dice = torch.get_rng_state()
     read_state(last_state(state))
@@ -109,9 +126,11 @@ if n == 1:  # goes on with what the two processes with divided weights have left
     trainer.update(rollouts)
     keep("taken-over", student)
 if fsdp: grouped.shard()
-PPOTrainer(grouped, None, PPOConfig(advantage="group", lr=3e-4, ppo_epochs=3, batch_size=4, grad_accum=2)).update(rollouts)
+GROUP = PPOConfig(advantage="group", lr=3e-4, ppo_epochs=3, batch_size=4, grad_accum=2)
+PPOTrainer(grouped, None, GROUP).update(rollouts)
 keep("group", grouped)
-from_main(lambda: print({k: round(v, 5) for k, v in metrics[-1].items() if k in ("policy_loss", "value_loss", "approx_kl", "ratio", "clip_fraction", "grad_norm", "steps")}))
+shown = "policy_loss value_loss approx_kl ratio clip_fraction grad_norm steps".split()
+from_main(lambda: print({k: round(v, 5) for k, v in metrics[-1].items() if k in shown}))
 '''
 
 

@@ -1,4 +1,4 @@
-"What the page on several machines and the batch script tell people to type is understood by the tools they name."
+"The commands on the page on several machines, and of the batch script, are understood by their tools."
 import json, os, re, shlex, subprocess
 
 import pytest
@@ -73,6 +73,7 @@ def test_the_batch_script_starts_a_launcher_on_each_machine(tmp_path):
     said = [line.split("|") for line in (tmp_path/"said").read_text().splitlines()]
     assert [(node, threads) for node, threads, _ in said] == [("0", "4"), ("1", "4")]
     for node, _, words in said:
-        assert words == f"--nnodes 2 --node-rank {node} --nproc-per-node 4 --master-addr one --master-port 29534 -m ares run params/smoke.yaml --name mine -p data a path"
+        launcher = f"--nnodes 2 --node-rank {node} --nproc-per-node 4 --master-addr one --master-port 29534"
+        assert words == f"{launcher} -m ares run params/smoke.yaml --name mine -p data a path"
         assert understood(["torchrun", *words.split()])[:3] == ["ares", "run", "params/smoke.yaml"]
     assert subprocess.run(script, env=env, capture_output=True).returncode == 2

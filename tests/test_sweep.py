@@ -1,4 +1,4 @@
-"Six runs on two processes: one baseline for all, one run fails, one is killed, the same sweep as a command ends the work; then two of them are compared."
+"Six runs on two processes: a shared baseline, a run that fails, one that is killed, and a comparison."
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -9,7 +9,7 @@ __all__ = ['LONGEST_MESSAGE', 'BAR', 'clipped', 'AresError', 'shown_value', 'sho
            'tracker_names', 'tracker_fault', 'tracker_settings', 'Tracker', 'data_folder']
 
 # %% ../../nbs/core/01_io.ipynb #b911f35a
-import hashlib, json, os, random, reprlib, sys, uuid
+import hashlib, json, os, random, re, reprlib, sys, uuid
 from collections import Counter
 from pathlib import Path
 
@@ -95,13 +95,20 @@ def _unique_keys(pairs: list) -> dict: # of (key, value)
     (twice, _), = Counter(key for key, _ in pairs).most_common(1)
     raise ValueError(f"the key {twice[:40]!r} is there twice")
 
+# %% ../../nbs/core/01_io.ipynb #1bf0f920
+def _json_of(text: str, **how): # `how` as for `json.loads`
+    "Read JSON; raises ValueError, also where a text escapes half a character."
+    value = json.loads(text, **how)
+    if re.search(r"\\u[dD][89a-fA-F]", text): json.dumps(value, ensure_ascii=False).encode()
+    return value
+
 # %% ../../nbs/core/01_io.ipynb #82ad54d5
 def parse_json(
     text: str,
     where: str | Path, # a file, or a place in it, for the message
 ): # its content
     "Read JSON, or say in one sentence what is wrong with it."
-    try: return json.loads(text, object_pairs_hook=_unique_keys)
+    try: return _json_of(text, object_pairs_hook=_unique_keys)
     except RecursionError: raise AresError(f"{where}: not valid JSON (nested too deeply).") from None
     except ValueError as e: raise AresError(f"{where}: not valid JSON ({str(e)[:100]}).") from None
 
@@ -141,7 +148,7 @@ def read_jsonl(
     records = []
     for number, line in enumerate(lines, 1):
         if not line: continue
-        try: record = json.loads(line)
+        try: record = _json_of(line)
         except (ValueError, RecursionError):
             if number < len(lines): raise AresError(f"{path}: line {number} is not valid JSON.") from None
             continue

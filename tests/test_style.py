@@ -1,0 +1,69 @@
+"How the repository is written: width of code, nested comprehensions, private names, plain words."
+import ast, json, re
+
+import pytest
+
+from conftest import ROOT
+
+NOTEBOOKS = sorted(p for p in (ROOT/"nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+TESTS = sorted((ROOT/"tests").glob("*.py"))
+MODULES = [p for p in sorted((ROOT/"ares").rglob("*.py")) if p.name != "_modidx.py"]
+WIDTH = 110
+NESTED, PRIVATE, MANNER = 0.2, 0.30, 3.0  # the project's aims
+MANNERED = ("whoever", "nobody", "is told", "are told", "one's own", "goes on", "stands", "of the moment",
+            "likes to", "foresees", "foreseen", "forecast", "the fee", "a fee", "who would look at them")
+
+
+def name(path): return str(path.relative_to(ROOT))
+
+
+def cells(path, kind):
+    "The sources of a notebook's cells of one kind."
+    found = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return ["".join(c["source"]) for c in found if c["cell_type"] == kind]
+
+
+def prose(path):
+    "The words of a notebook's text, without code and formulas."
+    text = "\n".join(cells(path, "markdown"))
+    return re.sub(r"```.*?```|`[^`]*`|\$[^$]*\$", " ", text, flags=re.S)
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *TESTS], ids=name)
+def test_no_line_of_code_is_wider_than_a_notebook_on_a_small_screen(path):
+    sources = cells(path, "code") if path.suffix == ".ipynb" else [path.read_text(encoding="utf-8")]
+    wide = [line for source in sources for line in source.split("\n") if len(line) > WIDTH]
+    assert not wide, f"{len(wide)} lines over {WIDTH} characters, the first one: {wide[0]}"
+
+
+def nested_comprehensions(tree):
+    "Comprehensions with more than one `for`, or more than one condition, or another one inside."
+    kinds = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+    found = [node for node in ast.walk(tree) if isinstance(node, kinds)]
+    return [node for node in found if len(node.generators) > 1 or len(node.generators[0].ifs) > 1]
+
+
+def test_comprehensions_are_rarely_nested():
+    lines = nested = 0
+    for path in MODULES:
+        text = path.read_text(encoding="utf-8")
+        lines += sum(bool(line.strip()) for line in text.split("\n"))
+        nested += len(nested_comprehensions(ast.parse(text)))
+    assert 100 * nested / lines <= NESTED, f"{nested} nested comprehensions in {lines} lines"
+
+
+def test_helpers_are_private():
+    names = []
+    for path in MODULES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)): names.append(node.name)
+    private = sum(n.startswith("_") for n in names)
+    assert private / len(names) >= PRIVATE, f"{private} private names of {len(names)}"
+
+
+def test_the_prose_is_plain():
+    text = "\n".join(map(prose, NOTEBOOKS)).lower()
+    words = len(re.findall(r"\w+", text))
+    counts = {turn: len(re.findall(rf"\b{re.escape(turn)}\b", text)) for turn in MANNERED}
+    rate = 1000 * sum(counts.values()) / words
+    assert rate <= MANNER, f"{rate:.1f} a 1,000 words: { {k: v for k, v in counts.items() if v} }"
