@@ -13,12 +13,13 @@ from ares.teachers.mock_server import StandIn
 from ares.teachers.offline import FactTeacher
 
 SMOKE = str(ROOT/"params"/"smoke.yaml")
-# than SMOKE, for every page
+# settings still smaller than those of SMOKE, for every page
 SMALLER = dict(
     answer_model="conclusion", train_problems=32, gold_problems=32, val_problems=8, test_problems=12,
     baseline_epochs=2, collections=2, collect_problems=4, ppo_epochs=1, sft_epochs=1, max_new_tokens=24,
 )
 SMALL = {
+    "why_alternate": dict(params=SMOKE, parallel=1, seeds=[0], knob_seeds=[0]),
     "demo": dict(params=SMOKE, parallel=1, seeds=[0], knowledges=["answer", "facts"]),
     "estimators": dict(params=SMOKE, seeds=[0, 1]),
     "students": dict(
@@ -143,36 +144,34 @@ SMALL = {
         ),
     ),
 }
-FOLDERS = {
+FOLDERS = { # parameters of a page that say where it writes
     "demo": ["home", "images"],
     "judge": ["ledger"],
     "reward_hacking": ["run"],
     "smollm2": ["run"],
     "grpo": ["run"],
     "travel": ["home", "science_run"],
-    # parameters that say where it writes
     **{
         name: ["home"]
         for name in (
-            "real_images", "estimators", "students", "corrections", "learning_rate", "parts", "teachers",
+            "why_alternate", "real_images", "estimators", "students", "corrections", "learning_rate", "parts",
+            "teachers",
         )
     },
 }
-# of the real samples
-NEEDS = {
+NEEDS = { # which of the real samples a page needs
     "published": "scienceqa/rationales",
     "real_images": "aokvqa",
     "smollm2": "scienceqa",
     "travel": "aokvqa",
 }
-CAN_USE = ["judge", "teachers"]  # the real samples where they are, and do without
+CAN_USE = ["judge", "teachers"]  # pages that use the real samples where they exist
 
 
 def small(name, folder):
     "Parameters with which a page is tried; its parameter file is put into a folder."
-    (smaller := folder / "smaller.yaml").write_text(
-        yaml.safe_dump(yaml.safe_load(Path(SMOKE).read_text()) | SMALLER)
-    )
+    smaller = folder/"smaller.yaml"
+    smaller.write_text(yaml.safe_dump(yaml.safe_load(Path(SMOKE).read_text()) | SMALLER))
     return {k: str(smaller) if v == SMOKE else v for k, v in SMALL[name].items()}
 
 
@@ -187,26 +186,17 @@ def test_experiment_runs(name, tmp_path, monkeypatch):
     if data_folder() and name in (*NEEDS, *CAN_USE):
         monkeypatch.setenv("ARES_DATA", str(data_folder().resolve()))
     parameters = small(name, tmp_path) | {key: str(tmp_path/key) for key in FOLDERS.get(name, [])}
-    tagged = "".join(
-        "".join(c["source"])
-        for c in json.loads((ROOT / "nbs" / "experiments" / f"{name}.ipynb").read_text())["cells"]
-        if "parameters" in c["metadata"].get("tags", [])
-    )
-    assert all(re.search(rf"^[^#=]*\b{key}\b[^#=]*=", tagged, re.MULTILINE) for key in parameters), (
-        "without a place for them the page runs at its own size"
-    )
-    done = papermill.execute_notebook(
-        str(ROOT / "nbs" / "experiments" / f"{name}.ipynb"),
-        str(tmp_path / "out.ipynb"),
-        parameters=parameters,
-        cwd=str(tmp_path),
-        progress_bar=False,
-        extra_arguments=["--log-level=ERROR"],
-    )
-    assert not any(o.output_type == "error" for c in done.cells if c.cell_type == "code" for o in c.outputs)
-    assert any("data" in o for c in done.cells if c.cell_type == "code" for o in c.outputs), (
-        "it should show a table or a figure"
-    )
+    page = ROOT/"nbs"/"experiments"/f"{name}.ipynb"
+    cells = json.loads(page.read_text())["cells"]
+    tagged = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    for key in parameters:  # without a place for it the page would run at its own size
+        assert re.search(rf"^[^#=]*\b{key}\b[^#=]*=", "".join(tagged), re.MULTILINE), key
+    done = papermill.execute_notebook(str(page), str(tmp_path/"out.ipynb"), parameters=parameters, cwd=str(tmp_path),
+                                      progress_bar=False, extra_arguments=["--log-level=ERROR"])
+    outputs = []
+    for cell in done.cells: outputs += cell.get("outputs", [])
+    assert not any(o.output_type == "error" for o in outputs)
+    assert any("data" in o for o in outputs), "it should show a table or a figure"
 
 
 @pytest.mark.parametrize("name", ["judge", "teachers"])
