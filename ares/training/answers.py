@@ -94,8 +94,8 @@ def add_adapter(
     "Add a LoRA adapter to linear layers of the student's model, if it has none yet."
     if hasattr(student.model, "peft_config"): return
     if student.unlearned:
-        raise AresError(f"lora: the checkpoint has no vector for {student.unlearned[0]}, which its chat template "
-                        "uses, and an adapter trains none; "
+        raise AresError(f"lora: the checkpoint has no vector for {student.unlearned[0]}, "
+                        "which its chat template uses, and an adapter trains none; "
                         "set `lora` to false, or `answer_model` to conclusion or separate.")
     layers, exclude = _lora_layers(student, targets)
     config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=layers,
