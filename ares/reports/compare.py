@@ -79,7 +79,8 @@ def _problem_values(
 # %% ../../nbs/reports/02_compare.ipynb #58d723d2
 def _is_shared(problem, tables: list) -> bool:
     "Whether each table has this problem, with the same question."
-    return all(problem.id in t.index and t.loc[problem.id, "problem"].question == problem.question for t in tables)
+    i = problem.id
+    return all(i in t.index and t.loc[i, "problem"].question == problem.question for t in tables)
 
 def common_values(
     runs: list, # folders of runs; the first is what the others are compared with
@@ -145,7 +146,8 @@ def _pooled_wins(
     values: list, # of `_problem_values`, for each of both
 ) -> dict: # "wins %" as text; empty when the judge is a language model
     "The win rate of the second students over the seeds."
-    judged = [direct_wins([run], dict(first=a, second=b)).get("second") for (run, _), a, b in zip(first, *values)]
+    judged = [direct_wins([run], dict(first=a, second=b)).get("second")
+              for (run, _), a, b in zip(first, *values)]
     if not all(judged): return {}
     wins, losses = (sum(j[k] for j in judged) for k in ("wins", "losses"))
     if not wins + losses: return {}

@@ -80,7 +80,8 @@ def _tokens_of(
 
 # %% ../../nbs/reports/04_costs.ipynb #bc9bcc16
 _SAMPLE = 40 # problems
-_COLUMNS = ["stage", "asks", "model", "calls", "tokens in", "tokens cached", "tokens out", "live $", "batch $"]
+_COLUMNS = ["stage", "asks", "model", "calls",
+            "tokens in", "tokens cached", "tokens out", "live $", "batch $"]
 
 # %% ../../nbs/reports/04_costs.ipynb #603704f6
 def _call_row(
@@ -92,7 +93,8 @@ def _call_row(
     when, kind, _, n, rationales = call
     each = _tokens_of(config, sample, kind, rationales)
     counts = {k.replace("_", " "): round(n * each[k]) for k in ("tokens_in", "tokens_cached", "tokens_out")}
-    prices = {f"{how} $": n * price_of(model, each, how == "batch", config.prices) for how in ("live", "batch")}
+    prices = {f"{how} $": n * price_of(model, each, how == "batch", config.prices)
+              for how in ("live", "batch")}
     return dict(stage=stage, asks=f"{when}: {kind}", model=model, calls=n) | counts | prices
 
 def estimate_costs(
@@ -158,8 +160,8 @@ def open_ledger(
 
 # %% ../../nbs/reports/04_costs.ipynb #c064be8e
 _TESTED_ON = dict(
-    halves=" The test problems are one half of A-OKVQA's validation questions, since the test labels are hidden; "
-           "the other half chose the epochs.",
+    halves=" The test problems are one half of A-OKVQA's validation questions, since the test labels are "
+           "hidden; the other half chose the epochs.",
     same=" The test problems are A-OKVQA's validation questions, since the test labels are hidden; "
          "the same questions chose the epochs.",
     sample=" The test problems are a part of A-OKVQA's validation questions, and so are those of training: "

@@ -98,11 +98,13 @@ def _without_tenth(n: int) -> int:
     "The number of examples left when a tenth is kept for validation."
     return n - max(1, n // 10)
 
+# %% ../../nbs/reports/06_plan.ipynb #5a1b3e1c
 def _answers_work(
     config: ARESConfig, sizes: dict, # split -> number of problems
 ) -> tuple: # as a row of `_planned_work`
     "The work of the answer models, on average for one student."
-    students, answered = len(stage_names(config)), min(config.answer_problems or sizes["train"], sizes["train"])
+    students, n = len(stage_names(config)), sizes["train"]
+    answered = min(config.answer_problems or n, n)
     fits = dict(adapter=students, separate=1, conclusion=0)[config.answer_model]
     work = _fit_steps(config, "answers", _without_tenth(answered), config.answer_epochs)
     steps, trained = (math.ceil(x * fits / students) for x in work)
@@ -347,8 +349,10 @@ def _work_text(work: pd.DataFrame) -> str:
 def _gpu_line(name: str, gpu) -> str:
     "Whether a run fits on a GPU, and its hours."
     hours = f"{gpu['hours']:,.0f} hours" if gpu["hours"] == gpu["hours"] else ""
-    return f"{name:12} " + ("fits   " + hours if gpu["fits"] else f"does not fit: {gpu['stages that do not']}")
+    verdict = f"fits   {hours}" if gpu["fits"] else f"does not fit: {gpu['stages that do not']}"
+    return f"{name:12} {verdict}"
 
+# %% ../../nbs/reports/06_plan.ipynb #5a1b3e0c
 def plan_text(plan: dict) -> str:
     "The plan for a terminal of 120 columns."
     memory, hours = plan["memory"], plan["hours"]

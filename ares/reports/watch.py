@@ -61,7 +61,8 @@ def _time_left(
     bar = _current_bar(run)
     current = _seconds_of(bar["left"]) if bar and bar["desc"].startswith(stages[0]) else None
     if spent:
-        current = ((config.round_calls or config.collections) / spent - 1) * sum(r["seconds"] for r in records)
+        seconds = sum(r["seconds"] for r in records)
+        current = ((config.round_calls or config.collections) / spent - 1) * seconds
     later = [durations.get(s.split("-")[0]) for s in stages[1:]]
     return current, (current or 0) + sum(filter(None, later)), None not in [current, *later]
 
