@@ -115,8 +115,8 @@ def _what_it_is(
     if stage != "baseline": place = f"round {stage_order(stage)[0]} of {config.rounds}"
     return (f"{kind}, {_origin(config.student)}. It reads a question with its choices{picture}, and writes "
             "a rationale: why which answer is right.\n\nIt comes from a run of "
-            "[ARES](https://arxiv.org/abs/2407.00087), which alternates reinforcement learning on a teacher's "
-            "sentence scores with supervised learning on the teacher's corrections."
+            "[ARES](https://arxiv.org/abs/2407.00087), which alternates reinforcement learning on a "
+            "teacher's sentence scores with supervised learning on the teacher's corrections."
             f"{_CONTROLS.get(config.method, '')} Stages: {', '.join(stages)} ({place}). "
             f"This is `{stage}`: {_LAST_LEARNED[stage.split('-')[0]]}.")
 
@@ -234,7 +234,8 @@ from ares.students.loading import load_student
 
 student = load_student("{name}", max_prompt_tokens={config.max_prompt_tokens})
 problem = Problem("1", "Which of these is a mammal?", ["a trout", "a whale"], 1)  # image="..." for a picture
-rollout = generate_rollouts(student, [problem], [rationale_prompt(problem)], num_samples=1, max_new_tokens={config.max_new_tokens}, sample=False)[0]
+rollout = generate_rollouts(student, [problem], [rationale_prompt(problem)], num_samples=1, \
+max_new_tokens={config.max_new_tokens}, sample=False)[0]
 print(rollout.text)
 ```"""
 
@@ -258,7 +259,8 @@ _BELOW_SCORES = ("In brackets 95 % intervals; wins are shares of decided pairs, 
                  "sentences are counted a rationale.")
 
 def _card_parts(
-    config: ARESConfig, run: Path, stage: str, name: str, license: str, model: Path | None, # as in `model_card`
+    config: ARESConfig, run: Path, stage: str, # the other arguments are those of `model_card`
+    name: str, license: str, model: Path | None,
 ) -> dict: # heading -> text
     "The sections of a card."
     results = {s: r for s, r in read_results(run).items() if stage_order(s) <= stage_order(stage)}
@@ -267,8 +269,9 @@ def _card_parts(
                   judge_model=_without_path(config.judge_model))
     how_to = _HOW_TO.format(name=name or "owner/name", config=config)
     settings = yaml.safe_dump(_card_settings(run), sort_keys=False, width=1000)
+    title = name.split("/")[-1] or f"{run.resolve().name}, {stage}"
     return {
-        f"# {name.split('/')[-1] or f'{run.resolve().name}, {stage}'}": _what_it_is(config, run, stage, model),
+        f"# {title}": _what_it_is(config, run, stage, model),
         "## Data": _what_it_read(config, {s: len(p) for s, p in load_splits(config).items()}),
         "## Teacher and judge": who_taught(replace(config, **models)),
         "## Scores": f"{scores}\n\n{_BELOW_SCORES}\n\n{failures}",
@@ -360,8 +363,8 @@ def _check_destination(
         raise AresError(f"--to {to}: expected owner/name, a repository of the Hub with its owner.")
     token = os.environ.get("HF_TOKEN", "")
     if token: return token
-    raise AresError(f"--to {to}: the environment has no HF_TOKEN; set it to a token of the Hub that may write, "
-                    "or leave out --to and look at the folder.")
+    raise AresError(f"--to {to}: the environment has no HF_TOKEN; set it to a token of the Hub that may "
+                    "write, or leave out --to and look at the folder.")
 
 # %% ../../nbs/reports/07_publish.ipynb #26a1bbb7
 def _send_folder(

@@ -404,7 +404,8 @@ def examples_html(
 ) -> HTML: # shows itself in a notebook
     "The same problems with the rationale of every stage or run."
     rollouts = [stage_rollouts for stage_rollouts, _ in said.values()]
-    before, after = ([statistics.mean(r.scores or [0.0]) for r in some] for some in (rollouts[0], rollouts[-1]))
+    before, after = ([statistics.mean(r.scores or [0.0]) for r in stage_rollouts]
+                     for stage_rollouts in (rollouts[0], rollouts[-1]))
     key = tinted_html(["wrong or repeated", "neutral", "right"], [0.0, 0.5, 1.0])
     parts = [f"<div style='margin-bottom:10px'>Sentences by score: {key}</div>"]
     for i, why in _pick_examples(before, after, n):
