@@ -95,11 +95,11 @@ _CONTROLS = dict(
 )
 
 # %% ../../nbs/reports/07_publish.ipynb #948de1ef
-def _origin(student: str | dict) -> str:
-    "Where a student comes from."
-    start = base_model(student)
+def _origin(config: ARESConfig) -> str:
+    "Where a run's student comes from."
+    start = base_model(config.student)
     if start: return f"begun as [{start}](https://huggingface.co/{start})"
-    if isinstance(student, dict): return "made for this run with fresh weights"
+    if isinstance(config.student, dict): return "made for this run with fresh weights"
     return "begun as a student from a folder of its maker"
 
 def _what_it_is(
@@ -113,7 +113,7 @@ def _what_it_is(
     stages = [f"`{s}`" for s in done_stages(run) if stage_order(s) <= stage_order(stage)]
     place = "before the first round"
     if stage != "baseline": place = f"round {stage_order(stage)[0]} of {config.rounds}"
-    return (f"{kind}, {_origin(config.student)}. It reads a question with its choices{picture}, and writes "
+    return (f"{kind}, {_origin(config)}. It reads a question with its choices{picture}, and writes "
             "a rationale: why which answer is right.\n\nIt comes from a run of "
             "[ARES](https://arxiv.org/abs/2407.00087), which alternates reinforcement learning on a "
             "teacher's sentence scores with supervised learning on the teacher's corrections."
