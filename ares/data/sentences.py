@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['sentence_chars', 'split_sentences', 'sentences_of', 'is_finished', 'sentence_key', 'words_of', 'drop_repeated',
-           'read_ending', 'token_ends', 'sentence_spans']
+           'read_ending', 'sentence_spans']
 
 # %% ../../nbs/data/05_sentences.ipynb #d471c70f
 import regex
@@ -18,7 +18,7 @@ _MARKS = r"[\p{Sentence_Terminal}…‥]" # as Unicode has them, and the ellipse
 _CLOSERS = r"""["'”’»)\]」』）】〉》*_`]"""
 _STOP = regex.compile(rf"(\. \. \.|{_MARKS}+)({_CLOSERS}*)([\s\x1c-\x1f]*)|\n[\s\x1c-\x1f]*")
 _UNSPACED = regex.compile(r"[。！？｡．︒﹒﹖﹗।॥]$") # no white space follows these
-_NO_WORDS = regex.compile(r"(?:[\s\x1c-\x1f]|</?think>)*+") # what is no sentence by itself
+_NO_WORDS = regex.compile(r"(?:[\s\x1c-\x1f]|</?think>)*+") # these are no sentence by themselves
 _OPENERS = "\"'“‘«([（「『¿¡*_`"
 _TITLES = set("mr mrs ms mx dr drs prof st gen sen rep gov capt col lt sgt rev hon mt vs".split())
 _ABBREVIATIONS = set("sr jr etc dept est inc ltd co corp ft assn bros ave blvd rd approx temp misc".split())
@@ -36,9 +36,10 @@ _LABELED = set( # a letter after these is no initial
 
 # %% ../../nbs/data/05_sentences.ipynb #40cfb128
 def _starts_sentence(after: str) -> bool:
-    "Whether a text begins with a word that sentences begin with; \"A\" alone may be the next initial."
+    "Whether a text begins with a typical first word; \"A\" alone may be the next initial."
     word = regex.match(r"\w*", after).group()
     return word in _STARTERS or (word == "A" and after[1:2] == " ")
+
 _LAST_WORD = regex.compile(r"[\w.]*", regex.REVERSE)
 
 # %% ../../nbs/data/05_sentences.ipynb #d11c3f24
@@ -50,8 +51,8 @@ def _abbreviates(before: str, after: str, at_line_start: bool) -> bool:
     if lower in ("e.g", "i.e", *_TITLES): return True
     if lower in _ONLY_BEFORE_NUMBERS: return number
     if lower in _SHORT_FORMS: return number or small
-    if lower in _ABBREVIATIONS or regex.fullmatch(r"(?:\p{L}\.)+\p{L}|ph\.d",
-                                                  lower): return not _starts_sentence(after)
+    dotted = regex.fullmatch(r"(?:\p{L}\.)+\p{L}|ph\.d", lower) # U.S, e.g
+    if dotted or lower in _ABBREVIATIONS: return not _starts_sentence(after)
     if len(word) == 1 and word.isupper() and not before[:-1].endswith("-"): # an initial?
         labeled = (before.lower().split()[-2:-1] or [""])[0] in _LABELED
         return not labeled and not _starts_sentence(after)
@@ -62,7 +63,7 @@ def _ends_here(
     text: str,
     start: int, # of the sentence
     stop, # match of a mark
-    at_line_start: bool, # the sentence
+    at_line_start: bool, # whether the sentence is there
 ) -> bool:
     "Whether a mark really ends a sentence."
     mark, close, space = stop.groups()
@@ -78,7 +79,7 @@ def _ends_here(
 
 # %% ../../nbs/data/05_sentences.ipynb #5505c49d
 def _inside(text: str, start: int, stop, after: str) -> bool:
-    "Whether a sentence that began with a capital goes on with a small letter, or a number with an operator."
+    "Whether the sentence continues: a lower-case letter after a capital start, or an operator after \"5!\"."
     of_number = stop[1] == "!" and text[stop.start() - 1].isdigit()
     factorial = of_number and after[:1] in set("+-−–*/×÷=<>≤≥,;:)^%")
     first = regex.search(r"\p{L}|\d", text[start:start + 40])
@@ -87,8 +88,8 @@ def _inside(text: str, start: int, stop, after: str) -> bool:
 # %% ../../nbs/data/05_sentences.ipynb #0e313817
 def sentence_chars(
     text: str,
-) -> list: # of (start, end) that follow each other without gap; white space goes with the sentence before it
-    "The character span of each sentence; together they are the whole text."
+) -> list: # of (start, end) without gaps; white space belongs to the sentence before it
+    "The character span of each sentence; together they cover the whole text."
     cuts, start, at_line_start = [], len(text) - len(text.lstrip()), True
     words = _NO_WORDS.match(text, start).end()
     for stop in _STOP.finditer(text, start):
@@ -96,14 +97,14 @@ def sentence_chars(
         start, at_line_start = stop.end(), "\n" in stop.group()
         words = _NO_WORDS.match(text, start).end()
         cuts.append(start)
-    if cuts and words == len(text): cuts[-1] = len(text) # nothing but tags is left
+    if cuts and words == len(text): cuts[-1] = len(text) # only tags are left
     if not cuts or cuts[-1] < len(text): cuts.append(len(text))
     return list(zip([0, *cuts[:-1]], cuts)) if text else []
 
 # %% ../../nbs/data/05_sentences.ipynb #1ff8cca4
 def split_sentences(
     text: str,
-) -> list: # of texts; joined they are the text again
+) -> list: # of texts; joined, they give the text again
     "The sentences of a text, with their white space."
     return [text[a:b] for a, b in sentence_chars(text)]
 
@@ -119,7 +120,7 @@ _ENDING = regex.compile(rf"{_MARKS}{_CLOSERS}*[\s\x1c-\x1f]*", regex.REVERSE)
 def is_finished(
     sentence: str,
 ) -> bool:
-    "Whether a sentence comes to its end and says something."
+    "Whether a sentence has an end mark and at least one word."
     end = _ENDING.match(sentence)
     return bool(end) and bool(regex.search(r"\w", sentence[:end.start()]))
 
@@ -127,7 +128,7 @@ def is_finished(
 def sentence_key(
     sentence: str,
 ) -> str:
-    "Normalise a sentence to a key for finding repeats: its words, in small letters."
+    "Normalise a sentence to a key for finding repeats: its words in lower case."
     return " ".join(regex.findall(r"\w+", sentence.lower()))
 
 # %% ../../nbs/data/05_sentences.ipynb #6925f532
@@ -137,7 +138,7 @@ _WORD = regex.compile(rf"{_UNSPACED_LETTER}\p{{M}}*|(?:(?!{_UNSPACED_LETTER})\w)
 def words_of(
     text: str,
 ) -> list:
-    "The words of a text; where a script writes no white space between words, each letter counts as one."
+    "The words of a text; in scripts without spaces between words, each letter counts as one."
     return _WORD.findall(text)
 
 # %% ../../nbs/data/05_sentences.ipynb #75e78bb3
@@ -153,8 +154,8 @@ def drop_repeated(
 def read_ending(
     sentences: list, # of a rationale
     problem: Problem,
-) -> int | str | None: # index of a choice; words, where the problem wants an answer in words
-    "The answer with which a rationale ends, or None."
+) -> int | str | None: # index of a choice, or words if the problem is answered in words
+    "The answer at the end of a rationale, or None."
     longest = max([1, *(len(split_sentences(c)) for c in problem.options)])
     for count in range(1, longest + 1):
         answer = read_reply(" ".join(s.strip() for s in sentences[-count:]), problem)
@@ -162,24 +163,26 @@ def read_ending(
     return None
 
 # %% ../../nbs/data/05_sentences.ipynb #08955d3f
-def token_ends(
+def _decoded_ends(tokens: list, tokenizer) -> list:
+    "Where each token ends in the decoded text, found by decoding longer and longer prefixes."
+    prefixes = (tokens[:i + 1] for i in range(len(tokens)))
+    texts = (tokenizer.decode(prefix, skip_special_tokens=True) for prefix in prefixes)
+    return [len(text.rstrip("\ufffd")) for text in texts]
+
+def _token_ends(
     text: str,
     tokens: list, # ids without special tokens, whose decoded text is `text`
     tokenizer,
-) -> list: # the character position where each token ends; never falls
-    "Where in the text each token ends."
-    encoded = (
-        tokenizer(text, add_special_tokens=False, return_offsets_mapping=True) if tokenizer.is_fast else {}
-    )
-    if encoded.get("input_ids") == list(tokens):
-        ends = [end for _, end in encoded["offset_mapping"]]
-    else:
-        ends = [
-            len(tokenizer.decode(tokens[: i + 1], skip_special_tokens=True).rstrip("\ufffd"))
-            for i in range(len(tokens))
-        ]
+) -> list: # the character position where each token ends; never decreases
+    "Where each token ends in the text."
+    encoded = {}
+    if tokenizer.is_fast: encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    if encoded.get("input_ids") == list(tokens): ends = [end for _, end in encoded["offset_mapping"]]
+    else: ends = _decoded_ends(tokens, tokenizer)
     highest, out = 0, []
-    for end in ends: out.append(highest := min(max(highest, end), len(text)))
+    for end in ends:
+        highest = min(max(highest, end), len(text))
+        out.append(highest)
     return out
 
 # %% ../../nbs/data/05_sentences.ipynb #b2601666
@@ -187,21 +190,21 @@ _BLANK = regex.compile(r"[\s\x1c-\x1f]*+")
 
 def _token_starts(
     text: str,
-    ends: list, # see `token_ends`
+    ends: list, # see `_token_ends`
 ) -> list:
-    "Where each token's first character lies, white space aside; for white space, the next character."
+    "The first character of each token that is not white space; for white space, the next character."
     return [_BLANK.match(text, begin).end() if begin < end else end for begin, end in zip([0, *ends], ends)]
 
 # %% ../../nbs/data/05_sentences.ipynb #12d9789d
 def sentence_spans(
     text: str,
-    tokens: list, # ids of the response, perhaps with special tokens among them
+    tokens: list, # ids of the response, perhaps with special tokens
     tokenizer,
-) -> list: # of (first, last + 1), one a sentence; empty where a sentence has no token of its own
+) -> list: # of (first, last + 1), one for each sentence; first == last + 1 if it has no token
     "The span of tokens of each sentence."
     special = set(tokenizer.all_special_ids)
     places = [i for i, t in enumerate(tokens) if t not in special]
-    starts = _token_starts(text, token_ends(text, [tokens[i] for i in places], tokenizer))
+    starts = _token_starts(text, _token_ends(text, [tokens[i] for i in places], tokenizer))
     stops, spans, k = [stop for _, stop in sentence_chars(text)], [], 0
     for stop in stops:
         first = k
