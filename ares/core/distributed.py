@@ -37,12 +37,12 @@ def process_index() -> int:
     return int(os.environ.get("RANK", 0))
 
 def is_main() -> bool:
-    "Whether this process is the one that writes and asks."
+    "Whether this process writes files and calls the teacher."
     return process_index() == 0
 
 # %% ../../nbs/core/02_distributed.ipynb #c2f0561f
 def launcher_settings() -> dict: # setting -> value; empty for a single process
-    "What whoever started the processes has decided."
+    "The settings of the launcher of the processes."
     if process_count() == 1: return {}
     return dict(num_processes=process_count()) | (
         dict(fsdp=True) if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" else {}
@@ -54,7 +54,7 @@ PATIENCE = datetime.timedelta(days=7)
 def join_processes(
     device: torch.device, # where this process computes
 ):
-    "Meet the other processes, if there are any."
+    "Join the group of processes, if there are several."
     if process_count() == 1 or torch.distributed.is_initialized(): return
     # the weights are divided here (see below), so Accelerate must not do it once more
     os.environ.pop("ACCELERATE_USE_FSDP", None)
@@ -74,7 +74,7 @@ def my_share(
 def in_order(
     shares: list, # of lists: the share of each process
 ) -> list:
-    "Put shares together as the whole they came from."
+    "Put shares together in the original order."
     return [share[i] for i in range(len(shares[0])) for share in shares if i < len(share)]
 
 # %% ../../nbs/core/02_distributed.ipynb #78825223
@@ -88,14 +88,14 @@ def bring_together(
 def summed(
     tensor: torch.Tensor, # of this process
 ) -> torch.Tensor: # the sum over all processes, in each of them
-    "Add up what each process has."
+    "Sum values over all processes."
     return tensor if process_count() == 1 else reduce(tensor, "sum")
 
 # %% ../../nbs/core/02_distributed.ipynb #6e91b035
 def from_main(
     make, # a function without arguments, called in the main process only
 ): # what it returned, in every process
-    "Do something once, for all processes."
+    "Run a function in the main process and give its result to all."
     if process_count() == 1: return make()
     said = [None, None]
     if is_main():
@@ -110,7 +110,7 @@ def from_main(
 # %% ../../nbs/core/02_distributed.ipynb #f2d183a6
 @contextmanager
 def alone():
-    "While inside, this process does not know of the others, nor do those that it starts."
+    "While inside, this process and those that it starts work alone."
     names = [
         n
         for n in os.environ
@@ -139,7 +139,7 @@ def end_with(
     pid: int, # of another process on this machine
     seconds: float = 0.2, # between two looks
 ):
-    "End this process, without any more writing, as soon as another one has ended."
+    "End this process, without further writing, as soon as another one has ended."
     def watch():
         try: holder = psutil.Process(pid)
         except psutil.NoSuchProcess: os._exit(1)
@@ -149,13 +149,13 @@ def end_with(
 
 # %% ../../nbs/core/02_distributed.ipynb #9483383f
 def _holder_name(run: Path) -> str:
-    "Who holds the lock of a run, in words."
+    "The holder of the lock of a run, in words."
     try: holder = read_json(run/"lock.json", dict)
     except AresError: return "another process"
     return f"process {holder.get('pid')} on {holder.get('host')} (since {holder.get('since')})"
 
 def _take_lock(lock: FileLock, run: Path, patience: float):
-    "Take the lock of a run, or say who has it."
+    "Take the lock of a run, or raise an error that names the holder."
     try:
         run.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=patience)
@@ -370,7 +370,7 @@ def whole_weights(
 def whole_state(
     optimizer: torch.optim.Optimizer,
 ) -> dict: # as its `state_dict`; what was divided is whole in the main process, and left out in the others
-    "What an optimizer has to keep; all processes ask for it."
+    "The whole state of an optimizer, to be saved; all processes must call it."
     def gathered(t):
         if not isinstance(t, DTensor): return t
         t = t.full_tensor()
@@ -385,7 +385,7 @@ def divided_state(
     optimizer: torch.optim.Optimizer,
     state: dict, # as `whole_state` returned it in the main process
 ) -> dict: # with this process's parts
-    "What an optimizer gets back before `load_state_dict` (may serve as its hook)."
+    "The divided state of an optimizer for `load_state_dict` (can be its hook)."
     params = [p for group in optimizer.param_groups for p in group["params"]]
     return state | dict(
         state={

@@ -22,7 +22,7 @@ def clipped(
     text, # anything that can be shown
     most: int = LONGEST_MESSAGE, # characters
 ) -> str: # one line; what is left out of the middle is marked by " ... "
-    "A text as one line of limited length, for a message."
+    "A text as one line of limited length, for an error message."
     # half a character, as JSON may hold it, becomes "?"
     whole = str(text).encode("utf-8", "replace").decode()
     line = " ".join(whole.split()) or type(text).__name__  # an error without a text is named by its type
@@ -40,14 +40,14 @@ _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 48, 48
 def shown_value(
     value, # anything
 ) -> str: # at most 60 characters, on one line
-    "A value as a message shows it."
+    "A value as an error message shows it."
     return clipped(_SHORT.repr(value), 60)
 
 def shown_name(
     name, # of a file or a setting
     limit: int = 80, # characters
 ) -> str:
-    "A name as a message shows it."
+    "A name as an error message shows it."
     if not isinstance(name, (str, Path)): return shown_value(name)
     text = str(name) if str(name).isprintable() else _SHORT.repr(str(name))
     return text if len(text) <= limit else f"...{text[3 - limit:]}"
@@ -57,7 +57,7 @@ def check_finite(
     numbers: dict, # what is measured (for example "loss") -> a number or a tensor
     setting: str, # the name of the learning rate's setting
 ):
-    "Raise when training has diverged; call it before the numbers are used or kept."
+    "Raise an error if training has diverged; call it before the numbers are used or saved."
     import torch
     bad = [name for name, value in numbers.items() if not torch.as_tensor(value).isfinite().all()]
     if not bad: return
@@ -80,7 +80,7 @@ def write_json(
 def read_text(
     path: str | Path, # an existing file
 ) -> str:
-    "Read a text file in UTF-8, or say in one sentence why it cannot be read."
+    "Read a text file in UTF-8; errors fit in one sentence."
     try: return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError: fault = "no such file"
     except UnicodeDecodeError as e: fault = f"is no text in UTF-8 (byte {e.start})"
@@ -100,7 +100,7 @@ def parse_json(
     text: str,
     where: str | Path, # a file, or a place in it, for the message
 ): # its content
-    "Read JSON, or say in one sentence what is wrong with it."
+    "Read JSON; errors fit in one sentence."
     try: return json.loads(text, object_pairs_hook=_unique_keys)
     except RecursionError: raise AresError(f"{where}: not valid JSON (nested too deeply).") from None
     except ValueError as e: raise AresError(f"{where}: not valid JSON ({str(e)[:100]}).") from None
@@ -109,7 +109,7 @@ def read_json(
     path: str | Path, # an existing JSON file
     kind: type = object, # what it must hold, e.g. dict
 ): # its content
-    "Read a JSON file, or say in one sentence what is wrong with it."
+    "Read a JSON file; errors fit in one sentence."
     value = parse_json(read_text(path), path)
     if isinstance(value, kind): return value
     name = _JSON_NAMES.get(kind, kind.__name__)
@@ -123,7 +123,7 @@ def append_jsonl(
     path: str | Path, # the file; made when missing
     record: dict, # one record
 ):
-    "Append one record as a line and push it to the disk."
+    "Append one record as a line, and flush it to disk."
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as f:
         f.write(json.dumps(record, sort_keys=True, ensure_ascii=False) + "\n")
@@ -133,7 +133,7 @@ def append_jsonl(
 def read_jsonl(
     path: str | Path, # a file of JSON lines; a missing one is empty
 ) -> list: # its records, each a dict
-    "Read JSON lines, without a last line that a kill cut short."
+    "Read JSON lines, without an incomplete last line."
     path = Path(path)
     try: lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
     except OSError as e: raise AresError(f"{path}: cannot be read ({e.strerror}).") from None
@@ -168,7 +168,7 @@ def write_jsonl(
 def set_seed(
     seed: int, # any non-negative integer
 ):
-    "Start Python's, NumPy's and PyTorch's random generators from one seed."
+    "Seed the random generators of Python, NumPy and PyTorch."
     import numpy as np, torch  # seconds, which a command that is refused does without
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -190,7 +190,7 @@ def rng_state() -> dict: # JSON-able state of all generators
 def restore_rng(
     state: dict, # what `rng_state` returned, also after a round trip through JSON
 ):
-    "Put all generators back to a kept state."
+    "Set all generators to a saved state."
     import numpy as np, torch
     version, keys, gauss = state["python"]
     random.setstate((version, tuple(keys), gauss))
@@ -244,7 +244,7 @@ def table_text(
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left{postfix}]"
 
 class Bar(tqdm):
-    "A bar that says what is going on, how far it is, the time left, and what was paid."
+    "A bar with the task, the progress, the time left and the cost."
     # a function that tells what was paid; called only by whoever moves the bar, since ledgers belong to one
     # thread
     bill = None
@@ -259,7 +259,7 @@ def progress(
     desc: str = "", # what is going on, e.g. "rl-1"
     bill=None, # `Teacher.bill`, to show what was paid
 ) -> Bar:
-    "A progress bar that finds its reader: the notebook, the terminal, or the command that started papermill."
+    "A progress bar in the notebook, the terminal, or for the command that started papermill."
     target, mute = os.environ.get("ARES_PROGRESS"), os.environ.get("RANK", "0") != "0"
     where = dict(leave=False, disable=mute)
     if target and not mute:
@@ -272,7 +272,7 @@ def progress(
 def tracker_names(
     report_to: str, # e.g. "tensorboard, wandb"; "" for none
 ) -> list:
-    "The trackers that a setting names."
+    "The trackers in a setting."
     return report_to.replace(",", " ").split()
 
 # %% ../../nbs/core/01_io.ipynb #de16ecf5
@@ -295,7 +295,7 @@ def tracker_settings(
     stage: str, # "rl-1", ...
     first: int, # step of the next numbers; 1 at the beginning of a stage
 ) -> dict: # tracker -> what it is opened with
-    "How each tracker names a stage, and goes on with it."
+    "The arguments with which each tracker names and resumes a stage."
     name, kept = f"{run.name}-{stage}", run/stage/"tracker.json"
     if not kept.exists(): write_json(kept, dict(id=uuid.uuid4().hex[:12]))
     return dict(
@@ -308,7 +308,7 @@ def tracker_settings(
 
 # %% ../../nbs/core/01_io.ipynb #7b190c61
 class Tracker:
-    "Hands the numbers of a stage to experiment trackers."
+    "Sends the metrics of a stage to experiment trackers."
     def __init__(self, report_to: str = "", run: str | Path = "", stage: str = ""):
         self.names, self.run, self.stage, self.opened = tracker_names(report_to), Path(run), stage, []
     def open(self, first: int):
@@ -334,7 +334,7 @@ class Tracker:
 
 # %% ../../nbs/core/01_io.ipynb #754885c2
 def data_folder() -> Path | None: # a folder that holds `scienceqa/` and its like, or None
-    "Where real data for examples and tests lies, if anywhere."
+    "The folder with real data for examples and tests, or None."
     for start in [Path.cwd(), *Path.cwd().parents]:
         if (start/"settings.ini").exists() and (start/"nbs").exists():
             default = start.parent/"shared"/"data"

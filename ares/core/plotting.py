@@ -60,7 +60,7 @@ STYLE = {
 
 # %% ../../nbs/core/04_plotting.ipynb #c5d0edc4
 def figure_style():
-    "While inside, figures have the look of this project."
+    "While inside, figures have the style of this project."
     return plt.rc_context(STYLE)
 
 # %% ../../nbs/core/04_plotting.ipynb #a7f19ffb

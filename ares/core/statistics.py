@@ -23,7 +23,7 @@ class Estimate(NamedTuple):
     high: float
 
     def text(self, digits: int = 2, scale: float = 1) -> str: # scale: 100 turns a share into per cent
-        "As it stands in a table."
+        "As text for a table."
         if math.isnan(self.value): return "–"
         value, low, high = (f"{x * scale:.{digits}f}" for x in self)
         return f"{value} ({low} to {high})" if math.isfinite(self.high - self.low) else f"{value} (one seed)"
@@ -55,7 +55,7 @@ def grouped_interval(
     statistic, # of an array of places of the values, some more than once: a number
     draws: int = 999,
 ) -> Estimate: # by the percentile bootstrap over groups
-    "A number made of values that come in groups, and its interval."
+    "A number computed from values in groups, and its interval."
     codes = np.unique(np.asarray(groups), return_inverse=True)[1]
     places = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
     drawn = np.random.default_rng(0).integers(len(places), size=(draws, len(places)))
