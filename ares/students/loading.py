@@ -92,7 +92,12 @@ def whole_decoder(
         source, trust_remote_code=False, output_loading_info=True, **dict(dtype=torch.float32) | how
     )
     lost = sorted(found["missing_keys"])
-    if lost: raise AresError(f"student: {clipped(source, 60)!r} lacks {len(lost)} weights of a {type(model).__name__}, {lost[0]} among them; fetch the checkpoint anew, it is not whole.")
+    if lost:
+        raise AresError(
+            f"student: {clipped(source, 60)!r} lacks {len(lost)} weights of a "
+            f"{type(model).__name__}, {lost[0]} among them; fetch the checkpoint anew, it is not "
+            "whole."
+        )
     for m in model.modules():
         # weights packed for it let no gradient through
         if hasattr(m, "support_avx512bf16_for_cpu"): m.support_avx512bf16_for_cpu = False
@@ -143,8 +148,17 @@ def _check_vocabulary(
     )
     ends = [e for e in (ends if isinstance(ends, list) else [ends]) if e is not None and 0 <= e < known]
     remedy = f"put the tokenizer of its own checkpoint into {clipped(source, 60)!r}"
-    if most >= known: raise AresError(f"student: {clipped(source, 60)!r} knows {known} tokens, and its tokenizer has one with the number {most}, so it is another model's; {remedy}.")
-    if ends and not special & set(ends): raise AresError(f"student: {clipped(source, 60)!r} ends a text with token {ends[0]}, which is {tokenizer.convert_ids_to_tokens(ends[0])!r} in its tokenizer, so it is another model's; {remedy}.")
+    if most >= known:
+        raise AresError(
+            f"student: {clipped(source, 60)!r} knows {known} tokens, and its tokenizer has one "
+            f"with the number {most}, so it is another model's; {remedy}."
+        )
+    if ends and not special & set(ends):
+        raise AresError(
+            f"student: {clipped(source, 60)!r} ends a text with token {ends[0]}, which is "
+            f"{tokenizer.convert_ids_to_tokens(ends[0])!r} in its tokenizer, so it is another "
+            f"model's; {remedy}."
+        )
 
 # %% ../../nbs/students/06_loading.ipynb #95562b46
 @torch.inference_mode()
@@ -236,7 +250,12 @@ def _load_decoder(
     sees = _is_seeing(config, source)
     refuse_features(source, image_dim)
     rounded = getattr(config, "quantization_config", None)
-    if rounded and not gguf_file(source)[1] and not (how and dict(rounded).get("load_in_4bit")): raise AresError(f"student: the weights of {clipped(source, 60)!r} were rounded ({dict(rounded).get('quant_method')}) to be asked and cannot be trained; name the checkpoint that they were made from.")
+    if rounded and not gguf_file(source)[1] and not (how and dict(rounded).get("load_in_4bit")):
+        raise AresError(
+            f"student: the weights of {clipped(source, 60)!r} were rounded "
+            f"({dict(rounded).get('quant_method')}) to be asked and cannot be trained; name the "
+            "checkpoint that they were made from."
+        )
     _check_vocabulary(config.get_text_config(), tokenizer, source)
     try:
         processor = _read_processor(source) if sees else None
@@ -296,8 +315,16 @@ def adapter_base(
         raise AresError(
             f"{clipped(path, 100)}: damaged ({clipped(e, 60)}); copy or train the adapter again."
         ) from None
-    if isinstance(base, str) and base == str(source): raise AresError(f"{clipped(path, 100)}: the adapter names itself as its student; write the student's name or folder as `base_model_name_or_path`.")
-    if not isinstance(base, str) or not base: raise AresError(f"{path}: an adapter, but it does not say of which student; write its name or folder as `base_model_name_or_path`.")
+    if isinstance(base, str) and base == str(source):
+        raise AresError(
+            f"{clipped(path, 100)}: the adapter names itself as its student; write the student's "
+            "name or folder as `base_model_name_or_path`."
+        )
+    if not isinstance(base, str) or not base:
+        raise AresError(
+            f"{path}: an adapter, but it does not say of which student; write its name or folder "
+            "as `base_model_name_or_path`."
+        )
     return base
 
 # %% ../../nbs/students/06_loading.ipynb #c688c48f
@@ -306,7 +333,11 @@ def _adapter_weights(
 ) -> dict: # name of a weight -> its shape
     "The weights of an adapter."
     path = cached_file(str(source), "adapter_model.safetensors", _raise_exceptions_for_missing_entries=False)
-    if path is None: raise AresError(f"{clipped(source, 100)}: an adapter without adapter_model.safetensors; save it again in this format.")
+    if path is None:
+        raise AresError(
+            f"{clipped(source, 100)}: an adapter without adapter_model.safetensors; save it again "
+            "in this format."
+        )
     try:
         with safe_open(path, "pt") as kept:
             return {name: kept.get_slice(name).get_shape() for name in kept.keys()}
@@ -380,7 +411,10 @@ def _saved_student(
 def _refuse_whole_weights(student, source):
     "Raise an error if a student is not in 4 bits."
     if getattr(student.model, "is_loaded_in_4bit", False): return
-    raise AresError(f"dtype: 4bit is for a decoder from a checkpoint in safetensors, which {clipped(source, 60)!r} is not; take bfloat16.")
+    raise AresError(
+        "dtype: 4bit is for a decoder from a checkpoint in safetensors, which "
+        f"{clipped(source, 60)!r} is not; take bfloat16."
+    )
 
 # %% ../../nbs/students/06_loading.ipynb #610c816a
 def load_student(
@@ -392,7 +426,11 @@ def load_student(
     image_dim: int | None = None, # width of the features that it reads, None without
 ) -> T5Student:
     "A student, ready to use."
-    if dtype not in ("float32", "bfloat16", "4bit"): raise AresError(f"dtype: a student is trained in float32, or has an adapter beside frozen weights in bfloat16 or 4bit; not in {dtype!r}.")
+    if dtype not in ("float32", "bfloat16", "4bit"):
+        raise AresError(
+            "dtype: a student is trained in float32, or has an adapter beside frozen weights in "
+            f"bfloat16 or 4bit; not in {dtype!r}."
+        )
     hf_logging.disable_progress_bar()  # loading takes a moment here; its bars would only fill the notebooks
     if isinstance(source, dict): student = _made_student(source, texts or [], image_dim)
     else:
