@@ -19,7 +19,8 @@ FUZZ = settings(max_examples=FUZZ_EXAMPLES, derandomize=True, deadline=None, dat
 PIECES = (
     "The answer is ", "answer: ", "(A)", "(B) ", "B", "not ", "no ", "dog", "cat", "a ", ". ", "! ", "? ",
     "...", "\n", "\n\n", "\\boxed{", "}", "**", "$", "<think>", "</think>", "Dr. ", "e.g. ", "Jan. 5",
-    "U.S. ", "1. ", "5! ", "。", "।", "۔ ", "؟ ", "｡", "\"", ")", " ", "is correct", "So, ", "if ", "\u200d",
+    "U.S. ", "1. ", "5! ", "。", "।", "۔ ", "؟ ", "｡", "\"", ")", " ", "is correct", "So, ",
+    "if ", "\u200d",
     "\x1f", "\u00a0", "İ", "ß", "\ud7ff", "Virginia", "West Virginia", "答案是", "_", "-", "5", ".5",
 )
 CHOICES = (

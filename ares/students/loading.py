@@ -68,7 +68,8 @@ def read_source(
     try: return AutoConfig.from_pretrained(folder, **how), AutoTokenizer.from_pretrained(folder, **how)
     except Exception as e:  # files that are damaged lead to errors of any kind
         _refuse_own_code(source, e)
-        raise AresError(f"student: {clipped(source, 60)!r} is neither a folder with a saved student, nor an installed package that brings one, "
+        raise AresError(f"student: {clipped(source, 60)!r} is neither a folder with a saved student, "
+                        "nor an installed package that brings one, "
                         f"nor a checkpoint that can be fetched ({clipped(e, 90)})") from None
 
 # %% ../../nbs/students/06_loading.ipynb #45928d87
@@ -131,8 +132,9 @@ def _read_processor(source: str):
         _refuse_own_code(source, e)
         processor, why = None, clipped(e, 50)
     if getattr(processor, "image_processor", None) is None:
-        raise AresError(f"student: {clipped(source, 60)!r} sees, and no processor beside it prepares pictures ({why}); put its processor_config.json "
-                        "or preprocessor_config.json there, or choose a student that only reads, with `use_images: false`.")
+        raise AresError(f"student: {clipped(source, 60)!r} sees, and no processor beside it prepares pictures "
+                        f"({why}); put its processor_config.json or preprocessor_config.json there, "
+                        "or choose a student that only reads, with `use_images: false`.")
     return processor
 
 # %% ../../nbs/students/06_loading.ipynb #bce9b289
@@ -234,7 +236,8 @@ def _is_seeing(
     made = (getattr(config, "architectures", None) or [default])[0]
     if made not in [*CAUSAL.values(), *SEEING.values()]:
         raise AresError(
-            f"student: {clipped(source, 60)!r} is a {clipped(made or config.model_type, 40)}, which cannot write a rationale and be trained here; "
+            f"student: {clipped(source, 60)!r} is a {clipped(made or config.model_type, 40)}, "
+            "which cannot write a rationale and be trained here; "
             "choose a T5, a causal language model (Llama, Qwen, ...) or one that sees (Idefics3, ...)."
         )
     return made in SEEING.values()
@@ -361,7 +364,8 @@ def _load_adapter(
     kept = _adapter_weights(folder)
     lost = [part for part in student.fresh if not any(f".{part}." in name for name in kept)]
     if lost:
-        raise AresError(f"{clipped(folder, 100)}: an adapter without {', '.join(lost)}, which its student was given afresh when it was trained; "
+        raise AresError(f"{clipped(folder, 100)}: an adapter without {', '.join(lost)}, "
+                        "which its student was given afresh when it was trained; "
                         "train it again, or write a student that has them as `base_model_name_or_path`.")
     try:
         student.model = PeftModel.from_pretrained(student.model, folder, is_trainable=True).eval()
@@ -391,7 +395,8 @@ def _saved_student(
 ): # a `Student`; in float32, unless `dtype` is "4bit"
     "A student from its files, with its adapter where it has one."
     if base := adapter_base(source):
-        student = _load_adapter(_saved_student(base, device, dtype, image_dim or _adapter_width(source)), source)
+        whole = _saved_student(base, device, dtype, image_dim or _adapter_width(source))
+        student = _load_adapter(whole, source)
         return set_no_image(student, _kept_no_image(student, source))
     config, tokenizer = read_source(source)
     if config.model_type not in ("t5", "multimodal_t5"):
@@ -403,7 +408,8 @@ def _saved_student(
     student = t5_student(source, config, tokenizer)
     width = student.model.config.image_dim
     if image_dim not in (None, width):
-        raise AresError(f"student: {clipped(source, 60)!r} was trained on patches of width {width}, not {image_dim} as those of the features; "
+        raise AresError(f"student: {clipped(source, 60)!r} was trained on patches of width {width}, "
+                        f"not {image_dim} as those of the features; "
                         "name the features it was trained on, or another student.")
     return student
 
