@@ -191,8 +191,8 @@ def test_experiment_runs(name, tmp_path, monkeypatch):
     tagged = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", [])]
     for key in parameters:  # without a place for it the page would run at its own size
         assert re.search(rf"^[^#=]*\b{key}\b[^#=]*=", "".join(tagged), re.MULTILINE), key
-    quiet = dict(progress_bar=False, extra_arguments=["--log-level=ERROR"])
-    done = papermill.execute_notebook(str(page), str(tmp_path/"out.ipynb"), parameters, cwd=str(tmp_path), **quiet)
+    quiet = dict(progress_bar=False, extra_arguments=["--log-level=ERROR"], cwd=str(tmp_path))
+    done = papermill.execute_notebook(str(page), str(tmp_path/"out.ipynb"), parameters, **quiet)
     outputs = []
     for cell in done.cells: outputs += cell.get("outputs", [])
     assert not any(o.output_type == "error" for o in outputs)
