@@ -14,20 +14,20 @@ from ..data.problem import Problem
 # %% ../../nbs/teachers/01_base.ipynb #6f722230
 @runtime_checkable
 class Teacher(Protocol):
-    "Whoever scores, corrects and compares can teach."
+    "An object that scores, corrects and compares rationales."
     def ask(self, kind: str, asked: list):
-        "Hear early what will be asked: \"score\", \"correct\" or \"compare\", and (problem, rationale) pairs."
+        "Start requests early for (problem, rationale) pairs; kind is \"score\", \"correct\" or \"compare\"."
     def score(self, problem: Problem, sentences: list) -> list:
         "One number from 0.0 to 1.0 for each sentence; None when there is no answer."
     def correct(self, problem: Problem, rationale: str) -> str:
-        "The rationale, mended as far as the teacher's knowledge goes; None when there is no answer."
+        "The corrected rationale, as far as the teacher's knowledge allows; None when there is no answer."
     def compare(self, problem: Problem, a: str, b: str) -> str:
         "The better of two rationales: \"a\", \"b\" or \"tie\"; None when there is no answer."
     def bill(self) -> str:
-        "What has been paid so far, for a progress bar."
+        "What was paid so far, as a text for a progress bar."
 
 # %% ../../nbs/teachers/01_base.ipynb #8df38241
 class OfflineTeacher:
-    "A teacher that answers at once."
+    "A teacher that answers at once and costs nothing."
     def ask(self, kind: str, asked: list): pass
     def bill(self) -> str: return ""
