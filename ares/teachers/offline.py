@@ -131,8 +131,8 @@ class FactTeacher(OfflineTeacher):
         return "a" if points > 0 else "b"
 
 # %% ../../nbs/teachers/02_offline.ipynb #d2656152
-STOPWORDS = set("""a an the of to in on at is are was were be been it its this that these those and or so as by
-    for from with has have had not no do does did you your can will than then""".split())
+STOPWORDS = set("""a an the of to in on at is are was were be been it its this that these those and or so as
+    by for from with has have had not no do does did you your can will than then""".split())
 
 # %% ../../nbs/teachers/02_offline.ipynb #b11cb0eb
 def content_words(
