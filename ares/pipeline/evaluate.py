@@ -29,15 +29,11 @@ def write_rationales(
     path: str | Path, # JSON lines; used as they are when the file exists
     config: ARESConfig,
 ) -> list: # of `Rollout`, one a problem
-    "One greedy rationale for each problem, kept in a file."
+    "One greedy rationale for each problem, stored in a file."
     if not from_main(Path(path).exists):
+        prompts = [rationale_prompt(p) for p in problems]
         rollouts = generate_rollouts(
-            student,
-            problems,
-            [rationale_prompt(p) for p in problems],
-            num_samples=1,
-            max_new_tokens=config.max_new_tokens,
-            sample=False,
+            student, problems, prompts, num_samples=1, max_new_tokens=config.max_new_tokens, sample=False,
             batch_size=config.collect_problems,
         )
         from_main(lambda: write_jsonl(path, [r.to_dict() for r in rollouts]))
@@ -49,23 +45,17 @@ def separate_answerer(
     problems: list, # train problems
     config: ARESConfig,
 ): # a `Student` that answers
-    "The one answer model of a run, trained when it is first asked for."
+    "The one answer model of a run, trained when it is first needed."
     kept = baseline/"answers"/"model"
     if from_main(kept.exists): return load_trained(config, kept)
-    start, gold = (
-        load_trained(config, baseline / "model"),
-        [p for p in problems[: config.gold_problems or None] if p.solution],
-    )
+    start = load_trained(config, baseline/"model")
+    gold = [p for p in problems[:config.gold_problems or None] if p.solution]
     with_gold = {p.id for p in gold}
     others = [p for p in problems if p.id not in with_gold]
-    rationales = [rationale_target(p, prefix=False) for p in gold] + [
-        r.text for r in write_rationales(start, others, baseline / "train_rationales.jsonl", config)
-    ]
-    answerer = fit_answers(
-        start, gold + others, rationales, baseline / "answers", sft_config(config, "answer"),
-        look=config.answer_images,
-    )
-
+    written = write_rationales(start, others, baseline/"train_rationales.jsonl", config)
+    rationales = [rationale_target(p, prefix=False) for p in gold] + [r.text for r in written]
+    answerer = fit_answers(start, gold + others, rationales, baseline/"answers",
+                           sft_config(config, "answer"), look=config.answer_images)
     def keep():
         answerer.save(baseline/"answers"/"part")
         (baseline/"answers"/"part").rename(kept)
@@ -82,35 +72,23 @@ def stage_answers(
 ) -> list: # index of the named choice, words, or None, one a rollout
     "Answers read from a stage's rationales."
     if config.answer_model == "conclusion": return [read_conclusion(r.text, r.problem) for r in rollouts]
-    problems = train[:config.answer_problems or None]
-    if config.answer_model == "separate":
-        answerer = separate_answerer(folder.parent / "baseline", problems, config)
+    problems, look = train[:config.answer_problems or None], config.answer_images
+    if config.answer_model == "separate": answerer = separate_answerer(folder.parent/"baseline", problems, config)
     else:
         own = write_rationales(student, problems, folder/"train_rationales.jsonl", config)
         answerer = fit_answers(
-            student,
-            problems,
-            [r.text for r in own],
-            folder / "answers",
-            sft_config(config, "answer"),
-            desc=f"{folder.name} answers",
-            look=config.answer_images,
-            lora=lora_settings(config),
+            student, problems, [r.text for r in own], folder/"answers", sft_config(config, "answer"),
+            desc=f"{folder.name} answers", look=look, lora=lora_settings(config),
         )
-    return predict_answers(
-        answerer,
-        [r.problem for r in rollouts],
-        [r.text for r in rollouts],
-        max_new_tokens=config.answer_tokens,
-        look=config.answer_images,
-    )
+    return predict_answers(answerer, [r.problem for r in rollouts], [r.text for r in rollouts],
+                           max_new_tokens=config.answer_tokens, look=look)
 
 # %% ../../nbs/pipeline/05_evaluate.ipynb #974eacc1
 def baseline_texts(
     run: Path, # folder of the run
     stage: str,
 ) -> list | None: # None for the baseline itself
-    "The baseline's rationales of the same problems, to be compared with."
+    "The baseline's rationales of the same problems, for the comparison."
     return None if stage == "baseline" else [d["text"] for d in read_jsonl(run/"baseline"/"rationales.jsonl")]
 
 # %% ../../nbs/pipeline/05_evaluate.ipynb #223d5b20
@@ -118,7 +96,7 @@ def what_it_cost(
     config: ARESConfig,
     run: str | Path, stage: str,
 ) -> dict: # requests, asked_again, failed_items, dollars; empty without a language model
-    "A stage's bill."
+    "The requests and dollars of a stage."
     if not asked_models(config): return {}
     table = Ledger(ledger_path(config, run)).totals(by=("stage",)).set_index("stage")
     mine = table[table.index.isin([stage, f"{stage} test"])].sum()
@@ -130,18 +108,14 @@ def what_it_cost(
 # %% ../../nbs/pipeline/05_evaluate.ipynb #dc459be6
 def judged(config: ARESConfig, run: Path, stage: str, rollouts: list, answers: list) -> dict: # a record
     "The metrics of a stage by the run's own teacher and judge."
-    teacher, judge = (
-        make_teacher(config, run, f"{stage} test", noise=False),
-        make_judge(config, run, f"{stage} test"),
-    )
-    return measure(
-        teacher, judge, rollouts, answers, baseline_texts(Path(run), stage), config.similarity == "minilm",
-        stage,
-    )
+    teacher = make_teacher(config, run, f"{stage} test", noise=False)
+    judge = make_judge(config, run, f"{stage} test")
+    texts = baseline_texts(Path(run), stage)
+    return measure(teacher, judge, rollouts, answers, texts, config.similarity == "minilm", stage)
 
 # %% ../../nbs/pipeline/05_evaluate.ipynb #dd8c9bdf
 def _validation_scores(config: ARESConfig, run: Path, stage: str, student, problems: list) -> dict:
-    "The sentence score on validation problems where it decides about the next round; {} where it does not."
+    "The sentence score on validation problems, if it decides about the next round; otherwise {}."
     if not config.stop_without_gain or config.evaluate_on == "val": return {}
     rollouts = write_rationales(student, problems, run/stage/"val_rationales.jsonl", config)
     def score():
@@ -150,11 +124,12 @@ def _validation_scores(config: ARESConfig, run: Path, stage: str, student, probl
         return dict(val_sentence_score=sentence_stats([r.scores for r in rollouts])["sentence_score"])
     return from_main(score)
 
+# %% ../../nbs/pipeline/05_evaluate.ipynb #bc5dd974
 def validation_score(
     config: ARESConfig,
     record: dict, # of a stage
 ) -> float: # mean sentence score on validation problems
-    "The score that may decide whether a run goes on."
+    "The score that may decide whether another round follows."
     name = "sentence_score" if config.evaluate_on == "val" else "val_sentence_score"
     if isinstance(record.get(name), (int, float)): return record[name]
     raise AresError(f"stop_without_gain: a stage was evaluated without `{name}`, which decides about the "
@@ -166,8 +141,8 @@ def evaluate_stage(
     run: str | Path, # folder of the run; `<run>/<stage>/model` holds the stage's student
     stage: str, # "baseline", "rl-1", "sft-1", ...
     training: dict, # what training the stage cost: `seconds`, `teacher_calls`
-) -> dict: # the stage's record, also kept as `result.json`
-    "Put a trained stage to the test."
+) -> dict: # the stage's record, also stored as `result.json`
+    "Test a trained stage."
     run, started = Path(run), time.time()
     folder, splits = run/stage, load_splits(config)
     student = load_trained(config, folder/"model")
@@ -177,9 +152,8 @@ def evaluate_stage(
     def finish():
         result = judged(config, run, stage, rollouts, answers) | validation | training
         result |= what_it_cost(config, run, stage) | dict(evaluation_seconds=round(time.time() - started, 1))
-        write_jsonl(
-            folder / "rationales.jsonl", [r.to_dict() | dict(answer=a) for r, a in zip(rollouts, answers)]
-        )
+        answered = [r.to_dict() | dict(answer=a) for r, a in zip(rollouts, answers)]
+        write_jsonl(folder/"rationales.jsonl", answered)
         for unused in folder.glob("answers/checkpoint-*"): shutil.rmtree(unused)
         write_json(folder/"result.json", result)
         return result

@@ -35,7 +35,7 @@ def stage_order(
     return int(number or 0), kind
 
 # %% ../../nbs/pipeline/04_folder.ipynb #ec84f860
-_BEFORE = dict(warmup=50.0) # how runs went whose folder does not name the setting
+_BEFORE = dict(warmup=50.0) # for runs whose folder does not name the setting
 
 def kept_settings(
     run: str | Path, # folder of a run
@@ -48,7 +48,7 @@ def keep_settings(
     config: ARESConfig,
     run: Path, # folder of the run
 ):
-    "Write the settings into the run's folder, or check that they are the ones it was started with; how a teacher is reached may change."
+    "Store the settings of a new run; for an existing run, check that they are the same."
     path, now = run/"config.json", asdict(config)
     kept = asdict(ARESConfig()) | kept_settings(run) if path.exists() else {}
     changed = [k for k, v in kept.items() if now.get(k) != v and k not in THE_WAY_ONLY]
@@ -72,11 +72,10 @@ _LINES = {"rationales.jsonl": _RATIONALE, "train_rationales.jsonl": _RATIONALE,
 
 # %% ../../nbs/pipeline/04_folder.ipynb #cc9df7d6
 def _has_kind(value, kinds) -> bool:
-    "Whether a value is of some types: true is no number, nor is an integer that no float can hold."
+    "Whether a value has one of the types; neither true nor a huge integer is a number here."
     if isinstance(value, bool): return kinds is bool
     return isinstance(value, kinds) and not (isinstance(value, int) and abs(value) > 2**1000)
 
-# %% ../../nbs/pipeline/04_folder.ipynb #aad43ccd
 def _check_fields(
     place: str, # file, and line
     record: dict,
@@ -84,7 +83,7 @@ def _check_fields(
     needed: tuple, # names that must be there
     remedy: str,
 ):
-    "Raise when a field of a record is missing or of another type."
+    "Raise an error if a field of a record is missing or has another type."
     for name, kinds in fields.items():
         if name not in record and name in needed: raise AresError(f"{place}: `{name}` is missing; {remedy}.")
         value = record.get(name)
@@ -115,7 +114,7 @@ def read_record(
 
 # %% ../../nbs/pipeline/04_folder.ipynb #a5c3d46a
 def _check_weights(model: Path, remedy: str):
-    "Raise when the files of a saved model are not whole; no weights are read."
+    "Raise an error if the files of a saved model are incomplete; no weights are read."
     for path in [*model.glob("*.json")]: read_json(path, dict)
     for path in model.glob("*.safetensors"):
         try:
@@ -124,7 +123,7 @@ def _check_weights(model: Path, remedy: str):
     if not any(model.glob("*.safetensors")): raise AresError(f"{model}: no weights in this folder; {remedy}.")
 
 def _check_logs(stage: Path, remedy: str):
-    "Raise when a metric that a stage has logged is no number."
+    "Raise an error if a logged metric is not a number."
     needed = ("seconds", "teacher_calls") if stage.name.startswith("rl") else ()
     for path in (stage/"metrics.jsonl", stage/"fit"/"metrics.jsonl"):
         for number, record in enumerate(read_jsonl(path), 1):
@@ -133,7 +132,7 @@ def _check_logs(stage: Path, remedy: str):
 
 # %% ../../nbs/pipeline/04_folder.ipynb #c89d3ddf
 def _check_stage_folder(stage: Path):
-    "Raise when a file of a stage is damaged."
+    "Raise an error if a file of a stage is damaged."
     remedy = _remedy(stage)
     if (stage/"result.json").exists(): read_record(stage)
     if (stage/"trained.json").exists():
@@ -153,7 +152,7 @@ def _check_stage_folder(stage: Path):
 def is_complete(
     run: Path, # folder of a run
 ) -> bool:
-    "Whether a run says that nothing is left to do, and its stages have their results."
+    "Whether a run is marked as complete, and its stages have their results."
     path = run/"complete.json"
     if not path.exists(): return False
     stages = read_json(path, dict).get("stages", [])
@@ -165,7 +164,7 @@ def check_run(
     config: ARESConfig,
     run: str | Path, # folder of the run
 ):
-    "Raise when a file of a run is damaged; nothing large is read."
+    "Raise an error if a file of a run is damaged; nothing large is read."
     run = Path(run)
     is_complete(run)
     if (run/"results.json").exists(): read_json(run/"results.json", dict)
@@ -180,7 +179,7 @@ def read_config(
     need_data: bool = True, # see `check_config`
     **overrides, # settings that replace those of the run
 ) -> ARESConfig:
-    "The settings of a run, as its folder remembers them."
+    "The settings of a run, as stored in its folder."
     path = Path(run)/"config.json"
     if not path.exists(): raise AresError(f"{run}: no run in this folder; `ares run` starts one.")
     values = kept_settings(run)
@@ -193,7 +192,7 @@ def loading(
     folder: Path, # of a saved model or state
     remedy: str,
 ):
-    "While inside, whatever goes wrong is one sentence that names the folder."
+    "Turn any error inside into one sentence that names the folder."
     try: yield
     except AresError: raise
     except Exception as e:

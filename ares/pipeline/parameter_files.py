@@ -18,7 +18,7 @@ from ..core.io import *
 class _StrictLoader(yaml.SafeLoader):
     "PyYAML's safe reader without its surprises."
     def compose_node(self, parent, index):
-        "Compose a value; an alias may stand for a single value only."
+        "Compose a value; an alias may repeat a single value only."
         alias = self.peek_event()
         node = super().compose_node(parent, index)
         if isinstance(alias, yaml.AliasEvent) and not isinstance(node, yaml.ScalarNode):
@@ -27,7 +27,7 @@ class _StrictLoader(yaml.SafeLoader):
         return node
 
     def compose_mapping_node(self, anchor):
-        "Compose a mapping; each key may be there once."
+        "Compose a mapping; each key may occur once."
         mapping, seen = super().compose_mapping_node(anchor), set()
         for key, _ in mapping.value:
             if not isinstance(key, yaml.ScalarNode): continue
@@ -52,9 +52,9 @@ _StrictLoader.add_implicit_resolver(_TAG + "float", _FLOAT, list("-+.0123456789"
 
 # %% ../../nbs/pipeline/01_parameter_files.ipynb #84f11220
 def _yaml_fault(
-    fault: Exception, # raised by PyYAML, or by Python inside of it
-) -> str: # where and what, on one line
-    "What a fault of a YAML text says."
+    fault: Exception, # raised by PyYAML, or by Python inside it
+) -> str: # place and fault, on one line
+    "The message of a YAML error."
     if isinstance(fault, RecursionError): return "it is nested too deeply"
     if not isinstance(fault, yaml.YAMLError):
         return "a value that is no number, does not fit its tag, or is too long"
@@ -65,8 +65,8 @@ def _yaml_fault(
 def parse_yaml(
     text: str, # YAML
     source: str, # where it comes from, for the message
-): # what it stands for
-    "The value of a YAML text, or a sentence on what is wrong with it."
+): # its value
+    "The value of a YAML text; raises an error of one sentence if it is faulty."
     try: return yaml.load(text, Loader=_StrictLoader)
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as e:
         raise AresError(f"{source}: not valid YAML ({_yaml_fault(e)}).") from None
@@ -103,9 +103,9 @@ def _file_text(
 
 # %% ../../nbs/pipeline/01_parameter_files.ipynb #9c138579
 def read_parameters(
-    path: str | Path, # a YAML file, or the JSON file that a run keeps its settings in
-) -> dict: # setting -> value, as they stand there
-    "The content of a parameter file, or a sentence on what is wrong with it."
+    path: str | Path, # a YAML file, or the JSON file with the settings of a run
+) -> dict: # setting -> value, as they are in the file
+    "The content of a parameter file; raises an error of one sentence if it is faulty."
     name = shown_name(path)
     if Path(path).suffix == ".json": values = read_json(path)
     else: values = parse_yaml(_file_text(Path(path), name), name)
