@@ -36,35 +36,33 @@ def shown_splits(
 ) -> dict: # the same
     "Problems with the captions and features that the settings name."
     if config.captions:
-        said = read_captions(config.data, config.captions)
-        splits = {
-            s: [replace(p, caption=said.get(p.id, p.caption)) for p in found] for s, found in splits.items()
-        }
-        if not any(p.caption for found in splits.values() for p in found): raise AresError(f"captions: {config.captions} says nothing of any problem of this run; name a file made for them (nbs/runs/captions.ipynb).")
+        captions = read_captions(config.data, config.captions)
+        def captioned(problem): return replace(problem, caption=captions.get(problem.id, problem.caption))
+        splits = {s: list(map(captioned, problems)) for s, problems in splits.items()}
+        if not any(p.caption for problems in splits.values() for p in problems):
+            raise AresError(f"captions: {config.captions} says nothing of any problem of this run; "
+                            "name a file made for them (nbs/runs/captions.ipynb).")
     if not config.features: return splits
     features = load_features(config.features)
-    return {s: with_features(found, features) for s, found in splits.items()}
+    return {s: with_features(problems, features) for s, problems in splits.items()}
 
 # %% ../../nbs/pipeline/03_build.ipynb #5947d6c1
+def _generated_splits(config: ARESConfig, sizes: dict) -> dict: # split -> list of `Problem`
+    "The generated problems of a run; without images, their pictures are described in words."
+    skills = config.skills.split()
+    splits = {s: make_problems(n, split=s, seed=config.seed, skills=skills) for s, n in sizes.items()}
+    if config.use_images: return splits
+    return {s: list(map(in_words, problems)) for s, problems in splits.items()}
+
 def load_splits(
     config: ARESConfig,
-    # refuse a data set whose pictures are all missing, unless features replace them
-    need_pictures: bool = True,
+    need_pictures: bool = True, # refuse a data set without any pictures, unless features replace them
 ) -> dict: # split -> list of `Problem`
     "Train, validation and test problems."
     sizes = dict(train=config.train_problems, val=config.val_problems, test=config.test_problems)
-    if config.problems == "embedded":
-        splits = {
-            s: make_problems(n, split=s, seed=config.seed, skills=config.skills.split())
-            for s, n in sizes.items()
-        }
-        return shown_splits(
-            config,
-            splits if config.use_images else {s: list(map(in_words, found)) for s, found in splits.items()},
-        )
-    common = dict(
-        captions_file=config.captions or None, images="where there" if config.use_images else "none"
-    )
+    if config.problems == "embedded": return shown_splits(config, _generated_splits(config, sizes))
+    common = dict(captions_file=config.captions or None,
+                  images="where there" if config.use_images else "none")
     if config.problems == "aokvqa":
         ways = config.aokvqa_division, config.aokvqa_rationale, config.aokvqa_answers
         problems = load_aokvqa(config.data, *ways, **common)
@@ -84,18 +82,16 @@ def shown_width(
 
 # %% ../../nbs/pipeline/03_build.ipynb #b762e221
 def student_ways(config: ARESConfig) -> dict:
-    "How a student computes, for `set_ways`."
-    return {
-        n: getattr(config, n) for n in ("mixed_precision", "gradient_checkpointing", "attention", "compile")
-    }
-
+    "How a student computes: the settings for `set_ways`."
+    names = ("mixed_precision", "gradient_checkpointing", "attention", "compile")
+    return {name: getattr(config, name) for name in names}
 
 def lora_settings(config: ARESConfig) -> dict:
     "The settings of an adapter, for `add_adapter`."
     return {n: getattr(config, f"lora_{n}") for n in ("r", "alpha", "dropout", "targets")}
 
 def _loaded(config: ARESConfig, source, **more): # a `Student`
-    "A student that computes, is asked, and is trained as the settings say."
+    "A loaded student, prepared as the settings say."
     more |= dict(max_prompt_tokens=config.max_prompt_tokens, image_dim=shown_width(config))
     student = load_student(source, device=pick_device(config.device), dtype=config.dtype, **more)
     set_no_image(student, config.no_image)
@@ -110,12 +106,8 @@ def make_student(
 ): # a `Student`
     "The student before any training."
     gold = train[:config.gold_problems or None]
-    texts = (
-        [rationale_prompt(p) for p in train]
-        + [rationale_target(p, prefix=False) for p in gold]
-        + [answer_prompt(p, "") for p in train]
-        + [answer_target(p) for p in gold]
-    )
+    texts = [rationale_prompt(p) for p in train] + [rationale_target(p, prefix=False) for p in gold]
+    texts += [answer_prompt(p, "") for p in train] + [answer_target(p) for p in gold]
     student = _loaded(config, config.student, texts=texts)
     check_length(student, max(config.max_new_tokens, config.answer_tokens))
     if config.lora: add_adapter(student, **lora_settings(config), base=config.student)
@@ -138,68 +130,54 @@ def ledger_path(
     return Path(config.ledger or Path(run)/"ledger.sqlite")
 
 # %% ../../nbs/pipeline/03_build.ipynb #4c528f8a
+_LLM_FIELDS = """rationales_per_request requests_per_minute tokens_per_minute concurrency request_timeout
+    batch_wait_minutes batch_poll_seconds budget_usd budget_calls prices""".split()
+
 def llm_settings(
     config: ARESConfig,
     name: str, # "claude", "openai" or "local"
     run: str | Path, stage: str, # see `make_teacher`
 ) -> dict:
-    "What every language model is told, whether it teaches or judges."
-    same = "rationales_per_request requests_per_minute tokens_per_minute concurrency request_timeout batch_wait_minutes batch_poll_seconds budget_usd budget_calls prices".split()
-    own = dict(
-        openai=dict(base_url=config.judge_base_url), local=dict(device=str(pick_device(config.device)))
-    ).get(name, {})
-    return (
-        {n: getattr(config, n) for n in same}
-        | own
-        | dict(path=ledger_path(config, run), send=config.teacher_send, stage=stage)
-    )
+    "The settings of every language model, as teacher or judge."
+    settings = {field: getattr(config, field) for field in _LLM_FIELDS}
+    if name == "openai": settings["base_url"] = config.judge_base_url
+    if name == "local": settings["device"] = str(pick_device(config.device))
+    return settings | dict(path=ledger_path(config, run), send=config.teacher_send, stage=stage)
 
 # %% ../../nbs/pipeline/03_build.ipynb #50260644
 def make_teacher(
     config: ARESConfig,
-    # folder of the run; a language model's replies are kept there, unless `ledger` says where
-    run: str | Path = "",
-    stage: str = "", # under which its questions are counted
-    noise: bool = True, # False to measure
+    run: str | Path = "", # folder of the run, for the replies of a language model, unless `ledger` is set
+    stage: str = "", # the stage under which its questions are counted
+    noise: bool = True, # False for measurements
 ): # a `Teacher`
     "The teacher of a run."
-    name, offline = (
-        config.teacher,
-        dict(similarity=config.similarity) if config.teacher == "reference" else {},
-    )
+    name, knowledge = config.teacher, config.teacher_knowledge
     if name in OFFLINE:
-        return load_teacher(
-            name, knowledge=config.teacher_knowledge, noise=config.teacher_noise if noise else 0.0,
-            seed=config.seed, **offline,
-        )
-    return load_teacher(
-        name, **llm_settings(config, name, run, stage), model=config.teacher_model,
-        knowledge=config.teacher_knowledge,
-    )
+        own = dict(similarity=config.similarity) if name == "reference" else {}
+        noise = config.teacher_noise if noise else 0.0
+        return load_teacher(name, knowledge=knowledge, noise=noise, seed=config.seed, **own)
+    settings = llm_settings(config, name, run, stage)
+    return load_teacher(name, **settings, model=config.teacher_model, knowledge=knowledge)
 
 # %% ../../nbs/pipeline/03_build.ipynb #aaaab086
 def make_judge(
     config: ARESConfig,
     run: str | Path = "", stage: str = "", # see `make_teacher`
 ): # a `Teacher`
-    "Who compares the rationales of a run."
-    name, model = (
-        (config.judge, config.judge_model) if config.judge else (config.teacher, config.teacher_model)
-    )
+    "The judge that compares the rationales of a run."
+    name, model = config.judge, config.judge_model
+    if not name: name, model = config.teacher, config.teacher_model
     if name in OFFLINE:
         return load_teacher(name, **(dict(similarity=config.similarity) if name == "reference" else {}))
-    return load_teacher(
-        name,
-        **llm_settings(config, name, run, stage),
-        model=model,
-        knowledge="answer" if config.judge_sees_answer else "form",
-    )
+    knowledge = "answer" if config.judge_sees_answer else "form"
+    return load_teacher(name, **llm_settings(config, name, run, stage), model=model, knowledge=knowledge)
 
 # %% ../../nbs/pipeline/03_build.ipynb #19f04288
 def check_keys(
     config: ARESConfig,
 ):
-    "Raise when the environment lacks a key that the run will need."
+    "Raise an error if the environment lacks a key that the run needs."
     if config.teacher_send == "replay": return
     for role, (name, _) in asked_models(config).items():
         if name == "claude": check_key("anthropic", f"{role}: claude")
@@ -210,7 +188,8 @@ def check_keys(
 # %% ../../nbs/pipeline/03_build.ipynb #b989e043
 def ppo_config(config: ARESConfig) -> PPOConfig:
     "The settings of `PPOTrainer`."
-    same = "advantage ppo_epochs clip vf_coef gamma lam kl_coef neutral feedback normalize_advantages value_warmup max_grad_norm temperature".split()
+    same = """advantage ppo_epochs clip vf_coef gamma lam kl_coef neutral feedback normalize_advantages
+        value_warmup max_grad_norm temperature""".split()
     return PPOConfig(
         **{n: getattr(config, n) for n in same},
         lr=config.rl_lr,
@@ -241,6 +220,6 @@ def sft_config(
 def make_sampler(
     config: ARESConfig,
     student, # of an RL stage
-): # a context with `generate`, or None where the student writes itself
-    "Who writes the rationales of RL."
+): # a context with `generate`, or None if the student samples itself
+    "What samples the rationales of RL."
     return VLLMSampler(student, config.sampler_gpu_share) if config.sampler == "vllm" else None

@@ -73,7 +73,8 @@ def stage_answers(
     "Answers read from a stage's rationales."
     if config.answer_model == "conclusion": return [read_conclusion(r.text, r.problem) for r in rollouts]
     problems, look = train[:config.answer_problems or None], config.answer_images
-    if config.answer_model == "separate": answerer = separate_answerer(folder.parent/"baseline", problems, config)
+    if config.answer_model == "separate":
+        answerer = separate_answerer(folder.parent/"baseline", problems, config)
     else:
         own = write_rationales(student, problems, folder/"train_rationales.jsonl", config)
         answerer = fit_answers(

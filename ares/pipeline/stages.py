@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['stage_seed', 'model_before', 'keep_model', 'train_baseline', 'collection_problems', 'save_state', 'last_state',
-           'sample_collection', 'distribution', 'collect', 'rl_parts', 'train_rl', 'corrected', 'train_sft',
+           'distribution', 'sample_collection', 'collect', 'rl_parts', 'train_rl', 'corrected', 'train_sft',
            'train_stage', 'check_stage', 'run_stage', 'notebook_record', 'gained', 'run_ares']
 
 # %% ../../nbs/pipeline/06_stages.ipynb #0dcdf5f5
@@ -42,14 +42,14 @@ def model_before(
     run: Path, # folder of the run
     stage: str, # any but the baseline
 ): # the `Student` that the stage starts from
-    "Load the student that the stage before has left."
+    "Load the student that the stage before has saved."
     names = stage_names(config)
     model = run/names[names.index(stage) - 1]/"model"
     with loading(model, _remedy(model.parent)): return load_trained(config, model)
 
 # %% ../../nbs/pipeline/06_stages.ipynb #9e20e573
 def keep_model(student, folder: Path):
-    "Write the whole student, once for all processes."
+    "Save the whole student, once for all processes."
     with student.whole(): from_main(lambda: student.save(folder))
 
 # %% ../../nbs/pipeline/06_stages.ipynb #065ad393
@@ -62,14 +62,10 @@ def train_baseline(
     splits = load_splits(config)
     set_seed(stage_seed(config, stage))
     student = make_student(config, splits["train"])
-    gold, val = (
-        gold_examples(some, config.gold_conclusion)
-        for some in (splits["train"][: config.gold_problems or None], splits["val"])
-    )
-    fit_sft(
-        student, gold, val, run / stage / "fit", sft_config(config, "baseline"), stage,
-        Tracker(config.report_to, run, stage),
-    )
+    gold = gold_examples(splits["train"][:config.gold_problems or None], config.gold_conclusion)
+    val = gold_examples(splits["val"], config.gold_conclusion)
+    tracker = Tracker(config.report_to, run, stage)
+    fit_sft(student, gold, val, run/stage/"fit", sft_config(config, "baseline"), stage, tracker)
     keep_model(student, run/stage/"model")
     return dict(teacher_calls=0)
 
@@ -89,10 +85,10 @@ def collection_problems(
 # %% ../../nbs/pipeline/06_stages.ipynb #cf4c3730
 def save_state(
     folder: Path, # of the stage
-    student, value_head, trainer, # what PPO changes; no value head (None) with `advantage: group`
+    student, value_head, trainer, # what PPO changes; the value head is None with `advantage: group`
     records: list, # one a collection so far
 ):
-    "Keep everything that an RL stage needs to go on; older states are removed. All processes call it."
+    "Save the state of an RL stage and remove older ones; all processes call it."
     part, state = folder/"state.part", folder/f"state-{len(records):06d}"
     def weights():
         shutil.rmtree(part, ignore_errors=True)
@@ -111,50 +107,42 @@ def save_state(
 def last_state(
     folder: Path, # of the stage
 ) -> Path | None: # the newest state
-    "The newest kept state of an RL stage."
+    "The newest saved state of an RL stage."
     return max(folder.glob("state-*"), default=None)
 
 # %% ../../nbs/pipeline/06_stages.ipynb #29554a05
+def distribution(config: ARESConfig) -> tuple: # (temperature, top_k)
+    "The distribution of which PPO computes log-probabilities."
+    return config.temperature, config.top_k if config.sampled_logprobs else 0
+
 def sample_collection(
     config: ARESConfig,
-    student, # writes, or lends its weights to the sampler
-    teacher, # told of each batch at once; None in all but the main process
+    student, # samples, or lends its weights to the sampler
+    teacher, # gets each batch early; None in all but the main process
     problems: list, # of this collection
     sampler=None, # see `make_sampler`
-): # (rollouts, the sampler's gap where the trainer computes log-probabilities itself)
+): # (rollouts, the sampler's gap if the trainer computes log-probabilities again)
     "Sample rationales."
+    def ask_early(some):
+        if teacher: teacher.ask("score", list(to_score(some).values()))
     rollouts = generate_rollouts(
-        student,
-        problems,
-        [rationale_prompt(p) for p in problems],
-        num_samples=config.num_samples,
-        max_new_tokens=config.max_new_tokens,
-        batch_size=config.rollout_batch_size,
-        temperature=config.temperature,
-        top_k=config.top_k,
-        top_p=config.top_p,
-        of_sampled=config.sampled_logprobs,
-        sampler=sampler,
-        written=lambda some: teacher and teacher.ask("score", list(to_score(some).values())),
+        student, problems, [rationale_prompt(p) for p in problems], num_samples=config.num_samples,
+        max_new_tokens=config.max_new_tokens, batch_size=config.rollout_batch_size,
+        temperature=config.temperature, top_k=config.top_k, top_p=config.top_p,
+        of_sampled=config.sampled_logprobs, sampler=sampler, written=ask_early,
     )
-    return rollouts, recompute_logprobs(
-        rollouts, student, *distribution(config)
-    ) if sampler or config.recompute_logprobs else {}
-
-# %% ../../nbs/pipeline/06_stages.ipynb #45804c67
-def distribution(config: ARESConfig) -> tuple: # (temperature, top_k)
-    "Of which distribution PPO computes log-probabilities."
-    return config.temperature, config.top_k if config.sampled_logprobs else 0
+    if not sampler and not config.recompute_logprobs: return rollouts, {}
+    return rollouts, recompute_logprobs(rollouts, student, *distribution(config))
 
 # %% ../../nbs/pipeline/06_stages.ipynb #bd4802fe
 def collect(
     config: ARESConfig,
-    student, reference, value_head, # who writes, who it is compared with, who foresees (or None)
+    student, reference, value_head, # the policy, the reference model, and the value head (or None)
     teacher, # scores each distinct rationale once; None in all but the main process
     problems: list, # of this collection
     sampler=None, # see `make_sampler`
 ): # (rollouts with everything PPO needs, dict(teacher_calls, and the sampler's gap))
-    "Sample rationales, compare them with the reference, and have their sentences scored."
+    "Sample rationales, add the reference's log-probabilities, and let the teacher score them."
     rollouts, gap = sample_collection(config, student, teacher, problems, sampler)
     add_logprobs(rollouts, reference, value_head, *distribution(config))
     calls, scores = from_main(lambda: (score_rollouts(teacher, rollouts), [r.scores for r in rollouts]))
@@ -167,13 +155,13 @@ def rl_parts(
     run: Path, # folder of the run
     stage: str, # "rl-1", ...
 ): # (student, reference, value head or None, trainer, records of the collections so far)
-    "What an RL stage works with, as it was when it was last kept."
+    "The objects of an RL stage, from its last saved state if there is one."
     set_seed(stage_seed(config, stage))
     state, reference = from_main(lambda: last_state(run/stage)), model_before(config, run, stage)
     remedy = f"remove this folder, and {stage} begins again"
     with loading(state, remedy):
         student = load_trained(config, state/"student") if state else reference.copy()
-    if config.mixed_precision == "bf16" and not config.lora: reference.model.bfloat16()  # it is never trained
+    if config.mixed_precision == "bf16" and not config.lora: reference.model.bfloat16()  # the reference is never trained
     value_head = ValueHead(student, trunk=config.value_model) if config.advantage == "gae" else None
     with loading(state, remedy):
         if state and value_head: value_head.load(state/"value")
@@ -196,76 +184,55 @@ def train_rl(
     run: Path, # folder of the run
     stage: str, # "rl-1", ...
 ) -> dict: # what it cost: teacher_calls
-    "One stage of PPO on sentence scores; it goes on from its last state."
-    folder, problems, teacher = (
-        run / stage,
-        load_splits(config)["train"],
-        make_teacher(config, run, stage) if is_main() else None,
-    )
+    "One stage of PPO on sentence scores; it resumes from its last state."
+    folder, problems = run/stage, load_splits(config)["train"]
+    teacher = make_teacher(config, run, stage) if is_main() else None
     student, reference, value_head, trainer, records = rl_parts(config, run, stage)
     sampler = make_sampler(config, student)
     def spent(): return sum(r["teacher_calls"] for r in records) if config.round_calls else len(records)
     total, schedule = config.round_calls or config.collections, SCHEDULES[config.rl_schedule]
-    bar, tracker = (
-        progress(total=total, desc=stage, bill=teacher and teacher.bill),
-        Tracker(config.report_to, run, stage),
-    )
-    bar.update(spent()); tracker.open(len(records) + 1)
+    bar = progress(total=total, desc=stage, bill=teacher and teacher.bill)
+    tracker = Tracker(config.report_to, run, stage)
+    bar.update(spent())
+    tracker.open(len(records) + 1)
     while spent() < total:
-        started, before = time.time(), spent()
-        chosen = collection_problems(
-            problems, len(records), config.collect_problems, stage_seed(config, stage)
-        )
+        started, before, seed = time.time(), spent(), stage_seed(config, stage)
+        chosen = collection_problems(problems, len(records), config.collect_problems, seed)
         rollouts, measured = collect(config, student, reference, value_head, teacher, chosen, sampler)
-        metrics = trainer.update(rollouts, schedule(before / total))
-        records.append(
-            metrics
-            | dict(collection=len(records) + 1)
-            | measured
-            | dict(seconds=round(time.time() - started, 3))
-        )
+        record = trainer.update(rollouts, schedule(before / total)) | dict(collection=len(records) + 1)
+        records.append(record | measured | dict(seconds=round(time.time() - started, 3)))
         if is_main(): write_jsonl(folder/"metrics.jsonl", records)
         tracker.log(records[-1], len(records))
         if len(records) % config.save_every == 0: save_state(folder, student, value_head, trainer, records)
         bar.update(spent() - before)
-    bar.close(); tracker.close()
+    bar.close()
+    tracker.close()
     keep_model(student, folder/"model")
-    return dict(
-        teacher_calls=sum(r["teacher_calls"] for r in records),
-        unscored_rollouts=sum(r["unscored"] for r in records),
-    )
+    calls, unscored = (sum(r[name] for r in records) for name in ("teacher_calls", "unscored"))
+    return dict(teacher_calls=calls, unscored_rollouts=unscored)
 
 # %% ../../nbs/pipeline/06_stages.ipynb #5f34a917
 def corrected(
     config: ARESConfig,
-    student, # as RL left it
+    student, # after RL
     problems: list, # train problems
     run: Path, # folder of the run
     stage: str, # "sft-1", ...
 ) -> list: # of dict(id, rationale, corrected)
     "The teacher's corrections of the student's rationales; made once."
     path, teacher = run/stage/"corrections.jsonl", make_teacher(config, run, stage) if is_main() else None
-    def tell(some):
+    def ask_early(some):
         if teacher and not config.round_calls: teacher.ask("correct", list(to_correct(some).values()))
     if not from_main(path.exists):
         rollouts = generate_rollouts(
-            student,
-            problems,
-            [rationale_prompt(p) for p in problems],
-            num_samples=config.sft_samples,
-            max_new_tokens=config.max_new_tokens,
-            temperature=config.temperature,
-            top_k=config.top_k,
-            top_p=config.top_p,
-            sample=config.sft_samples > 1,
-            written=tell,
+            student, problems, [rationale_prompt(p) for p in problems], num_samples=config.sft_samples,
+            max_new_tokens=config.max_new_tokens, temperature=config.temperature, top_k=config.top_k,
+            top_p=config.top_p, sample=config.sft_samples > 1, written=ask_early,
         )
-        from_main(
-            lambda: write_jsonl(
-                path,
-                correct_rollouts(teacher, rollouts, desc=f"{stage} corrections", limit=config.round_calls),
-            )
-        )
+        def correct():
+            desc, limit = f"{stage} corrections", config.round_calls
+            write_jsonl(path, correct_rollouts(teacher, rollouts, desc=desc, limit=limit))
+        from_main(correct)
     return read_jsonl(path)
 
 # %% ../../nbs/pipeline/06_stages.ipynb #2d4fde4f
@@ -276,23 +243,21 @@ def train_sft(
 ) -> dict: # what it cost: teacher_calls
     "One supervised stage on the teacher's corrections."
     set_seed(stage_seed(config, stage))
-    student, problems = (
-        model_before(config, run, stage),
-        load_splits(config)["train"][: config.sft_problems or None],
-    )
+    student = model_before(config, run, stage)
+    problems = load_splits(config)["train"][:config.sft_problems or None]
     corrections = corrected(config, student, problems, run, stage)
     examples = correction_examples(corrections, problems)
     if len(examples) < 2:
         raise AresError(
-            f"{stage}: {len(examples)} of {len(corrections)} corrections have any text to learn from; the student says nothing that the teacher can mend. "
-            "Start another run with a higher `kl_coef`, a lower `rl_lr`, or more `teacher_knowledge`."
+            f"{stage}: {len(examples)} of {len(corrections)} corrections have any text to learn from; the "
+            "student says nothing that the teacher can mend. Start another run with a higher `kl_coef`, a "
+            "lower `rl_lr`, or more `teacher_knowledge`."
         )
     aside = max(1, len(examples) // 10)
     set_seed(stage_seed(config, stage))
-    fit_sft(
-        student, examples[aside:], examples[:aside], run / stage / "fit", sft_config(config, "sft"), stage,
-        Tracker(config.report_to, run, stage),
-    )
+    tracker = Tracker(config.report_to, run, stage)
+    fit_sft(student, examples[aside:], examples[:aside], run/stage/"fit", sft_config(config, "sft"), stage,
+            tracker)
     keep_model(student, run/stage/"model")
     return dict(teacher_calls=len(corrections), uncorrected=sum(c["corrected"] is None for c in corrections))
 
@@ -302,15 +267,12 @@ def train_stage(
     run: Path, # folder of the run
     stage: str, # one of `stage_names(config)`
 ):
-    "Train one stage, and keep what it cost."
+    "Train one stage, and store what it cost."
     folder, started = run/stage, time.time()
     cost = dict(baseline=train_baseline, rl=train_rl, sft=train_sft)[stage.split("-")[0]](config, run, stage)
     def finish():
-        seconds = (
-            sum(r["seconds"] for r in read_jsonl(folder / "metrics.jsonl"))
-            if stage.startswith("rl")
-            else time.time() - started
-        )
+        seconds = time.time() - started
+        if stage.startswith("rl"): seconds = sum(r["seconds"] for r in read_jsonl(folder/"metrics.jsonl"))
         write_json(folder/"trained.json", cost | dict(seconds=round(seconds, 1)))
         for unused in [*folder.glob("state*"), *folder.glob("fit/checkpoint-*")]: shutil.rmtree(unused)
     from_main(finish)
@@ -319,9 +281,9 @@ def train_stage(
 def check_stage(
     config: ARESConfig,
     run: Path, # folder of the run
-    stage: str, # as it was asked for
+    stage: str, # the name to check
 ):
-    "Raise when a run has no such stage, or the one before it is not done."
+    "Raise an error if a run has no such stage, or the stage before it is not done."
     if stage == "baseline": return
     names = stage_names(config)
     if stage not in names:
@@ -342,13 +304,12 @@ def _do_stage(config: ARESConfig, run: Path, stage: str, device: torch.device) -
     if not from_main((folder/"trained.json").exists): train_stage(config, run, stage)
     return evaluate_stage(config, run, stage, read_json(folder/"trained.json", dict))
 
-# %% ../../nbs/pipeline/06_stages.ipynb #a644bb5f
 def run_stage(
     config: ARESConfig,
     run: str | Path, # folder of the run
     stage: str, # one of `stage_names(config)`
 ) -> dict: # the stage's record
-    "Train and evaluate one stage, or read its record when it is done."
+    "Train and evaluate one stage, or read its record if it is done."
     run, device = Path(run), pick_device(config.device)
     join_processes(device)
     from_main(lambda: check_stage(config, run, stage))
@@ -362,7 +323,7 @@ def notebook_record(
     run: str | Path, # folder of the run, made when missing
     stage: str, # one of `stage_names(config)`
 ) -> dict: # the stage's record
-    "What the notebook of a stage does: keep the settings of the run, and run the stage."
+    "Store the settings of the run, and run one stage; for the notebook of a stage."
     check_stage(config, Path(run), stage)
     with run_lock(run):
         keep_settings(config, Path(run))
@@ -372,15 +333,15 @@ def notebook_record(
 def gained(
     results: dict, # stage -> record, complete rounds only
     config: ARESConfig,
-) -> bool: # did the last complete round raise the sentence score?
-    "Whether going on is worth it."
+) -> bool: # also true before there are two scores
+    "Whether the last complete round raised the sentence score."
     per_round = 2 if config.method == "ares" else 1
     scores = [validation_score(config, r) for r in list(results.values())[::per_round]]
     return len(scores) < 2 or scores[-1] > scores[-2]
 
 # %% ../../nbs/pipeline/06_stages.ipynb #57319f3d
 def _all_stages(config: ARESConfig, run: Path, execute) -> dict:
-    "Do the stages of a run in their order, until there are no more or a round has brought nothing."
+    "Run the stages in order, until all are done or a round brought no gain."
     results, first_kind = {}, stage_names(config)[1].split("-")[0]
     for stage in stage_names(config):
         if config.stop_without_gain and stage.startswith(first_kind) and not gained(results, config): break
@@ -393,8 +354,8 @@ def run_ares(
     config: ARESConfig,
     run: str | Path, # folder of the run, made when missing
     execute=run_stage, # how to run one stage; the command line runs a notebook
-) -> dict: # stage -> record; also kept as `results.json`
-    "The whole loop; what is done is not done again."
+) -> dict: # stage -> record; also stored as `results.json`
+    "The whole loop; finished stages are skipped."
     run = Path(run)
     join_processes(pick_device(config.device))
     from_main(lambda: check_keys(config))
