@@ -66,12 +66,12 @@ def _kernel_fate(manager) -> str: # of `_kernel`
 
 # %% ../../nbs/pipeline/07_notebooks.ipynb #3777f206
 def _literal(path: Path) -> str:
-    "A path as papermill takes it: it fills parameters into braces, so real ones are doubled."
+    "A path for papermill, with doubled braces."
     return str(path).replace("{", "{{").replace("}", "}}")
 
 def _run_papermill(source: Path, output: Path, parameters: dict, manager):
     "Execute a notebook in a kernel."
-    import papermill  # two seconds, which `ares --help` does without
+    import papermill  # takes two seconds, so it is imported only when needed
     logging.getLogger("papermill").setLevel(logging.ERROR)
     paths = [_literal(path) for path in (source, output)]
     with warnings.catch_warnings():
@@ -85,7 +85,7 @@ def execute_notebook(
     output: Path, # the executed notebook
     parameters: dict, # handed over by papermill
 ):
-    "Run a notebook; whatever ends it comes back as one sentence."
+    "Execute a notebook; any failure comes back as one sentence."
     from papermill.exceptions import PapermillExecutionError
     log = output.with_suffix(".log")
     try:
@@ -137,10 +137,12 @@ def shared_stage(
 
 # %% ../../nbs/pipeline/07_notebooks.ipynb #e1c21694
 CSS = """:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 68em; margin: 2em auto; padding: 0 1em; background: #fff; color: #222;
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 68em; margin: 2em auto; padding: 0 1em;
+       background: #fff; color: #222;
        overflow-wrap: anywhere; }
 @media (prefers-color-scheme: dark) { body { background: #16181c; color: #ddd; } a { color: #7ab8e8; } }
-h1, h2, h3 { line-height: 1.2; margin: 1.6em 0 .4em; } blockquote { margin: 0; opacity: .75; } a.anchor-link { display: none; }
+h1, h2, h3 { line-height: 1.2; margin: 1.6em 0 .4em; }
+blockquote { margin: 0; opacity: .75; } a.anchor-link { display: none; }
 .output_png img, .jp-RenderedImage img, img[alt="No description has been provided for this image"] {
   max-width: 100%; height: auto; border-radius: 6px; }
 .output_subarea { overflow-x: auto; } pre { font-size: 14px; white-space: pre-wrap; }
@@ -148,7 +150,8 @@ table.dataframe { margin: .8em 0; border-collapse: collapse; border: 0; font-siz
   font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 table.dataframe th, table.dataframe td { border: 0; border-bottom: 1px solid #8884; padding: 4px 8px;
   text-align: right; white-space: nowrap; }
-table.dataframe tbody th { text-align: left; white-space: normal; max-width: 22em; } code { font-size: 90%; }"""
+table.dataframe tbody th { text-align: left; white-space: normal; max-width: 22em; }
+code { font-size: 90%; }"""
 
 # %% ../../nbs/pipeline/07_notebooks.ipynb #86dc3dfc
 HEAD = """<!DOCTYPE html>
@@ -171,7 +174,7 @@ def export_html(
     notebook: str | Path, # an executed notebook
     page: str | Path, # the file to write
 ):
-    "Turn an executed notebook into one file of HTML that needs no other: no code cells, no scripts."
+    "Turn an executed notebook into one self-contained HTML file without code cells and scripts."
     import nbformat
     from nbconvert import HTMLExporter  # both are slow to load, and only pages need them
     nb = nbformat.read(notebook, as_version=4)

@@ -161,7 +161,8 @@ def rl_parts(
     remedy = f"remove this folder, and {stage} begins again"
     with loading(state, remedy):
         student = load_trained(config, state/"student") if state else reference.copy()
-    if config.mixed_precision == "bf16" and not config.lora: reference.model.bfloat16()  # the reference is never trained
+    # the reference is never trained, so its weights may be in bfloat16
+    if config.mixed_precision == "bf16" and not config.lora: reference.model.bfloat16()
     value_head = ValueHead(student, trunk=config.value_model) if config.advantage == "gae" else None
     with loading(state, remedy):
         if state and value_head: value_head.load(state/"value")

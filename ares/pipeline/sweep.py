@@ -57,12 +57,8 @@ def run_name(
     "The folder of a run within its sweep."
     def short(value):
         text = re.sub(r"[^\w.+-]+", "-", str(value))
-        return (
-            text
-            if text == str(value) and len(text) <= 40
-            else f"{text[:20].strip('-')}-{config_hash(dict(value=value))[:6]}"
-        )
-
+        if text == str(value) and len(text) <= 40: return text
+        return f"{text[:20].strip('-')}-{config_hash(dict(value=value))[:6]}"
     return ",".join(f"{name}={short(getattr(config, name))}" for name in names)
 
 # %% ../../nbs/pipeline/08_sweep.ipynb #0cdb35a4
@@ -92,14 +88,13 @@ def sweep_configs(
     return named
 
 # %% ../../nbs/pipeline/08_sweep.ipynb #8ab00113
-AFTER_BASELINE = (
-    "method rounds round_calls collections sampler sampler_gpu_share rollout_batch_size "
-    "num_samples temperature top_k top_p "
-    "sampled_logprobs recompute_logprobs advantage feedback rl_lr rl_schedule value_lr "
-    "value_model value_warmup ppo_epochs rl_batch_size rl_grad_accum clip value_clip max_grad_norm vf_coef gamma lam kl_coef kl_target target_kl neutral "
-    "normalize_advantages save_every sft_problems sft_samples sft_lr sft_epochs sft_batch_size teacher_noise "
-    "rl_weight_decay cut_off"
-).split()
+AFTER_BASELINE = """method rounds round_calls collections sampler sampler_gpu_share rollout_batch_size
+    num_samples
+    temperature top_k top_p sampled_logprobs recompute_logprobs advantage feedback rl_lr
+    rl_schedule value_lr value_model value_warmup ppo_epochs rl_batch_size rl_grad_accum clip
+    value_clip max_grad_norm vf_coef gamma lam kl_coef kl_target target_kl neutral
+    normalize_advantages save_every sft_problems sft_samples sft_lr sft_epochs sft_batch_size
+    teacher_noise rl_weight_decay cut_off""".split()
 
 # %% ../../nbs/pipeline/08_sweep.ipynb #69f90962
 def baseline_key(
@@ -136,20 +131,14 @@ def baseline_donor(
     name: str, # of a run
     keys: dict, # name of a run -> `baseline_key`
     home: Path, # folder of the sweep
-) -> str | None: # name of a run, the same one where nothing need be taken over; None where the baseline is still to be trained
-    "Who has the finished baseline that a run needs."
-    return next(
-        (
-            n
-            for n in (name, *keys)
-            if keys[n] == keys[name] and (home / n / "baseline" / "result.json").exists()
-        ),
-        None,
-    )
+) -> str | None: # a run, perhaps the same one; None if the baseline is not trained yet
+    "The run that has the finished baseline that a run needs."
+    same = [n for n in (name, *keys) if keys[n] == keys[name]]
+    return next((n for n in same if (home/n/"baseline"/"result.json").exists()), None)
 
 # %% ../../nbs/pipeline/08_sweep.ipynb #f133ff6c
 class RunJob(Checkpointable):
-    "One run as a job: what is done is not done again."
+    "One run as a job; finished stages are skipped."
     def __init__(self,
         make=run_notebooks, # how a run is made; `run_ares` makes it without notebooks
     ): self.make = make
@@ -161,7 +150,7 @@ class RunJob(Checkpointable):
         environment: dict, # variables that its notebooks see
     ) -> str: # why it failed; "" when all went well
         os.environ.update(environment)
-        # too late for the variable
+        # PyTorch is loaded already and does not read the variable again
         if "OMP_NUM_THREADS" in environment: torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
         with run_lock(run, patience=-1):
             try: self.make(load_config(settings), run)
@@ -185,7 +174,7 @@ def make_executor(
     # of submitit's AutoExecutor: timeout_min, mem_gb, cpus_per_task, gpus_per_node, slurm_partition, ...
     options: dict = {},
 ) -> submitit.AutoExecutor:
-    "Where jobs are sent to."
+    "The executor that jobs are sent to."
     try:
         executor = submitit.AutoExecutor(folder=folder, cluster=kind, slurm_max_num_timeout=100)
         executor.update_parameters(
@@ -204,7 +193,7 @@ def local_slots(
     parallel: int = 0, # runs at a time; 0 for one on every GPU
     per_run: int = 1, # GPUs for each run
 ) -> list: # for each run at a time, the environment variables that say where it works
-    "Who works where on this machine."
+    "The environment variables of each run that works at the same time."
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = named.split(",") if named else [str(i) for i in range(torch.cuda.device_count())]
     groups = [",".join(gpus[i:i + per_run]) for i in range(0, len(gpus) - per_run + 1, per_run)] or [""]
@@ -301,20 +290,14 @@ def run_sweep(
     executor: str = "local", # or "slurm"
     parallel: int = 0, # runs at a time; 0: here one, or one on every GPU; on a cluster all
     job=RunJob(), # what is done for each run
-    seconds: float = 2.0, # between two looks
+    seconds: float = 2.0, # between two rounds of the loop
     options: dict = {}, # of each job, see `make_executor`
 ) -> pd.DataFrame: # `sweep_table`
-    "Make all runs that are not complete, some at a time."
-    home, keys, sender = (
-        Path(home),
-        {n: baseline_key(c) for n, c in configs.items()},
-        make_executor(executor, Path(home) / "jobs", options),
-    )
-    free = (
-        local_slots(parallel, max(c.num_processes for c in configs.values()))
-        if executor == "local"
-        else [{}] * (parallel or len(configs))
-    )
+    "Make all incomplete runs, several at a time."
+    home, keys = Path(home), {n: baseline_key(c) for n, c in configs.items()}
+    sender = make_executor(executor, home/"jobs", options)
+    free = [{}] * (parallel or len(configs))
+    if executor == "local": free = local_slots(parallel, max(c.num_processes for c in configs.values()))
     for config in configs.values(): check_keys(config)
     for name, config in configs.items(): keep_settings(config, home/name)
     waiting, under_way = [n for n in configs if not is_complete(home/n)], {}
@@ -362,36 +345,24 @@ def make_runs(
 
 # %% ../../nbs/pipeline/08_sweep.ipynb #2f225401
 def by_setting(
-    table: pd.DataFrame,  # of `sweep_table`
-    metric: str = "accuracy",  # a column of it
-    stage: str = "",  # the last one of the table by default
-) -> (
-    pd.DataFrame
-):  # index: the settings other than the seed; seeds, values (list), mean and difference (`Estimate`)
-    "A metric over the seeds of each setting."
+    table: pd.DataFrame, # of `sweep_table`
+    metric: str = "accuracy", # a column of it
+    stage: str = "", # the last one of the table by default
+) -> pd.DataFrame: # a row a setting: seeds, values (list), mean and difference (`Estimate`)
+    "A metric over the seeds of each setting (all settings but the seed)."
     stage = stage or max(table.loc[table.state == "done", "stage"], key=stage_order)
     names = [f.name for f in fields(ARESConfig) if f.name in table and f.name != "seed"]
-    rows = table[(table.stage == stage) & table[metric].notna()].assign(
-        setting=lambda t: (
-            t[names].apply(lambda r: ", ".join(f"{k} {v}" for k, v in r.items()), axis=1) if names else "all"
-        )
-    )
-    seeds = {
-        s: part.set_index("seed" if "seed" in part else "run")[metric]
-        for s, part in rows.groupby("setting", sort=False)
-    }
-    first = next(iter(seeds.values()), None)
-    return pd.DataFrame(
-        {
-            s: dict(
-                seeds=len(v),
-                values=v.tolist(),
-                mean=over_seeds(v),
-                difference=None if v is first else over_seeds((v - first).dropna()),
-            )
-            for s, v in seeds.items()
-        }
-    ).T
+    def label(row): return ", ".join(f"{k} {v}" for k, v in row.items())
+    rows = table[(table.stage == stage) & table[metric].notna()]
+    rows = rows.assign(setting=rows[names].apply(label, axis=1) if names else "all")
+    index = "seed" if "seed" in rows else "run"
+    seeds = {s: part.set_index(index)[metric] for s, part in rows.groupby("setting", sort=False)}
+    first, found = next(iter(seeds.values()), None), {}
+    for setting, values in seeds.items():
+        difference = None if values is first else over_seeds((values - first).dropna())
+        found[setting] = dict(seeds=len(values), values=values.tolist(), mean=over_seeds(values),
+                              difference=difference)
+    return pd.DataFrame(found).T
 
 # %% ../../nbs/pipeline/08_sweep.ipynb #df638246
 SWEEP_PANELS = dict(
@@ -423,7 +394,7 @@ def summary_table(
     table: pd.DataFrame, # of `sweep_table`
     stage: str = "", # the last one by default
 ) -> pd.DataFrame: # of texts, a row a setting
-    "What each setting is worth, and how far it is from the first."
+    "The mean of each setting, and its difference from the first."
     parts = {}
     for name, (title, unit, scale) in SWEEP_PANELS.items():
         if name not in table or table[name].isna().all(): continue

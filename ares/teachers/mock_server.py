@@ -21,7 +21,7 @@ from .requests import labels, picture_bytes, shown_question
 
 # %% ../../nbs/teachers/07_mock_server.ipynb #b2eb83bf
 def fingerprint(problem) -> tuple: # (text, hash of the picture)
-    "What a problem is recognised by."
+    "The texts and the picture by which a problem is recognised."
     picture = picture_bytes(problem)
     return shown_question(problem), hashlib.sha256(picture[1]).hexdigest() if picture else ""
 
@@ -37,7 +37,7 @@ def rationales_in(
 def parts_of(
     body: dict, # of a request to either API
 ) -> tuple: # (instructions, text, picture bytes or None, its media type)
-    "What a request says."
+    "The parts of a request."
     messages = body["messages"]
     if "system" in body: instructions, content = body["system"][0]["text"], messages[0]["content"]
     else: instructions, content = messages[0]["content"], messages[1]["content"]
@@ -45,44 +45,34 @@ def parts_of(
     for c in content:
         if c["type"] == "image": data, kind = base64.b64decode(c["source"]["data"]), c["source"]["media_type"]
         if c["type"] == "image_url":
-            data, kind = (
-                base64.b64decode(c["image_url"]["url"].split(",", 1)[1]),
-                c["image_url"]["url"].split(";")[0][5:],
-            )
+            url = c["image_url"]["url"]
+            data, kind = base64.b64decode(url.split(",", 1)[1]), url.split(";")[0][5:]
     return instructions, text, data, kind
 
 # %% ../../nbs/teachers/07_mock_server.ipynb #4a748fef
 def answer_with(
     teacher, problem,
     instructions: str, rationales: list, # see `rationales_in`
-) -> dict: # what the reply holds
+) -> dict: # the content of the reply
     "The teacher's answer in the form that the instructions ask for."
     if "Give each sentence a score" in instructions:
-        pairs = [
-            (label, s)
-            for i, r in enumerate(rationales, 1)
-            for label, s in zip(labels(i, r), teacher.score(problem, r), strict=True)
-        ]
-        return dict(scores=[dict(sentence=label, score=s) for label, s in pairs])
+        scores = []
+        for i, r in enumerate(rationales, 1):
+            pairs = zip(labels(i, r), teacher.score(problem, r), strict=True)
+            scores += [dict(sentence=label, score=score) for label, score in pairs]
+        return dict(scores=scores)
     if "You correct" in instructions:
-        return dict(
-            corrections=[
-                dict(rationale=str(i), corrected=teacher.correct(problem, r[0]))
-                for i, r in enumerate(rationales, 1)
-            ]
-        )
-    return dict(
-        better={"a": "1", "b": "2", "tie": "tie"}[
-            teacher.compare(problem, rationales[0][0], rationales[1][0])
-        ]
-    )
+        texts = [teacher.correct(problem, r[0]) for r in rationales]
+        return dict(corrections=[dict(rationale=str(i), corrected=t) for i, t in enumerate(texts, 1)])
+    verdict = teacher.compare(problem, rationales[0][0], rationales[1][0])
+    return dict(better={"a": "1", "b": "2", "tie": "tie"}[verdict])
 
 # %% ../../nbs/teachers/07_mock_server.ipynb #09721592
 MOST_BYTES = dict(picture=5 * 10 ** 6, message=32 * 10 ** 6, batch=256 * 10 ** 6) # as base64; whole requests
 MAGIC = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif", b"RIFF": "image/webp"}
 
 def schema_fault(schema) -> str:
-    "What the Messages API would not take in a schema."
+    "What the Messages API would not accept in a schema."
     if isinstance(schema, list): return next(filter(None, map(schema_fault, schema)), "")
     if not isinstance(schema, dict): return ""
     for word in ("minimum", "maximum", "multipleOf", "minLength", "maxLength", "maxItems"):
@@ -102,11 +92,8 @@ def refusal(
     if not key: return 401, "authentication_error", "x-api-key header is required"
     if body.get("model", "").startswith("claude-") and model_facts(body["model"])["input"] is None:
         return 404, "not_found_error", f"model: {body['model']}"
-    if (
-        "temperature" in body
-        and body["model"].startswith("claude-")
-        and not model_facts(body["model"])["takes_temperature"]
-    ):
+    fixed = body["model"].startswith("claude-") and not model_facts(body["model"])["takes_temperature"]
+    if "temperature" in body and fixed:
         return 400, "invalid_request_error", "temperature is not supported by this model"
     if not body.get("max_tokens") and not body.get("max_completion_tokens"):
         return 400, "invalid_request_error", "max_tokens: Field required"
@@ -124,11 +111,8 @@ def size_refusal(
 ) -> tuple | None: # (status, kind, message)
     "Why a request would be too large, or None."
     most = MOST_BYTES["batch" if batch else "message"]
-    return (
-        (413, "request_too_large", f"Request exceeds the maximum size of {most} bytes")
-        if size > most
-        else None
-    )
+    if size <= most: return None
+    return 413, "request_too_large", f"Request exceeds the maximum size of {most} bytes"
 
 # %% ../../nbs/teachers/07_mock_server.ipynb #e26d70fc
 REFUSALS = ("400", "413", "422")
@@ -163,9 +147,10 @@ def count_tokens(
     "Roughly the tokens of a request."
     instructions, text, data, _ = parts_of(body)
     later = body["messages"][2 if "system" not in body else 1:]
-    return len(instructions) // 4, (len(text) + sum(len(str(m["content"])) for m in later)) // 4 + (
-        1568 if data and len(data) > 100_000 else 100 if data else 0
-    )
+    image = 0
+    if data: image = 1568 if len(data) > 100_000 else 100
+    letters = len(text) + sum(len(str(m["content"])) for m in later)
+    return len(instructions) // 4, letters // 4 + image
 
 # %% ../../nbs/teachers/07_mock_server.ipynb #e5255d5a
 class Server(ThreadingHTTPServer):
@@ -174,47 +159,32 @@ class Server(ThreadingHTTPServer):
 
 # %% ../../nbs/teachers/07_mock_server.ipynb #828a2616
 class StandIn:
-    "A server on 127.0.0.1 that answers for the providers; use it in a `with` statement."
+    "A mock server on 127.0.0.1 that answers like the providers; use it in a `with` statement."
 
     def __init__(
-        self,
-        problems,
-        teacher,
-        faults: dict = {},
-        seed: int = 0,
-        seconds: float = 0.0,
-        per_minute: int = 0,
-        batch_seconds: float = 0.2,
-        batch_fates: dict = {},
-        port: int = 0,
-        caching: bool = True,
+        self, problems, teacher, faults: dict = {}, seed: int = 0, seconds: float = 0.0, per_minute: int = 0,
+        batch_seconds: float = 0.2, batch_fates: dict = {}, port: int = 0, caching: bool = True,
         retry_after: str = "0.1",
     ):
         self.known, self.teacher = {fingerprint(p): p for p in problems}, teacher
-        # faults: name -> share
-        self.faults, self.random, self.seconds, self.per_minute = (
-            faults, random.Random(seed), seconds, per_minute,
-        )
+        self.faults, self.random = faults, random.Random(seed)  # faults: name -> share
+        self.seconds, self.per_minute, self.caching = seconds, per_minute, caching
         # fates: "errored", "refused", "too large", "expired", "canceled" -> share
-        self.caching, self.batch_seconds, self.batch_fates, self.batches = (
-            caching,
-            batch_seconds,
-            batch_fates,
-            {},
-        )
-        # what "429 retry-after" asks for; how many requests came
+        self.batch_seconds, self.batch_fates, self.batches = batch_seconds, batch_fates, {}
+        # the waiting time of "429 retry-after"; the number of requests
         self.retry_after, self.requests = retry_after, 0
         self.lock, self.times, self.cached = threading.Lock(), [], set()
-        # by hash of the body; by outcome; by kind of token
+        # counts by body, by outcome, and by kind of token
         self.answered, self.got, self.tokens = Counter(), Counter(), Counter()
         self.server = Server(("127.0.0.1", port), type("Handler", (Handler,), dict(api=self)))
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_port}"
+
     def __enter__(self):
-        threading.Thread(
-            target=self.server.serve_forever, kwargs=dict(poll_interval=0.05), daemon=True
-        ).start()
+        serve = self.server.serve_forever
+        threading.Thread(target=serve, kwargs=dict(poll_interval=0.05), daemon=True).start()
         return self
+
     def __exit__(self, *why):
         self.server.shutdown()
         self.server.server_close()
@@ -249,17 +219,14 @@ def reply_to(self: StandIn, body: dict, batch: bool = False) -> dict: # text, st
         re.search(r"<problem>\n(.*?\nOptions: .*?\n)", text, re.S)[1],
         hashlib.sha256(data).hexdigest() if data else "",
     ]
-    content, fault = (
-        answer_with(self.teacher, problem, instructions, rationales_in(text)),
-        self.fate(REPLY_FAULTS),
-    )
+    content = answer_with(self.teacher, problem, instructions, rationales_in(text))
+    fault = self.fate(REPLY_FAULTS)
     reply, stop = spoiled(fault, content) if fault else (json.dumps(content), "end_turn")
     constant, rest = count_tokens(body)
     with self.lock:
         hit = instructions in self.cached
-        caches = (
-            self.caching and constant >= 512 and "system" in body and "cache_control" in body["system"][0]
-        )
+        marked = "system" in body and "cache_control" in body["system"][0]
+        caches = self.caching and constant >= 512 and marked
         if caches: self.cached.add(instructions)
         usage = dict(
             input_tokens=rest + (0 if caches else constant),
@@ -283,10 +250,8 @@ def as_message(body: dict, reply: dict) -> dict:
 # %% ../../nbs/teachers/07_mock_server.ipynb #aa890253
 def as_completion(body: dict, reply: dict) -> dict:
     "A reply as the chat-completions endpoint writes it."
-    stop, usage = (
-        {"end_turn": "stop", "max_tokens": "length", "refusal": "content_filter"}[reply["stop"]],
-        reply["usage"],
-    )
+    reasons = {"end_turn": "stop", "max_tokens": "length", "refusal": "content_filter"}
+    stop, usage = reasons[reply["stop"]], reply["usage"]
     bill = dict(
         prompt_tokens=usage["input_tokens"],
         completion_tokens=usage["output_tokens"],
@@ -411,7 +376,8 @@ def line_fault(self: Handler, fault: str, good) -> bool: # whether the request i
         for k, v in {"content-type": "application/json", "content-length": str(len(data))}.items():
             self.send_header(k, v)
         self.end_headers()
-        self.wfile.write(data[:len(data) // 2]); self.wfile.flush()
+        self.wfile.write(data[:len(data) // 2])
+        self.wfile.flush()
         if fault == "endless": time.sleep(20)
         self.hang_up()
     return bool(fault) and fault != "slow"
@@ -436,15 +402,9 @@ def do_POST(self: Handler):
     time.sleep(api.seconds)
     if self.line_fault(api.fate(LINE_FAULTS + REFUSALS), lambda: form(body, api.reply_to(body))): return
     value = form(body, api.reply_to(body))
-    limit = (
-        {
-            "anthropic-ratelimit-requests-limit": str(api.per_minute),
-            "anthropic-ratelimit-requests-remaining": str(max(0, api.per_minute - len(api.times))),
-        }
-        if api.per_minute
-        else {}
-    )
-    self.send(200, value, limit)
+    left, limit = max(0, api.per_minute - len(api.times)), "anthropic-ratelimit-requests"
+    headers = {f"{limit}-limit": str(api.per_minute), f"{limit}-remaining": str(left)}
+    self.send(200, value, headers if api.per_minute else {})
     with api.lock: api.answered[json.dumps(body, sort_keys=True)] += 1
 
 # %% ../../nbs/teachers/07_mock_server.ipynb #28abf5c6
