@@ -123,17 +123,14 @@ def _fetch_decoder(
 # %% ../../nbs/students/06_loading.ipynb #fe04e2ff
 def _read_processor(source: str):
     "The processor of a vision-language model, with its part for pictures."
-    try:
-        processor, why = (
-            AutoProcessor.from_pretrained(source, trust_remote_code=False),
-            "it has none for images",
-        )
+    why = "it has none for images"
+    try: processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
     except Exception as e:  # files that are damaged lead to errors of any kind
         _refuse_own_code(source, e)
         processor, why = None, clipped(e, 50)
     if getattr(processor, "image_processor", None) is None:
-        raise AresError(f"student: {clipped(source, 60)!r} sees, and no processor beside it prepares pictures "
-                        f"({why}); put its processor_config.json or preprocessor_config.json there, "
+        raise AresError(f"student: {clipped(source, 60)!r} sees, and no processor beside it prepares "
+                        f"pictures ({why}); put its processor_config.json or preprocessor_config.json there, "
                         "or choose a student that only reads, with `use_images: false`.")
     return processor
 
@@ -183,8 +180,8 @@ def _cache_fault(
         whole = student.joined(student.chosen(inputs, rows), said[:, :-1])
         states = student.model.states(**whole).last_hidden_state[:, -3:]
     except AresError: raise
-    # a model's own code may raise anything
-    except Exception as e: return f"cannot go on from its cache ({clipped(e, 80)})"
+    except Exception as e: # a model's own code may raise anything
+        return f"cannot go on from its cache ({clipped(e, 80)})"
     right = same(torch.stack(written, 1), states) and same(read, states)
     return "" if right else "says something else with its cache than without"
 
@@ -195,11 +192,8 @@ def check_decoder(
     source: str, # for the message
 ) -> CausalStudent: # the same
     "Raise an error if a model is no decoder that PPO can train."
-    kind, remedy = (
-        type(student.model).__name__,
-        "choose a causal language model such as Llama, Qwen or SmolLM2, or a T5",
-    )
-
+    kind = type(student.model).__name__
+    remedy = "choose a causal language model such as Llama, Qwen or SmolLM2, or a T5"
     def need(right, what):
         if not right: raise AresError(f"student: {clipped(source, 60)!r} ({kind}) {what}; {remedy}.")
     off = 1e-3 if student.model.dtype == torch.float32 else 0.2  # what rounding explains, of the spread
@@ -207,20 +201,16 @@ def check_decoder(
     inputs = student.inputs(["Why is the sky blue?"], [None])
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     try:
-        states, logits = (
-            student.model.states(ids, mask).last_hidden_state,
-            student.model(input_ids=ids, attention_mask=mask).logits,
-        )
-    # a model's own code may raise anything
-    except Exception as e:
+        states = student.model.states(ids, mask).last_hidden_state
+        logits = student.model(input_ids=ids, attention_mask=mask).logits
+    except Exception as e: # a model's own code may raise anything
         need(False, f"does not compute as a decoder does ({clipped(e, 60)})")
     shorter = student.model.states(ids[:, :-2], mask[:, :-2]).last_hidden_state
     need(same(shorter, states[:, :-2]), "sees the tokens behind a token; it is not a decoder")
     try: need(same(student.model.head_logits(states), logits), "does more with its logits than ARES knows of")
     except RuntimeError: need(False, "does more with its logits than ARES knows of")
-    shown = [None] + [Image.new("RGB", PICTURE)] * (
-        not student.follows_tokens and keeps_states(student.model.config)
-    )
+    reads_ahead = not student.follows_tokens and keeps_states(student.model.config)
+    shown = [None, Image.new("RGB", PICTURE)] if reads_ahead else [None]
     for picture in shown:
         fault = _cache_fault(student, same, picture)
         need(not fault, fault)
@@ -262,13 +252,9 @@ def _load_decoder(
     _check_vocabulary(config.get_text_config(), tokenizer, source)
     try:
         processor = _read_processor(source) if sees else None
-        model = (
-            whole_decoder(AutoModelForImageTextToText, source, **how)
-            if processor
-            else _fetch_decoder(source, **how)
-        )
-    except AresError:
-        raise
+        if processor: model = whole_decoder(AutoModelForImageTextToText, source, **how)
+        else: model = _fetch_decoder(source, **how)
+    except AresError: raise
     except Exception as e:  # files that are damaged lead to errors of any kind
         _refuse_own_code(source, e)
         raise AresError(f"student: {clipped(source, 80)!r} cannot be loaded ({clipped(e, 150)}).") from None
@@ -286,15 +272,13 @@ def blank_student(
     with torch.device("meta"):
         if isinstance(source, dict):
             student = _made_student(source, [])
-            student.model.resize_token_embeddings(
-                source.get("vocab_size", SIZES["vocab_size"]), mean_resizing=False
-            )
+            size = source.get("vocab_size", SIZES["vocab_size"])
+            student.model.resize_token_embeddings(size, mean_resizing=False)
         elif config.model_type in ("t5", "multimodal_t5"):
             settings = {k: v for k, v in config.to_dict().items() if k != "model_type"}
             settings["tie_word_embeddings"] = config.scale_decoder_outputs
             model = MultimodalT5(MultimodalT5Config(**settings))
-            # a separate vocabulary head
-            if not config.scale_decoder_outputs:
+            if not config.scale_decoder_outputs: # a separate vocabulary head
                 model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.shared.weight))
             student = T5Student(model, train_tokenizer([], 259))
         elif _is_seeing(config, source):
@@ -302,6 +286,20 @@ def blank_student(
         else: student = as_student(AutoModelForCausalLM.from_config(config), train_tokenizer([], 259))
     student.__class__ = type(f"Planned{type(student).__name__}", (before, type(student)), {})
     return student
+
+# %% ../../nbs/students/06_loading.ipynb #fb01dd0e
+def _check_base(base, source: str, path): # what the file of the adapter says, the adapter, and the file
+    "Raise an error if an adapter does not name its student."
+    if isinstance(base, str) and base == str(source):
+        raise AresError(
+            f"{clipped(path, 100)}: the adapter names itself as its student; write the student's "
+            "name or folder as `base_model_name_or_path`."
+        )
+    if not isinstance(base, str) or not base:
+        raise AresError(
+            f"{path}: an adapter, but it does not say of which student; write its name or folder "
+            "as `base_model_name_or_path`."
+        )
 
 # %% ../../nbs/students/06_loading.ipynb #8678d969
 def adapter_base(
@@ -315,19 +313,9 @@ def adapter_base(
     try:
         base = read_json(path).get("base_model_name_or_path")
     except (ValueError, AttributeError) as e:
-        raise AresError(
-            f"{clipped(path, 100)}: damaged ({clipped(e, 60)}); copy or train the adapter again."
-        ) from None
-    if isinstance(base, str) and base == str(source):
-        raise AresError(
-            f"{clipped(path, 100)}: the adapter names itself as its student; write the student's "
-            "name or folder as `base_model_name_or_path`."
-        )
-    if not isinstance(base, str) or not base:
-        raise AresError(
-            f"{path}: an adapter, but it does not say of which student; write its name or folder "
-            "as `base_model_name_or_path`."
-        )
+        fault = f"damaged ({clipped(e, 60)}); copy or train the adapter again"
+        raise AresError(f"{clipped(path, 100)}: {fault}.") from None
+    _check_base(base, source, path)
     return base
 
 # %% ../../nbs/students/06_loading.ipynb #c688c48f
@@ -422,6 +410,15 @@ def _refuse_whole_weights(student, source):
         f"{clipped(source, 60)!r} is not; take bfloat16."
     )
 
+# %% ../../nbs/students/06_loading.ipynb #3bb48431
+def _check_dtype(dtype: str):
+    "Raise an error if weights cannot be kept in this type."
+    if dtype not in ("float32", "bfloat16", "4bit"):
+        raise AresError(
+            "dtype: a student is trained in float32, or has an adapter beside frozen weights in "
+            f"bfloat16 or 4bit; not in {dtype!r}."
+        )
+
 # %% ../../nbs/students/06_loading.ipynb #610c816a
 def load_student(
     source: str | dict, # a folder, a .gguf file, a hub name, or sizes of a new student
@@ -432,11 +429,7 @@ def load_student(
     image_dim: int | None = None, # width of the features that it reads, None without
 ) -> T5Student:
     "A student, ready to use."
-    if dtype not in ("float32", "bfloat16", "4bit"):
-        raise AresError(
-            "dtype: a student is trained in float32, or has an adapter beside frozen weights in "
-            f"bfloat16 or 4bit; not in {dtype!r}."
-        )
+    _check_dtype(dtype)
     hf_logging.disable_progress_bar()  # loading takes a moment here; its bars would only fill the notebooks
     if isinstance(source, dict): student = _made_student(source, texts or [], image_dim)
     else:
