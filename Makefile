@@ -19,8 +19,8 @@ test: $(VENV)/.dev   ## check and run the notebooks, then the tests
 	@OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing  # two processes of two threads would wait for each other
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -n 2 --dist loadfile
 
-lab: $(VENV)/.dev    ## open JupyterLab on the notebooks; what it saves is cleaned by nbdev
-	@$(BIN)/jupyter lab nbs --FileContentsManager.pre_save_hook=nbdev.clean.clean_jupyter
+lab: $(VENV)/.dev    ## open JupyterLab on the tour; what it saves is cleaned by nbdev
+	@$(BIN)/jupyter lab nbs --LabApp.default_url=/lab/tree/00_tour.ipynb --FileContentsManager.pre_save_hook=nbdev.clean.clean_jupyter
 
 docs: $(VENV)/.dev   ## build the site (needs Quarto)
 	@command -v quarto >/dev/null || { echo "make docs: Quarto is missing; install it from https://quarto.org and call make docs again."; exit 1; }
