@@ -96,28 +96,33 @@ def _unique_keys(pairs: list) -> dict: # of (key, value)
     raise ValueError(f"the key {twice[:40]!r} is there twice")
 
 # %% ../../nbs/core/01_io.ipynb #8889c052
+_HALF = r"\\u[dD][89a-fA-F]"
+
 def _json_of(text: str, **how): # `how` as for `json.loads`
     "Read JSON; raises ValueError, also where a text escapes half a character."
     value = json.loads(text, **how)
-    if re.search(r"\\u[dD][89a-fA-F]", text): json.dumps(value, ensure_ascii=False).encode()
+    if re.search(_HALF, text): json.dumps(value, ensure_ascii=False).encode()
     return value
 
 # %% ../../nbs/core/01_io.ipynb #82ad54d5
 def parse_json(
     text: str,
     where: str | Path, # a file, or a place in it, for the message
+    halves: bool = False, # allow half a character; the caller checks each text
 ): # its content
     "Read JSON; errors fit in one sentence."
-    try: return _json_of(text, object_pairs_hook=_unique_keys)
+    read = json.loads if halves else _json_of
+    try: return read(text, object_pairs_hook=_unique_keys)
     except RecursionError: raise AresError(f"{where}: not valid JSON (nested too deeply).") from None
     except ValueError as e: raise AresError(f"{where}: not valid JSON ({str(e)[:100]}).") from None
 
 def read_json(
     path: str | Path, # an existing JSON file
     kind: type = object, # what it must hold, e.g. dict
+    halves: bool = False, # see `parse_json`
 ): # its content
     "Read a JSON file; errors fit in one sentence."
-    value = parse_json(read_text(path), path)
+    value = parse_json(read_text(path), path, halves)
     if isinstance(value, kind): return value
     name = _JSON_NAMES.get(kind, kind.__name__)
     raise AresError(f"{path}: must hold a JSON {name}, not {clipped(repr(value), 40)}.")

@@ -310,7 +310,7 @@ def read_captions(
     "Read the captions of pictures."
     path = Path(file) if file else Path(folder)/"captions.json"
     if not file and not os.path.exists(path): return {}
-    found = read_json(path)
+    found = read_json(path, halves=True)
     found = found.get("captions", found) if isinstance(found, dict) else None
     if not isinstance(found, dict):
         raise AresError(f"{path}: captions must be texts by id, as `{{\"17\": \"a dog\"}}`.")
@@ -325,7 +325,7 @@ def _read_splits(
     file: str | Path, # JSON, split -> ids
 ) -> dict: # "train", "val" and "test" -> ids, as texts
     "The ids of each split."
-    given, where = read_json(file), clipped(file, 120)
+    given, where = read_json(file, halves=True), clipped(file, 120)
     if not isinstance(given, dict):
         raise AresError(f"{where}: must be one JSON object, split -> list of ids.")
     unknown = [s for s in given if s not in _SPLITS + _MINIATURES]
@@ -378,12 +378,13 @@ def _scienceqa_records(
     splits_file: str | Path | None, # JSON, split -> ids; relative names are looked up in `folder`
 ): # yields (id, record)
     "The records of ScienceQA's own layout, in the order of their ids."
-    records = read_json(folder/"problems.json")
+    records = read_json(folder/"problems.json", halves=True)
     if not isinstance(records, dict):
         raise AresError(f"{folder}/problems.json: must be one JSON object, id -> record.")
     if splits_file: records = _resplit(records, _read_splits(folder/splits_file))
     elif os.path.exists(folder/"pid_splits.json"): records = _resplit(records, _given_splits(folder, records))
-    original = read_json(folder/"original_text.json") if os.path.exists(folder/"original_text.json") else []
+    place = folder/"original_text.json"
+    original = read_json(place, halves=True) if os.path.exists(place) else []
     original = set(_listed(original, f"{folder}/original_text.json"))
     for id in sorted(records, key=lambda i: (i not in original, len(i), i)): yield id, records[id]
 
@@ -539,7 +540,7 @@ def _own_questions(folder: Path, place: Path): # yields (record, image)
         files = "A-OKVQA's questions come as aokvqa_v1p0_train.json and aokvqa_v1p0_val.json"
         trial = "a folder with val alone can be tried with `aokvqa_division: sample`"
         raise AresError(f"{clipped(place, 100)}: no such file; {files} ({trial}).")
-    records = read_json(place)
+    records = read_json(place, halves=True)
     if not isinstance(records, list): raise AresError(f"{place}: must be a list of questions.")
     for record in records:
         if not isinstance(record, dict): raise AresError(f"{place}: {shown_value(record)} is not a record.")
@@ -640,7 +641,9 @@ def _mmmu_problem(
 def _read_records(path: Path) -> list: # of dict
     "The records of a file of JSON lines; an incomplete last line is an error."
     lines = read_text(path).split("\n")
-    found = [(i, parse_json(line, f"{path}, line {i}")) for i, line in enumerate(lines, 1) if line.strip()]
+    found = []
+    for i, line in enumerate(lines, 1):
+        if line.strip(): found.append((i, parse_json(line, f"{path}, line {i}", halves=True)))
     for i, record in found:
         if not isinstance(record, dict):
             raise AresError(f"{path}, line {i}: {shown_value(record)} is not a record.")
@@ -756,7 +759,7 @@ def read_published(
     file: str | Path, # JSON, problem id -> dict(output, choice)
 ) -> dict: # problem id -> dict(output: text, choice: index of a choice)
     "Read the outputs of another model, and the choices that its authors read from them."
-    found = read_json(file)
+    found = read_json(file, halves=True)
     if not isinstance(found, dict): raise AresError(f"{file}: must be one JSON object, problem id -> record.")
     for id, record in found.items():
         where = f"{file}: problem {clipped(id, 60)}"
