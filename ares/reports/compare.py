@@ -13,14 +13,13 @@ import pandas as pd
 from IPython.display import HTML
 
 # %% ../../nbs/reports/02_compare.ipynb #85deff12
-from ..pipeline.folder import check_run, read_config
+from ..pipeline.folder import check_run, done_stages, read_config
 from ..core.io import *
 from ..pipeline.notebooks import make_page
 from ..core.plotting import COLOURS, PAGE, figure_style, panels
 from ..core.statistics import Estimate, compare_paired, mean_interval, wilson_interval
-from ..evaluation.judge import win_rate
+from ..evaluation.judge import pooled_wins, win_rate
 from ..evaluation.metrics import failure_signatures
-from ..pipeline.folder import done_stages
 from .report import examples_html, read_rollouts, run_problems
 from ..pipeline.config import OFFLINE, load_config
 from ..pipeline.build import make_judge
@@ -135,7 +134,8 @@ def direct_wins(
     "How often the other runs win against the first."
     config = load_config(read_json(Path(runs[0])/"config.json"))
     if (config.judge or config.teacher) not in OFFLINE: return {}
-    texts = {name: [r.text for r in v.rollout] for name, v in values.items()}
+    texts = {}
+    for name, v in values.items(): texts[name] = [r.text for r in v.rollout]
     first, *others = values
     problems = values[first].problem.tolist()
     return {name: win_rate(make_judge(config), problems, texts[name], texts[first]) for name in others}
@@ -149,16 +149,16 @@ def _pooled_wins(
     judged = [direct_wins([run], dict(first=a, second=b)).get("second")
               for (run, _), a, b in zip(first, *values)]
     if not all(judged): return {}
-    wins, losses = (sum(j[k] for j in judged) for k in ("wins", "losses"))
-    if not wins + losses: return {}
-    return {"wins %": Estimate(wins / (wins + losses), *wilson_interval(wins, wins + losses)).text(0, 100)}
+    rate = pooled_wins(judged)
+    return {"wins %": rate.text(0, 100)} if rate else {}
 
 def side_by_side(
     first: list, second: list, # (folder of a run, stage), one for each seed
     measures: dict = dict(score=(1, 3), accuracy=(100, 1)), # of `MEASURES`: scale and digits
 ) -> dict: # of texts; "wins %" when the judge works offline
     "What the second students gain on the first ones over the seeds."
-    values = [[_problem_values(run, stage) for run, stage in pairs] for pairs in (first, second)]
+    def of(pairs): return [_problem_values(run, stage) for run, stage in pairs]
+    values = [of(first), of(second)]
     row = _pooled_wins(first, second, values)
     for name, (scale, digits) in measures.items():
         result = _paired(name, *map(pd.concat, values))

@@ -12,6 +12,7 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import lru_cache, partial
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -47,6 +48,11 @@ def _moved_bytes(
     "The bytes that an operation moves."
     return sum(min(t.numel() * t.element_size(), t.untyped_storage().nbytes()) for t in tensors)
 
+# %% ../../nbs/reports/05_memory.ipynb #3a890756
+def _tensors_in(tree) -> list: return [t for t in tree_leaves(tree) if torch.is_tensor(t)]
+
+def _params(modules: list) -> list: return list(chain.from_iterable(m.parameters() for m in modules))
+
 # %% ../../nbs/reports/05_memory.ipynb #6510160a
 class LiveMemory(TorchDispatchMode):
     "Tracks the storages in use, by kind, and the work of each operation."
@@ -72,7 +78,7 @@ class LiveMemory(TorchDispatchMode):
         self.now[kind] -= size
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        made, given = ([t for t in tree_leaves(x) if torch.is_tensor(t)] for x in (out, (args, kwargs)))
+        made, given = _tensors_in(out), _tensors_in((args, kwargs))
         longer = func is torch.ops.aten.cat.default and any(self.kind_of(t) == "cache" for t in given)
         self.mark([t for t in made if self.kind_of(t) is None], "cache" if longer else self.kind)
         # views and queries of the device do no work
@@ -165,7 +171,7 @@ def become(
 ):
     "Replace each parameter by a new, empty tensor: fake inside FakeTensorMode, real outside."
     new = {}
-    for part in (part for module in modules for part in module.modules()):
+    for part in chain.from_iterable(module.modules() for module in modules):
         for name, p in part._parameters.items():
             if p is None: continue
             if p not in new:
@@ -322,9 +328,9 @@ def booked(
     "Mark what is on the device before a step."
     # frozen weights may be shared
     for kind, modules in models.items():
-        live.mark([p for m in modules for p in m.parameters() if live.kind_of(p) is None], kind)
-    trainable = [m for kind, modules in models.items() if kind != "reference" for m in modules]
-    trained = [p for m in trainable for p in m.parameters() if p.requires_grad]
+        live.mark([p for p in _params(modules) if live.kind_of(p) is None], kind)
+    trainable = [modules for kind, modules in models.items() if kind != "reference"]
+    trained = [p for p in _params(chain.from_iterable(trainable)) if p.requires_grad]
     for p in trained:
         if collected:
             p.grad = torch.empty_like(p)
@@ -391,7 +397,7 @@ def follow_stage(
     student, head, models = _stage_models(config, planned_student(config, prompt), stage)
     is_rl, parts = stage in ("collection", "PPO update"), {}
     with FakeTensorMode(allow_non_fake_inputs=True):
-        become([m for modules in models.values() for m in modules], device)
+        become(list(chain.from_iterable(models.values())), device)
         live = LiveMemory()
         accumulates = stage == "PPO update" and config.rl_grad_accum > 1
         trained = booked(live, models, accumulates, config.num_processes > 1 and not is_rl)
@@ -417,9 +423,9 @@ def real_models(
 ) -> tuple: # as `_stage_models`
     "The models of a stage with fresh weights."
     student, head, models = _stage_models(config, planned_student(config), stage)
-    modules = [m for some in models.values() for m in some]
+    modules = list(chain.from_iterable(models.values()))
     become(modules, device)
-    for p in {p for m in modules for p in m.parameters()}: torch.nn.init.normal_(p, std=0.02)
+    for p in set(_params(modules)): torch.nn.init.normal_(p, std=0.02)
     # no token ends a rationale, so every sample has the full length
     student.numbers, student.model.config.eos_token_id = True, -1
     student.tokenizer.eos_token = student.tokenizer.pad_token
@@ -432,7 +438,8 @@ def _sample_for_real(config: ARESConfig, student, head, stage: str):
     problems, samples = writes_with(config, stage)
     optimizer_state = []
     if stage == "collection":
-        trained = [p for m in (student.model, head) if m for p in m.parameters() if p.requires_grad]
+        modules = [student.model, head] if head else [student.model]
+        trained = [p for p in _params(modules) if p.requires_grad]
         optimizer_state = [torch.ones_like(p) for p in trained + trained]
     student.generate(student.inputs([""] * problems, [None] * problems), samples, config.max_new_tokens,
                      config.temperature, config.top_k, config.top_p)

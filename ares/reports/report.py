@@ -10,6 +10,7 @@ __all__ = ['LOOKS', 'RL_PANELS', 'shown', 'results_table', 'seeds_table', 'categ
 # %% ../../nbs/reports/01_report.ipynb #bf3e207e
 import html, statistics
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -19,10 +20,11 @@ from matplotlib.ticker import LogLocator
 
 # %% ../../nbs/reports/01_report.ipynb #abfd7262
 from ..core.io import *
-from ..core.statistics import Estimate, wilson_interval
+from ..core.statistics import wilson_interval
 from ..core.plotting import COLOURS, GREY, PAGE, PALE, figure_style, panels
 from ..data.problem import problem_html
 from ..training.rollouts import Rollout, tinted_html
+from ..evaluation.judge import pooled_wins
 from ..evaluation.metrics import accuracy_by_skill
 from ..pipeline.config import ARESConfig, load_config
 from ..pipeline.build import load_splits
@@ -59,9 +61,9 @@ def results_table(
 ) -> pd.DataFrame: # of texts, a row for each stage
     "The metrics of each stage; wrong and sentences are counts for each rationale."
     stages = sorted(results, key=stage_order)
-    columns = {head: [shown(results[s].get(name), digits, scale) for s in stages]
-               for head, (name, digits, scale) in _TABLE.items()}
-    table = pd.DataFrame(columns, index=stages)
+    table = pd.DataFrame(index=stages)
+    for head, (name, digits, scale) in _TABLE.items():
+        table[head] = [shown(results[s].get(name), digits, scale) for s in stages]
     intervals = []
     for s in stages:
         ends = None if results[s].get("win_rate") is None else results[s]["win_rate_ci"]
@@ -79,9 +81,7 @@ def _seeds_cell(
     values = [r[name] for r in records if pd.notna(r.get(name))]
     if not values: return "–"
     if name.endswith("win_rate"):
-        prefix = name.removesuffix("win_rate")
-        wins, losses = (sum(r.get(prefix + k, 0) for r in records) for k in ("wins", "losses"))
-        return Estimate(wins / (wins + losses), *wilson_interval(wins, wins + losses)).text(0, 100)
+        return pooled_wins(records, name.removesuffix("win_rate")).text(0, 100)
     mean = shown(sum(values) / len(values), digits, scale)
     if len(values) == 1 or name in ("teacher_calls", "seconds"): return mean
     return f"{mean} ({shown(min(values), digits, scale)} to {shown(max(values), digits, scale)})"
@@ -91,7 +91,8 @@ def seeds_table(
     heads=tuple(_TABLE), # columns, of `_TABLE`
 ) -> pd.DataFrame: # of texts
     "The metrics of stages over the seeds."
-    rows = {name: [_seeds_cell(records, head) for head in heads] for name, records in groups.items()}
+    rows = {}
+    for name, records in groups.items(): rows[name] = [_seeds_cell(records, head) for head in heads]
     return pd.DataFrame(rows, index=list(heads)).T
 
 # %% ../../nbs/reports/01_report.ipynb #0c21af31
@@ -237,7 +238,7 @@ def _draw_losses(
 # %% ../../nbs/reports/01_report.ipynb #5cfbdf41
 def _stage_legend(fig, axes):
     "Add a legend with the colours of the drawn stages."
-    labels = {line.get_label() for ax in axes for line in ax.lines}
+    labels = {line.get_label() for line in chain.from_iterable(ax.lines for ax in axes)}
     stages = sorted((label for label in labels if label[0] != "_"), key=stage_order)
     lines = [plt.Line2D([], [], color=_stage_look(s)["color"]) for s in stages]
     fig.legend(lines, stages, loc="outside lower center", ncols=len(stages))
@@ -404,8 +405,8 @@ def examples_html(
 ) -> HTML: # shows itself in a notebook
     "The same problems with the rationale of every stage or run."
     rollouts = [stage_rollouts for stage_rollouts, _ in said.values()]
-    before, after = ([statistics.mean(r.scores or [0.0]) for r in stage_rollouts]
-                     for stage_rollouts in (rollouts[0], rollouts[-1]))
+    def means(stage_rollouts): return [statistics.mean(r.scores or [0.0]) for r in stage_rollouts]
+    before, after = means(rollouts[0]), means(rollouts[-1])
     key = tinted_html(["wrong or repeated", "neutral", "right"], [0.0, 0.5, 1.0])
     parts = [f"<div style='margin-bottom:10px'>Sentences by score: {key}</div>"]
     for i, why in _pick_examples(before, after, n):
