@@ -278,7 +278,7 @@ def rehearsal(
     from ares.teachers.mock_server import StandIn
 
     _check_rehearsal(config)
-    problems = [p for split in load_splits(config).values() for p in split]
+    problems = sum(load_splits(config).values(), [])
     kind = "facts" if config.problems == "embedded" else "reference"
     offline = load_teacher(kind, knowledge=config.teacher_knowledge)
     with StandIn(problems, offline) as server:

@@ -75,7 +75,9 @@ def in_order(
     shares: list, # of lists: the share of each process
 ) -> list:
     "Put shares together in the original order."
-    return [share[i] for i in range(len(shares[0])) for share in shares if i < len(share)]
+    items = []
+    for i in range(len(shares[0])): items += [share[i] for share in shares if i < len(share)]
+    return items
 
 # %% ../../nbs/core/02_distributed.ipynb #78825223
 def bring_together(
@@ -376,9 +378,9 @@ def whole_state(
         t = t.full_tensor()
         return t.cpu() if is_main() else None
     state = optimizer.state_dict()
-    return state | dict(
-        state={i: {k: gathered(v) for k, v in kept.items()} for i, kept in state["state"].items()}
-    )
+    kept = {}
+    for i, of_param in state["state"].items(): kept[i] = {k: gathered(v) for k, v in of_param.items()}
+    return state | dict(state=kept)
 
 # %% ../../nbs/core/02_distributed.ipynb #70567a8c
 def divided_state(
@@ -386,13 +388,11 @@ def divided_state(
     state: dict, # as `whole_state` returned it in the main process
 ) -> dict: # with this process's parts
     "The divided state of an optimizer for `load_state_dict` (can be its hook)."
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    return state | dict(
-        state={
-            i: {k: part_of(v, params[i]) if torch.is_tensor(v) else v for k, v in kept.items()}
-            for i, kept in state["state"].items()
-        }
-    )
+    params = sum([group["params"] for group in optimizer.param_groups], [])
+    def part(value, param): return part_of(value, param) if torch.is_tensor(value) else value
+    kept = {}
+    for i, of_param in state["state"].items(): kept[i] = {k: part(v, params[i]) for k, v in of_param.items()}
+    return state | dict(state=kept)
 
 # %% ../../nbs/core/02_distributed.ipynb #184a062a
 def sum_gradients(

@@ -9,6 +9,7 @@ __all__ = ['CATEGORIES', 'accuracy_by_category', 'accuracy_by_skill', 'bleu_toke
 # %% ../../nbs/evaluation/02_metrics.ipynb #2172d0ba
 import re, warnings
 from collections import Counter
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -104,7 +105,8 @@ def bleu_tokens(
 def _subsequence_lengths(a: list, b: list) -> np.ndarray: # (len(a) + 1, len(b) + 1)
     "The length of a longest common subsequence of a[:i] and b[:j]."
     codes = {w: i for i, w in enumerate(dict.fromkeys([*a, *b]))}
-    x, y = (np.array([codes[w] for w in words], dtype=np.int64) for words in (a, b))
+    def coded(words): return np.array([codes[w] for w in words], dtype=np.int64)
+    x, y = coded(a), coded(b)
     table = np.zeros((len(a) + 1, len(b) + 1), dtype=np.int32)
     for i in range(len(a)):
         longer = np.where(y == x[i], table[i, :-1] + 1, table[i, 1:])
@@ -177,7 +179,7 @@ def failure_signatures(
     max_sentences: int = 12, # more is too long
 ) -> dict: # shares of rationales
     "The share of rationales with each kind of failure."
-    rows, n = [[s for s in sentences_of(t) if s] for t in texts], max(1, len(texts))
+    rows, n = [list(filter(None, sentences_of(t))) for t in texts], max(1, len(texts))
     pairs = zip(rows, finished, strict=True)
     complete = [ended and bool(row) and is_finished(row[-1]) for row, ended in pairs]
     return dict(
@@ -193,7 +195,7 @@ def sentence_stats(
 ) -> dict: # means over the rationales that have scores; `unscored` counts the others
     "Summarise the teacher's scores: below 0.25 a sentence is wrong, above 0.75 right."
     scored = [row for row in scores if row is not None]
-    flat, n = [s for row in scored for s in row], max(1, len(scored))
+    flat, n = list(chain.from_iterable(scored)), max(1, len(scored))
     return dict(
         sentence_score=sum(flat) / max(1, len(flat)),
         sentences_per_rationale=len(flat) / n,

@@ -80,7 +80,8 @@ def collection_problems(
     n, first = len(problems), index * size
     epochs = range(first // n, (first + size - 1) // n + 1)
     orders = [torch.randperm(n, generator=torch.Generator().manual_seed(seed + e)).tolist() for e in epochs]
-    return [problems[j] for order in orders for j in order][first % n:first % n + size]
+    order = sum(orders, [])[first % n:first % n + size]
+    return [problems[j] for j in order]
 
 # %% ../../nbs/pipeline/06_stages.ipynb #cf4c3730
 def save_state(
@@ -209,7 +210,7 @@ def train_rl(
     bar.close()
     tracker.close()
     keep_model(student, folder/"model")
-    calls, unscored = (sum(r[name] for r in records) for name in ("teacher_calls", "unscored"))
+    calls, unscored = (sum(r["teacher_calls"] for r in records), sum(r["unscored"] for r in records))
     return dict(teacher_calls=calls, unscored_rollouts=unscored)
 
 # %% ../../nbs/pipeline/06_stages.ipynb #5f34a917

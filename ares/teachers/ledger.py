@@ -513,8 +513,9 @@ def totals(
         sum(tokens_out) as "tokens out", sum(price) as dollars from questions group by {names}""")
     failed = self.rows(f"""select {names}, count(*) as failed from items join questions using (key)
         where settled = 1 and value = 'null' group by {names}""")
-    count = {tuple(r[b] for b in by): r["failed"] for r in failed}
-    rows = [r | dict(failed=count.get(tuple(r[b] for b in by), 0)) for r in asked]
+    def group(row): return tuple(row[b] for b in by)
+    count = {group(r): r["failed"] for r in failed}
+    rows = [r | dict(failed=count.get(group(r), 0)) for r in asked]
     return pd.DataFrame(rows, columns=[*by, *_TOTALS])
 
 # %% ../../nbs/teachers/04_ledger.ipynb #55ae5bf3

@@ -10,6 +10,7 @@ __all__ = ['KEYS', 'TEACHERS', 'generation', 'default_model', 'check_model', 'ch
 import importlib.util, json, os, re, time, typing, warnings
 from datetime import date, datetime
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -28,7 +29,7 @@ from .offline import FactTeacher, ReferenceTeacher
 def _known_models() -> list:
     "The models that the installed SDK lists."
     from anthropic.types.model import Model
-    return [name for part in typing.get_args(Model) for name in typing.get_args(part)]
+    return list(chain.from_iterable(map(typing.get_args, typing.get_args(Model))))
 
 # %% ../../nbs/teachers/06_llm.ipynb #0eb64334
 def generation(model: str) -> tuple: # e.g. (4, 5); (0, 0) when the name has no version
@@ -201,7 +202,8 @@ def values(
         answered = self.ledger.rows(sql, self.seen)
         # a reply may be stored seconds after its time, so the first missing item is looked up by its key
         first = [row["key"] for row in self.ledger.find(missing[:1]).values()]
-        self.read([key for key in dict.fromkeys([*(r["key"] for r in answered), *first]) if key in self.open])
+        keys = dict.fromkeys([row["key"] for row in answered] + first)
+        self.read([key for key in keys if key in self.open])
         if answered: self.seen = answered[-1]["answered_at"] - 1
         self.follow(items, asked, self.ledger.find(missing[:500]))
         if missing[0] not in self.known: time.sleep(0.01)

@@ -385,7 +385,8 @@ def _ppo_optimizer(student, value_head, config: PPOConfig) -> torch.optim.Optimi
     "The optimizer of the policy's weights (its first group) and of the value head's."
     learners = [(student.model, config.lr)]
     if value_head: learners.append((value_head, config.value_lr or config.lr))
-    groups = [dict(params=[p for p in m.parameters() if p.requires_grad], lr=lr) for m, lr in learners]
+    def trained(module): return [p for p in module.parameters() if p.requires_grad]
+    groups = [dict(params=trained(module), lr=lr) for module, lr in learners]
     params = sum([g["params"] for g in groups], [])
     sharded = any(isinstance(p, DTensor) for p in params)  # sharded and unsharded weights share no kernel
     return torch.optim.AdamW(groups, weight_decay=config.weight_decay, foreach=False if sharded else None)
@@ -398,7 +399,8 @@ def _scored_only(rollouts: list, advantages: torch.Tensor, returns: torch.Tensor
 def _means(steps: list) -> dict: # empty without a step
     "The mean of each statistic over the steps of an update."
     if not steps: return {}
-    return {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
+    def mean(name): return sum(step[name] for step in steps) / len(steps)
+    return {name: mean(name) for name in steps[0]}
 
 # %% ../../nbs/training/03_ppo.ipynb #1fad8f76
 class PPOTrainer(_TrainerState):

@@ -7,6 +7,7 @@ __all__ = ['FEEDBACKS', 'CUT_OFFS', 'sentence_rewards', 'kl_penalty', 'token_rew
 
 # %% ../../nbs/training/02_rewards.ipynb #1174109c
 from dataclasses import replace
+from itertools import chain, islice
 
 import pandas as pd, torch
 
@@ -50,10 +51,10 @@ FEEDBACKS = "sentence", "rationale", "rank", "random"
 
 def _shuffled_scores(scores: list) -> list: # rows of numbers; rows of the same lengths
     "The same numbers in a random order, which depends only on the numbers of rows and scores."
-    pool = [s for row in scores for s in row]
+    pool = list(chain.from_iterable(scores))
     generator = torch.Generator().manual_seed(1000 * len(pool) + len(scores))
-    order = iter(torch.randperm(len(pool), generator=generator).tolist())
-    return [[pool[next(order)] for _ in row] for row in scores]
+    shuffled = iter([pool[i] for i in torch.randperm(len(pool), generator=generator).tolist()])
+    return [list(islice(shuffled, len(row))) for row in scores]
 
 # %% ../../nbs/training/02_rewards.ipynb #d5dd5845
 def _last_with_tokens(rollout: Rollout) -> int:
@@ -70,6 +71,8 @@ def _outcome_scores(
     return [neutral + reward * (i == last) for i in range(len(rollout.spans))]
 
 # %% ../../nbs/training/02_rewards.ipynb #40d85e05
+def _total(rollout: Rollout, neutral: float) -> float: return sum(s - neutral for s in rollout.scores)
+
 def _rank_rewards(
     rewards: pd.Series, # of whole rationales
     owners: list, # the problem of each
@@ -89,7 +92,7 @@ def regraded(
     if feedback == "sentence" or not scored: return rollouts
     if feedback == "random": scores = _shuffled_scores([r.scores for r in scored])
     else:
-        rewards = pd.Series([sum(s - neutral for s in r.scores) for r in scored])
+        rewards = pd.Series([_total(r, neutral) for r in scored])
         if feedback == "rank": rewards = _rank_rewards(rewards, [r.problem.id for r in scored])
         scores = [_outcome_scores(r, float(x), neutral) for r, x in zip(scored, rewards)]
     scores = iter(scores)

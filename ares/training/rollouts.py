@@ -142,7 +142,8 @@ def generate_rollouts(
             samples |= zip(batch, groups)
             if written: written(sum(groups, []))
     # every process has the problems already, so they are not sent
-    records = bring_together([[vars(r) | dict(problem=None) for r in samples[i]] for i in mine])
+    def sent(group): return [vars(r) | dict(problem=None) for r in group]
+    records = bring_together([sent(samples[i]) for i in mine])
     rollouts = []
     for problem, group in zip(problems, records):
         rollouts += [Rollout(**r | dict(problem=problem)) for r in group]
