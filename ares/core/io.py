@@ -96,7 +96,7 @@ def _unique_keys(pairs: list) -> dict: # of (key, value)
     raise ValueError(f"the key {twice[:40]!r} is there twice")
 
 # %% ../../nbs/core/01_io.ipynb #8889c052
-_HALF = r"\\u[dD][89a-fA-F]"
+_HALF = r"\\u[dD][89a-fA-F]" # an escape that may be half a character; only then is the costly check made
 
 def _json_of(text: str, **how): # `how` as for `json.loads`
     "Read JSON; raises ValueError, also where a text escapes half a character."
