@@ -71,7 +71,11 @@ def load_splits(
     splits = {s: [p for p in problems if p.split == s] for s in sizes}
     for s, found in splits.items():
         if not found: raise AresError(f"{config.data}: no {s} problems found.")
-    return shown_splits(config, {s: found[:sizes[s] or None] for s, found in splits.items()})
+    splits = {s: found[:sizes[s] or None] for s, found in splits.items()}
+    if len(splits["train"]) <= config.sft_skip:
+        raise AresError(f"{config.data}: `sft_skip` must be below the number of train problems "
+                        f"({len(splits['train']):,}), not {config.sft_skip:,}.")
+    return shown_splits(config, splits)
 
 # %% ../../nbs/pipeline/03_build.ipynb #926c6dbf
 def shown_width(

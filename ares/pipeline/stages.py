@@ -246,7 +246,7 @@ def train_sft(
     "One supervised stage on the teacher's corrections."
     set_seed(stage_seed(config, stage))
     student = model_before(config, run, stage)
-    problems = load_splits(config)["train"][:config.sft_problems or None]
+    problems = load_splits(config)["train"][config.sft_skip:][:config.sft_problems or None]
     corrections = corrected(config, student, problems, run, stage)
     examples = correction_examples(corrections, problems)
     if len(examples) < 2:

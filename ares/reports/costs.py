@@ -39,7 +39,8 @@ def _calls_of(
         n = math.ceil(problems * math.ceil(config.num_samples / per))
         calls.append(("training", "score", "teacher", n, min(config.num_samples, per)))
     if kind == "sft":
-        problems = min(config.sft_problems or sizes["train"], config.round_calls or sizes["train"])
+        problems = sizes["train"] - config.sft_skip
+        problems = min(config.sft_problems or problems, problems, config.round_calls or problems)
         n = problems * math.ceil(config.sft_samples / per)
         calls.append(("training", "correct", "teacher", n, min(config.sft_samples, per)))
     tested = sizes[config.evaluate_on]
