@@ -52,13 +52,13 @@ def _find_run(
     home: Path = Path("runs"), need_data: bool = True, # where runs live; see `check_config`
 ): # (config, folder)
     "The settings and the folder of a run, new or old."
-    from ares.pipeline.config import THE_WAY_ONLY, load_config, refuse_unknown
+    from ares.pipeline.config import RUNTIME_FIELDS, load_config, refuse_unknown
     refuse_unknown(overrides, "-p")
     if _is_file(target):
         run = home/_check_name(name or Path(target).stem, "--name" if name else shown_name(target))
         return load_config(target, need_data=need_data, **overrides), run
     run = _run_folder(target, home)
-    fixed = [k for k in overrides if k not in THE_WAY_ONLY]
+    fixed = [k for k in overrides if k not in RUNTIME_FIELDS]
     said = f" (`{fixed[0]}`)" if fixed else ""
     if name or fixed:
         raise AresError(f"{shown_name(target)}: a run keeps its name and settings{said}; "
@@ -275,13 +275,13 @@ def rehearsal(
     "Let the mock server answer for all providers; gives the rehearsal's folder."
     from ares.teachers.llm import load_teacher
     from ares.pipeline.build import load_splits
-    from ares.teachers.mock_server import StandIn
+    from ares.teachers.mock_server import MockServer
 
     _check_rehearsal(config)
     problems = sum(load_splits(config).values(), [])
     kind = "facts" if config.problems == "embedded" else "reference"
     offline = load_teacher(kind, knowledge=config.teacher_knowledge)
-    with StandIn(problems, offline) as server:
+    with MockServer(problems, offline) as server:
         new = dict(ANTHROPIC_BASE_URL=server.url, ANTHROPIC_API_KEY="rehearsal",
                    OPENAI_BASE_URL=f"{server.url}/v1", OPENAI_API_KEY="rehearsal")
         old = {name: os.environ.get(name) for name in new}
@@ -435,7 +435,7 @@ def _check_words(args: argparse.Namespace):
 def _run_command(args: argparse.Namespace) -> int: # 0 when all went well
     "Run a command."
     if args.command in _MANY: return _MANY[args.command](args)
-    from ares.core.distributed import from_main, launcher_settings
+    from ares.core.distributed import run_on_main, launcher_settings
     if args.command == "stage":
         from ares.pipeline.folder import read_config
         from ares.pipeline.stages import run_stage
@@ -452,7 +452,7 @@ def _run_command(args: argparse.Namespace) -> int: # 0 when all went well
         return _show_published(run, args)
     if args.command == "ledger": return _show_ledger(config, run, args)
     from ares.pipeline.notebooks import complete_run, make_report
-    if args.command == "report": return _show_results(run, from_main(lambda: make_report(run)))
+    if args.command == "report": return _show_results(run, run_on_main(lambda: make_report(run)))
     with rehearsal(config, run) if args.rehearse else nullcontext(run) as run:
         if not args.rehearse: _refuse_rehearsed(config, run)
         return _show_results(run, complete_run(config, run))

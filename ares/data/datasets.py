@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TEXT_FIELDS', 'HUB_SPLITS', 'ANSWERS', 'RATIONALES', 'DIVISIONS', 'is_hub_name', 'HubImage', 'verify_image',
-           'refuse_blind', 'read_captions', 'load_scienceqa', 'load_aokvqa', 'load_mmmu', 'load_mmbench', 'takeable',
-           'read_published']
+           'refuse_blind', 'read_captions', 'load_scienceqa', 'load_aokvqa', 'load_mmmu', 'load_mmbench',
+           'filter_supported', 'read_published']
 
 # %% ../../nbs/data/03_datasets.ipynb #78e85eb7
 import ast, hashlib, io, os, re
@@ -744,7 +744,7 @@ def _obstacle(
     if problem.images: return f"It has {len(problem.images)} pictures, and a student looks at one."
 
 # %% ../../nbs/data/03_datasets.ipynb #cee2c1d7
-def takeable(
+def filter_supported(
     problems: list, # of `Problem`
 ) -> tuple: # (those without an obstacle, obstacle -> how many)
     "Set aside and count the problems that a student with one picture cannot take."

@@ -17,11 +17,11 @@ from safetensors import safe_open
 
 # %% ../../nbs/reports/07_publish.ipynb #9735f8a1
 from ..core.io import *
-from .costs import who_taught
+from .costs import describe_teacher
 from ..students.loading import merged, gguf_file
 from ..pipeline.folder import done_stages, read_results, stage_order
 from .report import settings_table, shown, with_interval
-from ..pipeline.config import ARESConfig, THE_WAY_ONLY, load_config
+from ..pipeline.config import ARESConfig, RUNTIME_FIELDS, load_config
 from ..pipeline.build import load_splits
 from ..students.loading import load_student
 
@@ -43,7 +43,7 @@ def _card_settings(
 ) -> dict: # setting -> value
     "The settings that the card shows."
     config = read_json(Path(run)/"config.json")
-    names = settings_table(run).drop(THE_WAY_ONLY + _PRIVATE, errors="ignore").index
+    names = settings_table(run).drop(RUNTIME_FIELDS + _PRIVATE, errors="ignore").index
     return {k: _without_path(config[k]) for k in dict.fromkeys([*names, "seed"])}
 
 # %% ../../nbs/reports/07_publish.ipynb #c65ea559
@@ -273,7 +273,7 @@ def _card_parts(
     return {
         f"# {title}": _what_it_is(config, run, stage, model),
         "## Data": _what_it_read(config, {s: len(p) for s, p in load_splits(config).items()}),
-        "## Teacher and judge": who_taught(replace(config, **models)),
+        "## Teacher and judge": describe_teacher(replace(config, **models)),
         "## Scores": f"{scores}\n\n{_BELOW_SCORES}\n\n{failures}",
         "## How to load it": f"`pip install ares-reason`, then\n\n{how_to}",
         "## Limits": limits(config, stage),

@@ -19,7 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 # %% ../../nbs/students/01_base.ipynb #cc36877f
 from ..core.io import *
-from ..core.distributed import whole_weights
+from ..core.distributed import unsharded_weights
 
 # %% ../../nbs/students/01_base.ipynb #13b6a292
 def train_tokenizer(
@@ -129,13 +129,13 @@ class ValueHead(nn.Module):
     def save(self, folder):
         "Write the weights of the head and of its own trunk."
         Path(folder).mkdir(parents=True, exist_ok=True)
-        weights = {k: v.contiguous().clone() for k, v in whole_weights(self).items()}
+        weights = {k: v.contiguous().clone() for k, v in unsharded_weights(self).items()}
         save_file(weights, str(Path(folder)/"value.safetensors"))
 
     def load(self, folder): self.load_state_dict(load_file(str(Path(folder)/"value.safetensors")))
     def shard(self):
         "Divide the weights of its own trunk among the processes, like a student's."
         if self.trunk is not None: self.student.shard()
-    def whole(self):
+    def unsharded(self):
         "The context in which each process has all weights, also those of a shared trunk."
-        return self.student.whole()
+        return self.student.unsharded()

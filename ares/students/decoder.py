@@ -269,7 +269,7 @@ def _closed_up(
 # %% ../../nbs/students/04_decoder.ipynb #5a3c1e07
 class SamplesCache:
     "The cache of prompts and responses, one row for each sample."
-    # `read`: what `states` gave for the prompts; `mask`: their attention mask
+    # `prefill`: what `states` gave for the prompts; `mask`: their attention mask
     def __init__(self, read, mask, num_samples):
         rows = torch.arange(len(mask), device=mask.device).repeat_interleave(num_samples)
         self.kept, self.mask, self.first = read.past_key_values, mask[rows], read.last_hidden_state[rows, -1]
@@ -296,7 +296,7 @@ def sample_with_cache(
     top_k: int, top_p: float, sample: bool, of_sampled: bool,
 ): # (tokens, logprobs), each (problems * num_samples, length)
     "Decode all samples of all problems together."
-    cache = student.begin(student.read(inputs), inputs, num_samples, max_new_tokens)
+    cache = student.init_cache(student.prefill(inputs), inputs, num_samples, max_new_tokens)
     hidden, pad, eos = cache.first, student.tokenizer.pad_token_id, torch.tensor(sorted(student.ends))
     eos = eos.to(hidden.device)
     tokens = torch.full((len(hidden), max_new_tokens), pad, device=hidden.device)
@@ -311,7 +311,7 @@ def sample_with_cache(
         if len(going) < len(rows):
             rows, last = rows[going], last[going]
             cache.keep(going)
-        hidden = student.advance(cache, last, step)
+        hidden = student.decode_step(cache, last, step)
     return tokens[:, :step + 1], logprobs[:, :step + 1]
 
 # %% ../../nbs/students/04_decoder.ipynb #bb3e4cd0
@@ -340,12 +340,12 @@ class _DecoderSteps:
         mask = torch.ones(rows, tokens, dtype=torch.long, device=self.device)
         mask[0, 0] = 0
         return dict(input_ids=torch.full((rows, tokens), 5, device=self.device), attention_mask=mask)
-    def read(self, inputs: dict): return self.model.states(**inputs, use_cache=True)
+    def prefill(self, inputs: dict): return self.model.states(**inputs, use_cache=True)
 
-    def begin(self, read, inputs: dict, num_samples: int, length: int):
+    def init_cache(self, read, inputs: dict, num_samples: int, length: int):
         return SamplesCache(read, inputs["attention_mask"], num_samples)
 
-    def advance(self, cache, last: torch.Tensor, step: int) -> torch.Tensor:
+    def decode_step(self, cache, last: torch.Tensor, step: int) -> torch.Tensor:
         cache.mask = _longer(cache.mask, 1)
         out = self.model.states(last[:, None], cache.mask, past_key_values=cache.kept, use_cache=True)
         return out.last_hidden_state[:, -1]
@@ -390,7 +390,7 @@ class _DecoderStates:
             if self.reads_again(inputs):
                 whole = self.joined(inputs if rows is None else self.chosen(inputs, rows), responses[:, :-1])
                 return self.model.states(**whole, use_cache=False).last_hidden_state[:, -responses.shape[1]:]
-            read = self.read(inputs)
+            read = self.prefill(inputs)
             if rows is None: rows = torch.arange(len(responses), device=self.device)
             first, cache = read.last_hidden_state[rows, -1:], read.past_key_values
             if responses.shape[1] == 1: return first

@@ -171,10 +171,10 @@ def _cache_fault(
     rows, kept = torch.tensor([0, 1, 1]), torch.tensor([0, 2, 3])  # one of four samples has ended
     said = inputs["input_ids"][:1, -3:].expand(3, -1)
     try:
-        cache = student.begin(student.read(inputs), inputs, 2, 3)
+        cache = student.init_cache(student.prefill(inputs), inputs, 2, 3)
         written = [cache.first[kept]]
         cache.keep(kept)
-        for step in range(2): written.append(student.advance(cache, said[:, step], step))
+        for step in range(2): written.append(student.decode_step(cache, said[:, step], step))
         read = student.hidden(inputs, said, rows)
         if picture: return "" if same(torch.stack(written, 1), read) else "says something else with its cache"
         whole = student.joined(student.chosen(inputs, rows), said[:, :-1])

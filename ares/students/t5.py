@@ -25,7 +25,7 @@ from transformers.utils import cached_file
 
 # %% ../../nbs/students/03_t5.ipynb #18cdefb3
 from ..core.io import *
-from ..core.distributed import shard, whole, whole_weights
+from ..core.distributed import shard, unsharded, unsharded_weights
 from .base import full_sizes, train_tokenizer, views
 from .sampling import label_loss, next_tokens, sliced_logprobs, vocabulary_logits
 
@@ -271,15 +271,15 @@ class _T5Steps:
         return batch | dict(patches=torch.zeros(rows, n, c.image_dim, device=device),
                             patch_mask=torch.ones(rows, n, dtype=torch.bool, device=device))
 
-    def read(self, inputs: dict):
+    def prefill(self, inputs: dict):
         "Encode a batch of prompts, as sampling needs it."
         return self.model.encoder(**inputs).last_hidden_state
 
-    def begin(self, read, inputs: dict, num_samples: int, length: int):
+    def init_cache(self, read, inputs: dict, num_samples: int, length: int):
         "The cache for writing samples of up to `length` tokens."
         return DecoderCache(self.model, read, inputs["attention_mask"], num_samples, length)
 
-    def advance(self, cache, last: torch.Tensor, step: int) -> torch.Tensor:
+    def decode_step(self, cache, last: torch.Tensor, step: int) -> torch.Tensor:
         "The states (rows, d) after the last token of each row, which is the `step`-th."
         return decode_step(self.model, last, cache, step)
 
@@ -311,9 +311,9 @@ class _StudentModel:
         "Divide the weights of all blocks among the processes; embeddings, head and fusion stay whole."
         for stack in self.parts: shard(stack, stack.block)
 
-    def whole(self):
+    def unsharded(self):
         "The context in which each process has all weights: for everything but training."
-        return whole(self.model)
+        return unsharded(self.model)
 
 # %% ../../nbs/students/03_t5.ipynb #e58f7611
 class T5Student(_T5Steps, _StudentModel):
@@ -339,7 +339,7 @@ class T5Student(_T5Steps, _StudentModel):
     def hidden(self, inputs: dict, responses: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
         "States (rows, length, d) that predict each token; `rows`: the prompt of each response."
         with self.precision():
-            encoded, mask = self.read(inputs), inputs["attention_mask"]
+            encoded, mask = self.prefill(inputs), inputs["attention_mask"]
             if rows is not None: encoded, mask = encoded[rows], mask[rows]
             return self.model.decoder(
                 input_ids=self.model._shift_right(responses), encoder_hidden_states=encoded,
@@ -445,7 +445,7 @@ _FUSION = "fusion.json" # beside an adapter's weights
 
 def _write_student(model, tokenizer, folder):
     "Write a student's files; an adapter's files include how the fusion was used."
-    model.save_pretrained(folder, state_dict=whole_weights(model))
+    model.save_pretrained(folder, state_dict=unsharded_weights(model))
     tokenizer.save_pretrained(folder)
     if hasattr(model, "peft_config") and hasattr(model.config, "no_image"):
         write_json(Path(folder)/_FUSION, dict(no_image=model.config.no_image))
