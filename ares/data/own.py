@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OWN_FILES', 'OWN_COLUMNS', 'is_own_file', 'columns_fault', 'load_own']
 
-# %% ../../nbs/data/07_own.ipynb #dcebfd9c
+# %% ../../nbs/data/07_own.ipynb #f1cdfb15
 import ast, csv, hashlib, io, json, math, os, re
 from collections import Counter
 from dataclasses import replace
@@ -14,13 +14,13 @@ from pathlib import Path
 
 import datasets as hub
 
-# %% ../../nbs/data/07_own.ipynb #0a53bbf3
+# %% ../../nbs/data/07_own.ipynb #0010e750
 from ..core.io import *
 from .problem import Problem
 from .datasets import HubImage, TEXT_FIELDS, is_hub_name, _check_pictures, _hub_closed
 from .datasets import _hub_splits, _id_fault, _own_pictures, _record_fault, _refuse_doubles, _text_fault
 
-# %% ../../nbs/data/07_own.ipynb #09ada30d
+# %% ../../nbs/data/07_own.ipynb #0ca19113
 OWN_FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 def _json_rows(path: Path): # yields (place, default id, split, dict)
@@ -34,7 +34,7 @@ def _json_rows(path: Path): # yields (place, default id, split, dict)
         if not isinstance(record, dict): raise AresError(f"{place}: {shown_value(record)} is not a record.")
         yield place, str(number), "", record
 
-# %% ../../nbs/data/07_own.ipynb #12de8f0b
+# %% ../../nbs/data/07_own.ipynb #0501850a
 def _csv_rows(path: Path): # as `_json_rows`
     "The records of a CSV file; the first line names the columns."
     text = read_text(path).removeprefix("\ufeff")
@@ -54,7 +54,7 @@ def _csv_rows(path: Path): # as `_json_rows`
                             f"{mark!r} in double quotes.")
         yield place, str(number), "", {name: cell or None for name, cell in row.items()}
 
-# %% ../../nbs/data/07_own.ipynb #ef8d72ca
+# %% ../../nbs/data/07_own.ipynb #e3f329de
 _SPLIT_NAMES = dict(train="train", val="val", validation="val", dev="val", test="test")
 
 def _table_rows(source: str, picture: str): # as `_json_rows`; `picture`: name of the column of pictures
@@ -70,7 +70,7 @@ def _table_rows(source: str, picture: str): # as `_json_rows`; `picture`: name o
             if encoded: row = row | {picture: HubImage(source, split, i, picture) if there[i] else None}
             yield f"{clipped(source, 80)}, split {split}, row {i}", f"{split}-{i}", _SPLIT_NAMES[split], row
 
-# %% ../../nbs/data/07_own.ipynb #5cdf0591
+# %% ../../nbs/data/07_own.ipynb #5dd74536
 def is_own_file(
     source: str | Path, # as in the setting `data`
 ) -> bool:
@@ -92,7 +92,7 @@ def _own_rows(source: str | Path, picture: str) -> list: # of (place, default id
     if not rows: raise AresError(f"{clipped(source, 150)}: holds no records; write one a line.")
     return rows
 
-# %% ../../nbs/data/07_own.ipynb #ec5e9a5d
+# %% ../../nbs/data/07_own.ipynb #276b2915
 OWN_COLUMNS = ("question", "choices", "answer", "id", "hint", "image", "rationale", "lecture", "caption", "split",
                "subject", "topic", "category", "skill", "grade")
 _USUAL = dict(
@@ -111,7 +111,7 @@ def columns_fault(
             return f"`{name}` must be the name of a column, not {shown_value(column)}"
     return ""
 
-# %% ../../nbs/data/07_own.ipynb #304e53a5
+# %% ../../nbs/data/07_own.ipynb #bf328df0
 _LETTERED = re.compile(r"(?:(?:choice|option)[ _-]?([A-Za-z])|([A-Z]))")
 
 def _lettered_columns(
@@ -126,7 +126,7 @@ def _lettered_columns(
     count = next((i for i, letter in enumerate(letters) if letter not in found), 26)
     return [found[letter] for letter in letters[:count]] if count > 1 else []
 
-# %% ../../nbs/data/07_own.ipynb #965a6b71
+# %% ../../nbs/data/07_own.ipynb #ea6cd4fe
 def _column_names(
     columns: dict, # the setting
     there: list, # names of columns that the data have
@@ -151,7 +151,7 @@ def _column_names(
                         f"`columns: {{{name}: {usual}}}`.")
     return names
 
-# %% ../../nbs/data/07_own.ipynb #e0dd242b
+# %% ../../nbs/data/07_own.ipynb #c32d022d
 def _as_text(value): # a number as text; anything else as it is
     return str(value) if type(value) in (int, float) else value
 
@@ -171,7 +171,7 @@ def _list_in(
     raise AresError(f"{where}: {shown_value(text)} is not a list; write it as "
                     '`["cat", "dog"]`, or take a column for each choice (A, B, C, ...).')
 
-# %% ../../nbs/data/07_own.ipynb #d809cb17
+# %% ../../nbs/data/07_own.ipynb #55f2f3e5
 def _own_choices(
     row: dict,
     columns: str | list | None, # that hold the choices
@@ -193,7 +193,7 @@ def _own_choices(
     if _absent(value) or value == []: return [], letters
     return list(map(_as_text, value)) if isinstance(value, list) else value, letters
 
-# %% ../../nbs/data/07_own.ipynb #7c5d7708
+# %% ../../nbs/data/07_own.ipynb #a4569300
 def _answer_index(
     value, # as in the data
     choices: list, labels: list, # of `_own_choices`
@@ -214,7 +214,7 @@ def _answer_index(
     if meant: return f"{shown_value(value)} could mean several choices; write it in another way (index, letter or text)"
     return f"{shown_value(value)} is not the index, the letter or the text of one of the {len(choices)} choices"
 
-# %% ../../nbs/data/07_own.ipynb #2e99c3b7
+# %% ../../nbs/data/07_own.ipynb #81a234c7
 def _right_texts(
     value,
     where: str, # file, record and field, for error messages
@@ -226,7 +226,7 @@ def _right_texts(
     if fault: raise AresError(f"{where}: {fault}; write the right answer as a text.")
     return [text.strip() for text in texts] * 3
 
-# %% ../../nbs/data/07_own.ipynb #8031ec07
+# %% ../../nbs/data/07_own.ipynb #0ab5c510
 _URL = re.compile(r"[a-z][a-z0-9+.-]{1,9}://|data:", re.IGNORECASE)
 
 def _own_picture(value, column: str, folder: Path, where: str) -> Path | HubImage | None:
@@ -238,7 +238,7 @@ def _own_picture(value, column: str, folder: Path, where: str) -> Path | HubImag
                         "beside the data, and write the name of the file.")
     return _own_pictures({column: value}, [column], folder, where)[0]
 
-# %% ../../nbs/data/07_own.ipynb #d50bbedc
+# %% ../../nbs/data/07_own.ipynb #12f89f77
 def _own_split(
     value,
     where: str, # file, record and field, for error messages
@@ -248,7 +248,7 @@ def _own_split(
     if split: return split
     raise AresError(f"{where}: {shown_value(value)} is not a split; write train, val or test.")
 
-# %% ../../nbs/data/07_own.ipynb #66a648d9
+# %% ../../nbs/data/07_own.ipynb #e4875b4b
 def _worded(
     fault: str, # of `_record_fault`: "field `x`: what is wrong"
     names: dict, # of `_column_names`
@@ -272,7 +272,7 @@ def _checked_answer(
     if choices[index].strip(): return index
     raise AresError(f"{where}: the right choice is empty; write a text.")
 
-# %% ../../nbs/data/07_own.ipynb #3f99c428
+# %% ../../nbs/data/07_own.ipynb #53a7bf57
 def _own_problem(
     row: tuple, # of `_own_rows`
     names: dict, # of `_column_names`
@@ -294,13 +294,15 @@ def _own_problem(
     fault = _record_fault(texts | dict(choices=["", ""] if direct else choices, split=split))
     if fault: raise AresError(f"{where}, {_worded(fault, names)}.")
     if fault := _text_fault(texts["caption"]): raise AresError(f"{at('caption')}: {fault}; write a text.")
-    if direct: given = dict(choices=[], answer=0, direct_answers=_right_texts(found["answer"], at("answer")))
+    if direct:
+        right = _right_texts(found["answer"], at("answer"))
+        given = dict(choices=right[:len(right) // 3], answer=0, direct_answers=right)
     else: given = dict(choices=choices, answer=_checked_answer(found["answer"], choices, labels, at("answer")))
     image = _own_picture(found.get("image"), names.get("image"), folder, where) if images else None
     with_picture = found.get("image") is not None
     return Problem(str(id), image=image, with_picture=with_picture, split=split, **texts, **given)
 
-# %% ../../nbs/data/07_own.ipynb #983f1488
+# %% ../../nbs/data/07_own.ipynb #662aa395
 def _group(problem: Problem) -> str: # the same for all questions about one picture
     "What decides about the split of a problem: its picture, or else its id."
     if isinstance(problem.image, HubImage): return hashlib.sha256(problem.image.data()).hexdigest()
@@ -325,7 +327,7 @@ def _fill_splits(
         place |= dict.fromkeys(taken, split)
     return [replace(p, split=place.get(g, p.split)) for p, g in zip(problems, groups)], missing
 
-# %% ../../nbs/data/07_own.ipynb #aa614a2b
+# %% ../../nbs/data/07_own.ipynb #37809e16
 @lru_cache
 def _note(sentence: str): print(sentence)
 
@@ -343,7 +345,7 @@ def _report_splits(problems: list, made: list, source: str | Path):
     if made: _note(f"{Path(source).name}: no split {' or '.join(made)}; about a tenth of the train problems each, "
                    f"by a hash of the id or the picture: {sizes}")
 
-# %% ../../nbs/data/07_own.ipynb #c4d43be5
+# %% ../../nbs/data/07_own.ipynb #f3d69a01
 @_hub_closed()
 def load_own(
     source: str | Path, # a file, a folder, or a hub name
