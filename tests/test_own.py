@@ -53,7 +53,7 @@ def test_thirty_questions_become_a_trained_student_in_one_command(tmp_path, monk
 
 
 SETTINGS = {
-    "a file or folder that exists": dict(data="none.jsonl"),
+    "a file or a folder that exists": dict(data="none.jsonl"),
     "or a hub's data set as `owner/name`": dict(data="nowhere"),
     "`columns`: 'prompt' is none of question, choices": dict(columns=dict(prompt="question")),
     "`columns`: `answer` must be the name of a column": dict(columns=dict(answer=3)),
