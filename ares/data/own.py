@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OWN_FILES', 'OWN_COLUMNS', 'is_own_file', 'columns_fault', 'load_own']
 
-# %% ../../nbs/data/07_own.ipynb #f1cdfb15
+# %% ../../nbs/data/07_own.ipynb #422ced2f
 import ast, csv, hashlib, io, json, math, os, re
 from collections import Counter
 from dataclasses import replace
@@ -14,13 +14,14 @@ from pathlib import Path
 
 import datasets as hub
 
-# %% ../../nbs/data/07_own.ipynb #0010e750
+# %% ../../nbs/data/07_own.ipynb #b91cb3a6
 from ..core.io import *
 from .problem import Problem
 from .datasets import HubImage, TEXT_FIELDS, is_hub_name, _check_pictures, _hub_closed
-from .datasets import _hub_splits, _id_fault, _own_pictures, _record_fault, _refuse_doubles, _text_fault
+from .datasets import _hub_splits, _id_fault, _own_pictures, _record_fault, _refuse_doubles
+from .datasets import _text_fault
 
-# %% ../../nbs/data/07_own.ipynb #0ca19113
+# %% ../../nbs/data/07_own.ipynb #0c445ee7
 OWN_FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 def _json_rows(path: Path): # yields (place, default id, split, dict)
@@ -34,7 +35,7 @@ def _json_rows(path: Path): # yields (place, default id, split, dict)
         if not isinstance(record, dict): raise AresError(f"{place}: {shown_value(record)} is not a record.")
         yield place, str(number), "", record
 
-# %% ../../nbs/data/07_own.ipynb #0501850a
+# %% ../../nbs/data/07_own.ipynb #1eba3f82
 def _csv_rows(path: Path): # as `_json_rows`
     "The records of a CSV file; the first line names the columns."
     text = read_text(path).removeprefix("\ufeff")
@@ -54,15 +55,15 @@ def _csv_rows(path: Path): # as `_json_rows`
                             f"{mark!r} in double quotes.")
         yield place, str(number), "", {name: cell or None for name, cell in row.items()}
 
-# %% ../../nbs/data/07_own.ipynb #e3f329de
+# %% ../../nbs/data/07_own.ipynb #293b771c
 _SPLIT_NAMES = dict(train="train", val="val", validation="val", dev="val", test="test")
 
 def _table_rows(source: str, picture: str): # as `_json_rows`; `picture`: name of the column of pictures
     "The records of tables, with a `HubImage` in place of each encoded picture."
     for split, table in _hub_splits(source).items():
         if split not in _SPLIT_NAMES:
-            raise AresError(f"{clipped(source, 120)}: {shown_value(split)} is not a split; rename it to train, "
-                            "validation or test.")
+            raise AresError(f"{clipped(source, 120)}: {shown_value(split)} is not a split; "
+                            "rename it to train, validation or test.")
         encoded = picture in table.features and table.features[picture] != hub.Value("string")
         there = table.data.column(picture).is_valid().to_pylist() if encoded else []
         others = [c for c in table.column_names if not encoded or c != picture]
@@ -70,7 +71,7 @@ def _table_rows(source: str, picture: str): # as `_json_rows`; `picture`: name o
             if encoded: row = row | {picture: HubImage(source, split, i, picture) if there[i] else None}
             yield f"{clipped(source, 80)}, split {split}, row {i}", f"{split}-{i}", _SPLIT_NAMES[split], row
 
-# %% ../../nbs/data/07_own.ipynb #5dd74536
+# %% ../../nbs/data/07_own.ipynb #db348a40
 def is_own_file(
     source: str | Path, # as in the setting `data`
 ) -> bool:
@@ -92,14 +93,15 @@ def _own_rows(source: str | Path, picture: str) -> list: # of (place, default id
     if not rows: raise AresError(f"{clipped(source, 150)}: holds no records; write one a line.")
     return rows
 
-# %% ../../nbs/data/07_own.ipynb #276b2915
-OWN_COLUMNS = ("question", "choices", "answer", "id", "hint", "image", "rationale", "lecture", "caption", "split",
-               "subject", "topic", "category", "skill", "grade")
+# %% ../../nbs/data/07_own.ipynb #fdeb6ec8
+OWN_COLUMNS = ("question", "choices", "answer", "id", "hint", "image", "rationale", "lecture", "caption",
+               "split", "subject", "topic", "category", "skill", "grade")
 _USUAL = dict(
     question="prompt query problem input question_text stem",
     answer="answerKey answer_key label target correct correct_answer gold labels",
 )
 
+# %% ../../nbs/data/07_own.ipynb #c0df2257
 def columns_fault(
     columns: dict, # the setting: our name -> name of a column, or for `choices` a list of names
 ) -> str: # "" when nothing is wrong
@@ -111,7 +113,7 @@ def columns_fault(
             return f"`{name}` must be the name of a column, not {shown_value(column)}"
     return ""
 
-# %% ../../nbs/data/07_own.ipynb #bf328df0
+# %% ../../nbs/data/07_own.ipynb #a17a4d50
 _LETTERED = re.compile(r"(?:(?:choice|option)[ _-]?([A-Za-z])|([A-Z]))")
 
 def _lettered_columns(
@@ -126,7 +128,7 @@ def _lettered_columns(
     count = next((i for i, letter in enumerate(letters) if letter not in found), 26)
     return [found[letter] for letter in letters[:count]] if count > 1 else []
 
-# %% ../../nbs/data/07_own.ipynb #ea6cd4fe
+# %% ../../nbs/data/07_own.ipynb #88670b24
 def _column_names(
     columns: dict, # the setting
     there: list, # names of columns that the data have
@@ -151,7 +153,7 @@ def _column_names(
                         f"`columns: {{{name}: {usual}}}`.")
     return names
 
-# %% ../../nbs/data/07_own.ipynb #c32d022d
+# %% ../../nbs/data/07_own.ipynb #343205e5
 def _as_text(value): # a number as text; anything else as it is
     return str(value) if type(value) in (int, float) else value
 
@@ -159,6 +161,7 @@ def _absent(value) -> bool:
     "Whether a cell is empty: null, NaN or no text."
     return value is None or value == "" or isinstance(value, float) and math.isnan(value)
 
+# %% ../../nbs/data/07_own.ipynb #8d8b23f0
 def _list_in(
     text: str,
     where: str, # file, record and field, for error messages
@@ -171,7 +174,7 @@ def _list_in(
     raise AresError(f"{where}: {shown_value(text)} is not a list; write it as "
                     '`["cat", "dog"]`, or take a column for each choice (A, B, C, ...).')
 
-# %% ../../nbs/data/07_own.ipynb #55f2f3e5
+# %% ../../nbs/data/07_own.ipynb #fb8a60ef
 def _own_choices(
     row: dict,
     columns: str | list | None, # that hold the choices
@@ -193,7 +196,7 @@ def _own_choices(
     if _absent(value) or value == []: return [], letters
     return list(map(_as_text, value)) if isinstance(value, list) else value, letters
 
-# %% ../../nbs/data/07_own.ipynb #a4569300
+# %% ../../nbs/data/07_own.ipynb #8d125d1c
 def _answer_index(
     value, # as in the data
     choices: list, labels: list, # of `_own_choices`
@@ -211,10 +214,11 @@ def _answer_index(
     elif letter in labels: meant.add(labels.index(letter))
     elif re.fullmatch(r"[0-9]{1,2}", text) and int(text) < len(choices): meant.add(int(text))
     if len(meant) == 1: return meant.pop()
-    if meant: return f"{shown_value(value)} could mean several choices; write it in another way (index, letter or text)"
-    return f"{shown_value(value)} is not the index, the letter or the text of one of the {len(choices)} choices"
+    said = shown_value(value)
+    if meant: return f"{said} could mean several choices; write it in another way (index, letter or text)"
+    return f"{said} is not the index, the letter or the text of one of the {len(choices)} choices"
 
-# %% ../../nbs/data/07_own.ipynb #81a234c7
+# %% ../../nbs/data/07_own.ipynb #430cbaf6
 def _right_texts(
     value,
     where: str, # file, record and field, for error messages
@@ -226,7 +230,7 @@ def _right_texts(
     if fault: raise AresError(f"{where}: {fault}; write the right answer as a text.")
     return [text.strip() for text in texts] * 3
 
-# %% ../../nbs/data/07_own.ipynb #0ab5c510
+# %% ../../nbs/data/07_own.ipynb #6c181367
 _URL = re.compile(r"[a-z][a-z0-9+.-]{1,9}://|data:", re.IGNORECASE)
 
 def _own_picture(value, column: str, folder: Path, where: str) -> Path | HubImage | None:
@@ -234,11 +238,11 @@ def _own_picture(value, column: str, folder: Path, where: str) -> Path | HubImag
     if _absent(value): return None
     if isinstance(value, HubImage): return value
     if isinstance(value, str) and _URL.match(value):
-        raise AresError(f"{where}, field `{column}`: {shown_value(value)} is an address; download the picture "
-                        "beside the data, and write the name of the file.")
+        raise AresError(f"{where}, field `{column}`: {shown_value(value)} is an address; download the "
+                        "picture beside the data, and write the name of the file.")
     return _own_pictures({column: value}, [column], folder, where)[0]
 
-# %% ../../nbs/data/07_own.ipynb #12f89f77
+# %% ../../nbs/data/07_own.ipynb #17be365f
 def _own_split(
     value,
     where: str, # file, record and field, for error messages
@@ -248,7 +252,7 @@ def _own_split(
     if split: return split
     raise AresError(f"{where}: {shown_value(value)} is not a split; write train, val or test.")
 
-# %% ../../nbs/data/07_own.ipynb #e4875b4b
+# %% ../../nbs/data/07_own.ipynb #817001c0
 def _worded(
     fault: str, # of `_record_fault`: "field `x`: what is wrong"
     names: dict, # of `_column_names`
@@ -260,6 +264,7 @@ def _worded(
     if field != "choices": return f"{fault}; write a text"
     return f"{fault}; write a list of texts, or no column of choices for answers in words"
 
+# %% ../../nbs/data/07_own.ipynb #8e20f2f7
 def _checked_answer(
     value,
     choices: list, labels: list, # of `_own_choices`
@@ -272,7 +277,7 @@ def _checked_answer(
     if choices[index].strip(): return index
     raise AresError(f"{where}: the right choice is empty; write a text.")
 
-# %% ../../nbs/data/07_own.ipynb #53a7bf57
+# %% ../../nbs/data/07_own.ipynb #c3e58448
 def _own_problem(
     row: tuple, # of `_own_rows`
     names: dict, # of `_column_names`
@@ -294,20 +299,20 @@ def _own_problem(
     fault = _record_fault(texts | dict(choices=["", ""] if direct else choices, split=split))
     if fault: raise AresError(f"{where}, {_worded(fault, names)}.")
     if fault := _text_fault(texts["caption"]): raise AresError(f"{at('caption')}: {fault}; write a text.")
-    if direct:
-        right = _right_texts(found["answer"], at("answer"))
-        given = dict(choices=right[:len(right) // 3], answer=0, direct_answers=right)
-    else: given = dict(choices=choices, answer=_checked_answer(found["answer"], choices, labels, at("answer")))
+    right = _right_texts(found["answer"], at("answer")) if direct else []
+    if direct: choices, answer = right[:len(right) // 3], 0
+    else: answer = _checked_answer(found["answer"], choices, labels, at("answer"))
     image = _own_picture(found.get("image"), names.get("image"), folder, where) if images else None
-    with_picture = found.get("image") is not None
-    return Problem(str(id), image=image, with_picture=with_picture, split=split, **texts, **given)
+    return Problem(str(id), choices=choices, answer=answer, direct_answers=right, image=image, split=split,
+                   with_picture=found.get("image") is not None, **texts)
 
-# %% ../../nbs/data/07_own.ipynb #662aa395
+# %% ../../nbs/data/07_own.ipynb #2e62e4d3
 def _group(problem: Problem) -> str: # the same for all questions about one picture
     "What decides about the split of a problem: its picture, or else its id."
     if isinstance(problem.image, HubImage): return hashlib.sha256(problem.image.data()).hexdigest()
     return str(problem.image or problem.id)
 
+# %% ../../nbs/data/07_own.ipynb #40d00979
 def _share(text: str) -> float: # 0 .. 1
     return int(hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:8], 16) / 16 ** 8
 
@@ -327,7 +332,7 @@ def _fill_splits(
         place |= dict.fromkeys(taken, split)
     return [replace(p, split=place.get(g, p.split)) for p, g in zip(problems, groups)], missing
 
-# %% ../../nbs/data/07_own.ipynb #37809e16
+# %% ../../nbs/data/07_own.ipynb #ec0c9059
 @lru_cache
 def _note(sentence: str): print(sentence)
 
@@ -342,10 +347,10 @@ def _report_splits(problems: list, made: list, source: str | Path):
     "Print the splits that were made."
     counts = Counter(p.split for p in problems)
     sizes = ", ".join(f"{counts[s]:,} {s}" for s in ("train", "val", "test"))
-    if made: _note(f"{Path(source).name}: no split {' or '.join(made)}; about a tenth of the train problems each, "
-                   f"by a hash of the id or the picture: {sizes}")
+    if made: _note(f"{Path(source).name}: no split {' or '.join(made)}; it takes about a tenth of the train "
+                   f"problems, by a hash of the id or the picture: {sizes}")
 
-# %% ../../nbs/data/07_own.ipynb #f3d69a01
+# %% ../../nbs/data/07_own.ipynb #3cb9f4d3
 @_hub_closed()
 def load_own(
     source: str | Path, # a file, a folder, or a hub name

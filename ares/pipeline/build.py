@@ -93,8 +93,8 @@ def check_gold(
     for split, first in counts.items():
         problems = splits[split][:first or None]
         if any(p.solution.strip() for p in problems): continue
-        raise AresError(f"{config.data or config.problems}: none of the {len(problems):,} {split} problems has a "
-                        "gold rationale, and the baseline learns from them; write some into a column "
+        where = clipped(config.data or config.problems, 100)
+        raise AresError(f"{where}: none of the {len(problems):,} {split} problems has a gold rationale, and the baseline learns from them; write some into a column "
                         "`rationale`, in every split.")
     bare = sum(not (p.solution.strip() or p.lecture.strip()) for p in splits["train"])
     if config.teacher == "reference" and bare:
