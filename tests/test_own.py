@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 
 from ares.__main__ import main
-from ares.core.io import AresError, read_json, write_jsonl
+from ares.core.io import AresError, read_json, read_jsonl, write_jsonl
 from ares.pipeline.build import check_gold, load_splits
 from ares.pipeline.config import load_config
+from ares.pipeline.notebooks import execute_notebook
 
 PARAMS = """problems: own
 data: quiz.jsonl
@@ -40,16 +41,42 @@ def quiz(n=30):
     ]
 
 
-def test_thirty_questions_become_a_trained_student_in_one_command(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_jsonl("quiz.jsonl", quiz())
-    Path("my.yaml").write_text(PARAMS)
-    assert main(["run", "my.yaml"]) == 0
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    "A folder with thirty questions, and what one command makes of them."
+    home = tmp_path_factory.mktemp("own")
+    write_jsonl(home/"quiz.jsonl", quiz())
+    (home/"my.yaml").write_text(PARAMS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        assert main(["run", "my.yaml"]) == 0
+    return home
+
+
+def test_thirty_questions_become_a_trained_student_in_one_command(home, monkeypatch):
+    monkeypatch.chdir(home)
     results = read_json("runs/my/results.json")
     assert list(results) == ["baseline", "rl-1", "sft-1"]
     sizes = {split: len(found) for split, found in load_splits(load_config("my.yaml")).items()}
     assert sum(sizes.values()) == 30 and results["sft-1"]["n"] == sizes["test"] > 0
     assert Path("runs/my/sft-1/model").is_dir() and Path("runs/my/report.html").is_file()
+
+
+def test_the_finished_student_is_asked_its_test_problems_and_others(home, monkeypatch, capsys):
+    monkeypatch.chdir(home)
+    before = {path: path.read_bytes() for path in Path("runs/my").rglob("*.json*")}
+    tested = {p.id for p in load_splits(load_config("my.yaml"))["test"]}
+    assert main("evaluate my --on own --data quiz.jsonl".split()) == 0
+    assert "no judge was asked" in capsys.readouterr().out
+    (kept,) = Path("runs/my/evaluations").rglob("rationales.jsonl")
+    assert {line["id"] for line in read_jsonl(kept)} == tested, "problems that the run has learned from"
+    own = {line["id"]: line["answer"] for line in read_jsonl("runs/my/sft-1/rationales.jsonl")}
+    assert {line["id"]: line["answer"] for line in read_jsonl(kept)} == own
+    write_jsonl("more.jsonl", quiz(12))
+    asked = dict(run="runs/my", on="own", data="more.jsonl", judge="reference")
+    execute_notebook("evaluate", Path("more.ipynb").absolute(), asked)
+    assert "reference prefers its rationales" in Path("more.ipynb").read_text()
+    assert {path: path.read_bytes() for path in before} == before
 
 
 SETTINGS = {
