@@ -58,7 +58,7 @@ def test_thirty_questions_become_a_trained_student_in_one_command(home, monkeypa
     results = read_json("runs/my/results.json")
     assert list(results) == ["baseline", "rl-1", "sft-1"]
     sizes = {split: len(found) for split, found in load_splits(load_config("my.yaml")).items()}
-    assert sum(sizes.values()) == 30 and results["sft-1"]["n"] == sizes["test"] > 0
+    assert sizes == dict(train=24, val=3, test=3) and results["sft-1"]["n"] == 3
     assert Path("runs/my/sft-1/model").is_dir() and Path("runs/my/report.html").is_file()
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OWN_FILES', 'OWN_COLUMNS', 'is_own_file', 'columns_fault', 'load_own']
 
-# %% ../../nbs/data/07_own.ipynb #422ced2f
+# %% ../../nbs/data/07_own.ipynb #192a9690
 import ast, csv, hashlib, io, json, math, os, re
 from collections import Counter
 from dataclasses import replace
@@ -14,28 +14,29 @@ from pathlib import Path
 
 import datasets as hub
 
-# %% ../../nbs/data/07_own.ipynb #b91cb3a6
+# %% ../../nbs/data/07_own.ipynb #d72944bb
 from ..core.io import *
 from .problem import Problem
 from .datasets import HubImage, TEXT_FIELDS, is_hub_name, _check_pictures, _hub_closed
 from .datasets import _hub_splits, _id_fault, _own_pictures, _record_fault, _refuse_doubles
 from .datasets import _text_fault
 
-# %% ../../nbs/data/07_own.ipynb #0c445ee7
+# %% ../../nbs/data/07_own.ipynb #dfd990b6
 OWN_FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 def _json_rows(path: Path): # yields (place, default id, split, dict)
     "The records of JSON lines, or of a JSON list."
-    if path.suffix == ".json": found = read_json(path, list, halves=True)
+    text = read_text(path).removeprefix("\ufeff")
+    if text.lstrip().startswith("["): found = parse_json(text, path, halves=True)
     else:
-        lines = enumerate(read_text(path).removeprefix("\ufeff").split("\n"), 1)
+        lines = enumerate(text.split("\n"), 1)
         found = [parse_json(text, f"{path}, line {n}", halves=True) for n, text in lines if text.strip()]
     for number, record in enumerate(found, 1):
         place = f"{path}, record {number}"
         if not isinstance(record, dict): raise AresError(f"{place}: {shown_value(record)} is not a record.")
         yield place, str(number), "", record
 
-# %% ../../nbs/data/07_own.ipynb #1eba3f82
+# %% ../../nbs/data/07_own.ipynb #bf181fd2
 def _csv_rows(path: Path): # as `_json_rows`
     "The records of a CSV file; the first line names the columns."
     text = read_text(path).removeprefix("\ufeff")
@@ -47,7 +48,8 @@ def _csv_rows(path: Path): # as `_json_rows`
                         "breaks in double quotes.") from None
     names = next(csv.reader([head], delimiter=mark), [])
     for name, times in Counter(names).items():
-        if times > 1: raise AresError(f"{path}: {times} columns are named {shown_value(name)}; rename one.")
+        if name and times > 1:
+            raise AresError(f"{path}: {times} columns are named {shown_value(name)}; rename one.")
     for number, row in enumerate(rows, 1):
         place = f"{path}, record {number}"
         if None in row:
@@ -55,7 +57,7 @@ def _csv_rows(path: Path): # as `_json_rows`
                             f"{mark!r} in double quotes.")
         yield place, str(number), "", {name: cell or None for name, cell in row.items()}
 
-# %% ../../nbs/data/07_own.ipynb #293b771c
+# %% ../../nbs/data/07_own.ipynb #45aef754
 _SPLIT_NAMES = dict(train="train", val="val", validation="val", dev="val", test="test")
 
 def _table_rows(source: str, picture: str): # as `_json_rows`; `picture`: name of the column of pictures
@@ -71,7 +73,7 @@ def _table_rows(source: str, picture: str): # as `_json_rows`; `picture`: name o
             if encoded: row = row | {picture: HubImage(source, split, i, picture) if there[i] else None}
             yield f"{clipped(source, 80)}, split {split}, row {i}", f"{split}-{i}", _SPLIT_NAMES[split], row
 
-# %% ../../nbs/data/07_own.ipynb #db348a40
+# %% ../../nbs/data/07_own.ipynb #48b415a1
 def is_own_file(
     source: str | Path, # as in the setting `data`
 ) -> bool:
@@ -93,7 +95,7 @@ def _own_rows(source: str | Path, picture: str) -> list: # of (place, default id
     if not rows: raise AresError(f"{clipped(source, 150)}: holds no records; write one a line.")
     return rows
 
-# %% ../../nbs/data/07_own.ipynb #fdeb6ec8
+# %% ../../nbs/data/07_own.ipynb #85ff678c
 OWN_COLUMNS = ("question", "choices", "answer", "id", "hint", "image", "rationale", "lecture", "caption",
                "split", "subject", "topic", "category", "skill", "grade")
 _USUAL = dict(
@@ -101,7 +103,7 @@ _USUAL = dict(
     answer="answerKey answer_key label target correct correct_answer gold labels",
 )
 
-# %% ../../nbs/data/07_own.ipynb #c0df2257
+# %% ../../nbs/data/07_own.ipynb #1bcc5703
 def columns_fault(
     columns: dict, # the setting: our name -> name of a column, or for `choices` a list of names
 ) -> str: # "" when nothing is wrong
@@ -113,7 +115,7 @@ def columns_fault(
             return f"`{name}` must be the name of a column, not {shown_value(column)}"
     return ""
 
-# %% ../../nbs/data/07_own.ipynb #a17a4d50
+# %% ../../nbs/data/07_own.ipynb #62dc2508
 _LETTERED = re.compile(r"(?:(?:choice|option)[ _-]?([A-Za-z])|([A-Z]))")
 
 def _lettered_columns(
@@ -128,7 +130,7 @@ def _lettered_columns(
     count = next((i for i, letter in enumerate(letters) if letter not in found), 26)
     return [found[letter] for letter in letters[:count]] if count > 1 else []
 
-# %% ../../nbs/data/07_own.ipynb #88670b24
+# %% ../../nbs/data/07_own.ipynb #6a07adff
 def _column_names(
     columns: dict, # the setting
     there: list, # names of columns that the data have
@@ -153,7 +155,7 @@ def _column_names(
                         f"`columns: {{{name}: {usual}}}`.")
     return names
 
-# %% ../../nbs/data/07_own.ipynb #343205e5
+# %% ../../nbs/data/07_own.ipynb #d4207622
 def _as_text(value): # a number as text; anything else as it is
     return str(value) if type(value) in (int, float) else value
 
@@ -161,20 +163,20 @@ def _absent(value) -> bool:
     "Whether a cell is empty: null, NaN or no text."
     return value is None or value == "" or isinstance(value, float) and math.isnan(value)
 
-# %% ../../nbs/data/07_own.ipynb #8d8b23f0
+# %% ../../nbs/data/07_own.ipynb #ba8e6cd2
 def _list_in(
     text: str,
     where: str, # file, record and field, for error messages
 ) -> list:
     "The list that a text writes, in JSON or as Python shows it."
-    for read in (json.loads, ast.literal_eval):
+    for read in (json.loads, ast.literal_eval) if text.lstrip().startswith("[") else ():
         try: found = read(text)
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError): continue
         if isinstance(found, (list, tuple)): return list(found)
     raise AresError(f"{where}: {shown_value(text)} is not a list; write it as "
                     '`["cat", "dog"]`, or take a column for each choice (A, B, C, ...).')
 
-# %% ../../nbs/data/07_own.ipynb #fb8a60ef
+# %% ../../nbs/data/07_own.ipynb #93a0437a
 def _own_choices(
     row: dict,
     columns: str | list | None, # that hold the choices
@@ -191,12 +193,13 @@ def _own_choices(
     value = row.get(columns) if columns else None
     if isinstance(value, str) and value: value = _list_in(value, f"{where}, field `{columns}`")
     if isinstance(value, dict) and isinstance(value.get("text"), list):
-        labels = value.get("label") or letters
-        return list(map(_as_text, value["text"])), list(map(str, labels))
+        labels = value.get("label")
+        labels = list(map(str, labels)) if isinstance(labels, list) and labels else letters
+        return list(map(_as_text, value["text"])), labels
     if _absent(value) or value == []: return [], letters
     return list(map(_as_text, value)) if isinstance(value, list) else value, letters
 
-# %% ../../nbs/data/07_own.ipynb #8d125d1c
+# %% ../../nbs/data/07_own.ipynb #47a81a26
 def _answer_index(
     value, # as in the data
     choices: list, labels: list, # of `_own_choices`
@@ -218,7 +221,7 @@ def _answer_index(
     if meant: return f"{said} could mean several choices; write it in another way (index, letter or text)"
     return f"{said} is not the index, the letter or the text of one of the {len(choices)} choices"
 
-# %% ../../nbs/data/07_own.ipynb #430cbaf6
+# %% ../../nbs/data/07_own.ipynb #17cda63a
 def _right_texts(
     value,
     where: str, # file, record and field, for error messages
@@ -230,7 +233,7 @@ def _right_texts(
     if fault: raise AresError(f"{where}: {fault}; write the right answer as a text.")
     return [text.strip() for text in texts] * 3
 
-# %% ../../nbs/data/07_own.ipynb #6c181367
+# %% ../../nbs/data/07_own.ipynb #1e27f7d8
 _URL = re.compile(r"[a-z][a-z0-9+.-]{1,9}://|data:", re.IGNORECASE)
 
 def _own_picture(value, column: str, folder: Path, where: str) -> Path | HubImage | None:
@@ -242,7 +245,7 @@ def _own_picture(value, column: str, folder: Path, where: str) -> Path | HubImag
                         "picture beside the data, and write the name of the file.")
     return _own_pictures({column: value}, [column], folder, where)[0]
 
-# %% ../../nbs/data/07_own.ipynb #17be365f
+# %% ../../nbs/data/07_own.ipynb #edbdeca0
 def _own_split(
     value,
     where: str, # file, record and field, for error messages
@@ -252,7 +255,7 @@ def _own_split(
     if split: return split
     raise AresError(f"{where}: {shown_value(value)} is not a split; write train, val or test.")
 
-# %% ../../nbs/data/07_own.ipynb #817001c0
+# %% ../../nbs/data/07_own.ipynb #cd92504c
 def _worded(
     fault: str, # of `_record_fault`: "field `x`: what is wrong"
     names: dict, # of `_column_names`
@@ -264,7 +267,7 @@ def _worded(
     if field != "choices": return f"{fault}; write a text"
     return f"{fault}; write a list of texts, or no column of choices for answers in words"
 
-# %% ../../nbs/data/07_own.ipynb #8e20f2f7
+# %% ../../nbs/data/07_own.ipynb #da4d53af
 def _checked_answer(
     value,
     choices: list, labels: list, # of `_own_choices`
@@ -277,7 +280,7 @@ def _checked_answer(
     if choices[index].strip(): return index
     raise AresError(f"{where}: the right choice is empty; write a text.")
 
-# %% ../../nbs/data/07_own.ipynb #c3e58448
+# %% ../../nbs/data/07_own.ipynb #f3dad908
 def _own_problem(
     row: tuple, # of `_own_rows`
     names: dict, # of `_column_names`
@@ -306,13 +309,13 @@ def _own_problem(
     return Problem(str(id), choices=choices, answer=answer, direct_answers=right, image=image, split=split,
                    with_picture=found.get("image") is not None, **texts)
 
-# %% ../../nbs/data/07_own.ipynb #2e62e4d3
+# %% ../../nbs/data/07_own.ipynb #49ca457d
 def _group(problem: Problem) -> str: # the same for all questions about one picture
     "What decides about the split of a problem: its picture, or else its id."
     if isinstance(problem.image, HubImage): return hashlib.sha256(problem.image.data()).hexdigest()
     return str(problem.image or problem.id)
 
-# %% ../../nbs/data/07_own.ipynb #40d00979
+# %% ../../nbs/data/07_own.ipynb #c174a857
 def _share(text: str) -> float: # 0 .. 1
     return int(hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:8], 16) / 16 ** 8
 
@@ -324,15 +327,16 @@ def _fill_splits(
     missing = [s for s in ("val", "test") if s not in given]
     if not missing or "train" not in given: return problems, []
     groups = [_group(p) if p.split == "train" else "" for p in problems]
-    shares = sorted((_share(g), g) for g in {*groups} - {""})
-    place = {}
-    for i, split in enumerate(missing, 1):
-        taken = [g for share, g in shares if share < i / 10 and g not in place]
-        taken = taken or [g for _, g in shares if g not in place][:1]
-        place |= dict.fromkeys(taken, split)
+    sizes, place = Counter(filter(None, groups)), {}
+    order = sorted(sizes, key=lambda g: (_share(g), g))
+    for split in missing:
+        count = 0
+        while order and count < max(1, round(sizes.total() / 10)):
+            place[order[0]], count = split, count + sizes[order[0]]
+            order.pop(0)
     return [replace(p, split=place.get(g, p.split)) for p, g in zip(problems, groups)], missing
 
-# %% ../../nbs/data/07_own.ipynb #ec0c9059
+# %% ../../nbs/data/07_own.ipynb #09d62a86
 @lru_cache
 def _note(sentence: str): print(sentence)
 
@@ -347,10 +351,10 @@ def _report_splits(problems: list, made: list, source: str | Path):
     "Print the splits that were made."
     counts = Counter(p.split for p in problems)
     sizes = ", ".join(f"{counts[s]:,} {s}" for s in ("train", "val", "test"))
-    if made: _note(f"{Path(source).name}: no split {' or '.join(made)}; it takes about a tenth of the train "
+    if made: _note(f"{Path(source).name}: no split {' or '.join(made)}; it takes a tenth of the train "
                    f"problems, by a hash of the id or the picture: {sizes}")
 
-# %% ../../nbs/data/07_own.ipynb #3cb9f4d3
+# %% ../../nbs/data/07_own.ipynb #e610f157
 @_hub_closed()
 def load_own(
     source: str | Path, # a file, a folder, or a hub name

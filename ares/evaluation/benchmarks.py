@@ -6,7 +6,7 @@
 __all__ = ['TEST_SETS', 'load_test_problems', 'table_categories', 'answer_table', 'Prediction', 'read_predictions',
            'predicted_answer', 'score_predictions']
 
-# %% ../../nbs/evaluation/03_benchmarks.ipynb #5d65136b
+# %% ../../nbs/evaluation/03_benchmarks.ipynb #8e9a4486
 import os
 from collections import Counter
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-# %% ../../nbs/evaluation/03_benchmarks.ipynb #1f02aa72
+# %% ../../nbs/evaluation/03_benchmarks.ipynb #b70ec117
 from ..core.io import *
 from ..core.statistics import mean_interval, wilson_interval
 from ..data.datasets import filter_supported, load_aokvqa, load_mmbench, load_mmmu, load_scienceqa
@@ -24,7 +24,7 @@ from ..data.problem import Problem
 from ..data.prompts import read_reply
 from .metrics import CATEGORIES
 
-# %% ../../nbs/evaluation/03_benchmarks.ipynb #57822060
+# %% ../../nbs/evaluation/03_benchmarks.ipynb #cb11d86e
 TEST_SETS = ("scienceqa", "aokvqa", "mmmu", "mmbench", "own")
 
 def load_test_problems(
@@ -46,7 +46,7 @@ def load_test_problems(
     if problems: return problems
     raise AresError(f"{clipped(source, 150)}: no test problems found; name a folder with some.")
 
-# %% ../../nbs/evaluation/03_benchmarks.ipynb #c0e6fb36
+# %% ../../nbs/evaluation/03_benchmarks.ipynb #25dc65d8
 def table_categories(
     name: str, # one of `TEST_SETS`
     problems: list, # of `Problem`
@@ -59,7 +59,7 @@ def table_categories(
         if 2 <= len(values) <= 30: return {v: member(field, v) for v in values} | {"all": lambda p: True}
     return {"all": lambda p: True}
 
-# %% ../../nbs/evaluation/03_benchmarks.ipynb #f4b40341
+# %% ../../nbs/evaluation/03_benchmarks.ipynb #f7e6c16a
 def _table_row(
     pairs: list, # of (problem, answer)
 ) -> dict:
@@ -78,7 +78,7 @@ def _table_row(
         "unread": sum(a is None for _, a in pairs),
     }
 
-# %% ../../nbs/evaluation/03_benchmarks.ipynb #d291b0ad
+# %% ../../nbs/evaluation/03_benchmarks.ipynb #7fa2b10c
 def answer_table(
     problems: list, # of `Problem`
     answers: list, # index of a choice, words, or None, one for each problem
@@ -91,13 +91,13 @@ def answer_table(
         if group: rows[name] = _table_row(group)
     return pd.DataFrame.from_dict(rows, orient="index")
 
-# %% ../../nbs/evaluation/03_benchmarks.ipynb #3db1108c
+# %% ../../nbs/evaluation/03_benchmarks.ipynb #c78acc9b
 class Prediction(NamedTuple):
     "What a file says about one problem."
     text: str = "" # the output of a model; may be empty
     choice: int | None = None # the index that the file states; None if it states none
 
-# %% ../../nbs/evaluation/03_benchmarks.ipynb #043ae3e4
+# %% ../../nbs/evaluation/03_benchmarks.ipynb #93551407
 def _prediction(value, where: str) -> Prediction:
     "A prediction in any of the forms that one problem can have."
     if type(value) is int: return Prediction(choice=value)
@@ -110,7 +110,7 @@ def _prediction(value, where: str) -> Prediction:
             return Prediction(text or "", choice if type(choice) is int else None)
     raise AresError(f"{where}: {shown_value(value)} is no prediction; write an index, a letter or a text.")
 
-# %% ../../nbs/evaluation/03_benchmarks.ipynb #c2494bfe
+# %% ../../nbs/evaluation/03_benchmarks.ipynb #6209273c
 def _test_order(
     source: str | Path, # the data set
     problems: list, # its test problems
@@ -124,7 +124,7 @@ def _test_order(
         return [id for id in found if id in wanted]
     return [p.id for p in problems]
 
-# %% ../../nbs/evaluation/03_benchmarks.ipynb #046d8564
+# %% ../../nbs/evaluation/03_benchmarks.ipynb #447b739d
 def _aligned(
     found: dict, # of a file: preds, perhaps labels
     order: list, # ids
@@ -145,7 +145,7 @@ def _aligned(
                             f"answer is {shown_value(problem.answer_text)}; the list has another order.")
     return {id: _prediction(value, f"{file}: problem {id}") for id, value in zip(order, preds)}
 
-# %% ../../nbs/evaluation/03_benchmarks.ipynb #4aac61fc
+# %% ../../nbs/evaluation/03_benchmarks.ipynb #8877dcf4
 _IDS = ("question_id", "id", "problem_id", "pid", "index")
 
 def _by_id(records: list, file: str | Path) -> dict: # id -> record
@@ -160,7 +160,7 @@ def _by_id(records: list, file: str | Path) -> dict: # id -> record
         found[str(id)] = record
     return found
 
-# %% ../../nbs/evaluation/03_benchmarks.ipynb #56b71445
+# %% ../../nbs/evaluation/03_benchmarks.ipynb #f51691b1
 def _all_predictions(
     file: str | Path, problems: list, source: str | Path, # see `read_predictions`
 ) -> dict: # id -> `Prediction`
@@ -175,7 +175,7 @@ def _all_predictions(
     found = {id: _prediction(v, f"{file}: problem {clipped(id, 60)}") for id, v in values.items()}
     return {id: p._replace(text=str(outputs.get(id) or p.text)) for id, p in found.items()}
 
-# %% ../../nbs/evaluation/03_benchmarks.ipynb #4c7f1042
+# %% ../../nbs/evaluation/03_benchmarks.ipynb #ca05b520
 def read_predictions(
     file: str | Path, # JSON or JSON lines, see above
     problems: list, # the test problems
@@ -188,7 +188,7 @@ def read_predictions(
     raise AresError(f"{file}: {len(missing):,} of {len(problems):,} problems have no prediction, for example "
                     f"{clipped(', '.join(missing[:8]), 90)}; add them (an empty text counts as wrong).")
 
-# %% ../../nbs/evaluation/03_benchmarks.ipynb #cba5c542
+# %% ../../nbs/evaluation/03_benchmarks.ipynb #e794fcd5
 def predicted_answer(
     prediction: Prediction,
     problem: Problem,
@@ -201,7 +201,7 @@ def predicted_answer(
         return problem.choices.index(prediction.text)
     return read_reply(prediction.text, problem)
 
-# %% ../../nbs/evaluation/03_benchmarks.ipynb #8a827c7b
+# %% ../../nbs/evaluation/03_benchmarks.ipynb #0ced7493
 def score_predictions(
     file: str | Path, # see `read_predictions`
     name: str, # one of `TEST_SETS`
