@@ -1,4 +1,6 @@
 "Your own questions: from a file to a trained student in one command, and one sentence for every fault."
+import io
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -49,7 +51,8 @@ def home(tmp_path_factory):
     (home/"my.yaml").write_text(PARAMS)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
-        assert main(["run", "my.yaml"]) == 0
+        with redirect_stdout(io.StringIO()) as said: assert main(["run", "my.yaml"]) == 0
+    assert "no split val or test" in said.getvalue() and "24 train, 3 val, 3 test" in said.getvalue()
     return home
 
 
@@ -112,3 +115,12 @@ def test_data_without_rationales_are_refused_before_a_student_is_made(tmp_path, 
     write_jsonl(tmp_path/"quiz.jsonl", half)
     check_gold(load_config(mine), load_splits(load_config(mine)))
     assert "train problems have neither rationale nor lecture" in capsys.readouterr().err
+
+
+def test_a_fault_in_the_data_stops_the_command_before_it_writes_anything(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_jsonl("quiz.jsonl", [quiz()[0] | dict(answer="C")])
+    Path("my.yaml").write_text(PARAMS)
+    assert main(["run", "my.yaml"]) == 1
+    assert "ares: quiz.jsonl, record 1, field `answer`: 'C' is not the index" in capsys.readouterr().err
+    assert not Path("runs").exists()
