@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'is_own', 'short_own', 'resolve_own', 'own_fault', 'own_file', 'OwnTeacher', 'MixedReward', 'try_own',
-           'keep_or_check_code']
+           'new_code', 'keep_code']
 
 # %% ../../nbs/teachers/08_own.ipynb #96ed30f0
-import importlib.util, math, os, sys, traceback
+import importlib.util, math, os, shutil, sys, traceback
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -225,21 +225,28 @@ def try_own(
     teacher.compare(problem, text, text)
 
 # %% ../../nbs/teachers/08_own.ipynb #17b7f340
-def keep_or_check_code(
+def new_code(
     names: list, # of own code
-    folder: Path, # for the copies; made when missing
-):
-    "Copy the files of a new run; for an existing run, check that they have not changed."
-    files = {own_file(name): None for name in names}
+    folder: Path, # of the run's copies
+) -> list: # files
+    "The files that a run has no copy of; raises an error if one has changed since its copy was made."
+    files = list({own_file(name): None for name in names})
     stems = [file.stem for file in files]
     twice = next((stem for stem in stems if stems.count(stem) > 1), None)
     if twice: raise AresError(f"{twice}.py: two files of this name hold teachers or rewards; rename one.")
-    for file in files:
-        copy, content = folder/file.name, file.read_bytes()
-        if not copy.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(content)
-        if copy.read_bytes() != content:
-            raise AresError(f"{shown_name(file, 60)}: has changed since this run was started; start another run "
-                            f"(`--name`), restore it from {shown_name(copy, 60)}, or remove that copy to "
+    copies = {file: folder/file.name for file in files}
+    for file, copy in copies.items():
+        if copy.exists() and copy.read_bytes() != file.read_bytes():
+            raise AresError(f"{shown_name(file, 60)}: has changed since this run was started; start another "
+                            f"run (`--name`), restore it from {shown_name(copy, 60)}, or remove that copy to "
                             "continue with the changed file.")
+    return [file for file, copy in copies.items() if not copy.exists()]
+
+def keep_code(
+    files: list, # of `new_code`
+    folder: Path, # for the copies; made when missing
+):
+    "Copy files of own code into a run."
+    for file in files:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, folder/file.name)
