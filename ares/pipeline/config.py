@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RUNTIME_FIELDS', 'CHOICES', 'AT_LEAST_ONE', 'POSITIVE', 'SHARES', 'NOT_NEGATIVE', 'OFFLINE', 'SLOW', 'DataSettings',
            'TeacherSettings', 'TrainingSettings', 'ARESConfig', 'refuse_unknown', 'typed', 'asked_models',
-           'check_teachers', 'check_sampler', 'check_config', 'bfloat16_slowdown', 'say', 'warn_slow', 'load_config',
-           'notebook_config']
+           'check_teachers', 'own_names', 'check_sampler', 'check_config', 'bfloat16_slowdown', 'say', 'warn_slow',
+           'load_config', 'notebook_config']
 
 # %% ../../nbs/pipeline/02_config.ipynb #d7dba811
 import difflib, importlib.util, math, os, re, sys, timeit, typing, unicodedata
@@ -27,6 +27,7 @@ from ..students.vlm import VLM_SIZES
 from ..teachers.ledger import model_facts
 from ..teachers.sender import url_fault
 from ..teachers.llm import TEACHERS, check_model, default_model
+from ..teachers.own import is_own, own_fault, resolve_own
 from ..training.rewards import CUT_OFFS, FEEDBACKS
 from ..training.ppo import SCHEDULES
 from .parameter_files import read_parameters
@@ -74,8 +75,11 @@ class _StudentSettings(_ProblemSettings):
     chat_template_kwargs: dict = field(default_factory=dict)
     max_prompt_tokens: int = 512 # longer prompts are cut (paper)
     max_new_tokens: int = 512 # longer rationales are cut off (paper)
-    # "facts" for embedded problems, "reference" for real ones; "claude", "openai" or "local" for both
+    # "facts" for embedded problems, "reference" for real ones; "claude", "openai" or "local" for both;
+    # or code of yours, as my_file.py:Name (nbs/teachers/08_own.ipynb)
     teacher: str = "facts"
+    # scores as a weighted mean, e.g. {my_file.py:short: 0.3, facts: 0.7}; {} for the teacher's own
+    reward: dict = field(default_factory=dict)
     # what corrections may use, and what a language model sees: "form", "answer" or "facts"
     teacher_knowledge: str = "answer"
     teacher_noise: float = 0.0 # share of an offline teacher's scores that is flipped
@@ -109,6 +113,8 @@ class TeacherSettings(DataSettings):
     judge_model: str = "" # as `teacher_model`; "" for gpt-4o with "openai" (paper)
     judge_base_url: str = "" # a chat-completions endpoint, for "openai"
     judge_sees_answer: bool = True # the judge sees the right answer
+    # text, or a file (.md, .txt), that is added to the instructions of every language model
+    rubric: str = ""
     rationales_per_request: int = 4 # rationales of one problem scored together; 1 as in the paper
     ledger: str = "" # file that keeps the replies; "" for ledger.sqlite in the run's folder
     # --- no effect on the answers
@@ -423,7 +429,7 @@ def asked_models(
 ) -> dict: # setting ("teacher", "judge") -> (name, model), those that are language models
     "The language models of a run."
     named = {"teacher": (config.teacher, config.teacher_model), "judge": (config.judge, config.judge_model)}
-    found = {role: pair for role, pair in named.items() if pair[0] and pair[0] not in OFFLINE}
+    found = {role: pair for role, pair in named.items() if pair[0] in _DEFAULT_MODELS}
     return {role: (name, model or _DEFAULT_MODELS[name]()) for role, (name, model) in found.items()}
 
 # %% ../../nbs/pipeline/02_config.ipynb #6b6a417a
@@ -446,7 +452,35 @@ def check_teachers(
         priced = name == "local" or config.judge_base_url or listed
         need("prices", priced or not config.budget_usd,
              f"given for {shown_name(model)}, whose price is not in the table, when there is a budget_usd")
-    need("teacher_noise", not config.teacher_noise or config.teacher in OFFLINE, "0 for a language model")
+    need("teacher_noise", not config.teacher_noise or config.teacher in OFFLINE,
+         "0 for a language model, and for code of yours")
+    need("rubric", not config.rubric or asked_models(config),
+         "empty where neither teacher nor judge is a language model, which would read it")
+
+# %% ../../nbs/pipeline/02_config.ipynb #411d2618
+def own_names(config: ARESConfig) -> list:
+    "The names of the user's own code among the settings."
+    named = [config.teacher, config.judge, *config.reward]
+    return [name for name in dict.fromkeys(named) if is_own(name)]
+
+def _check_own(
+    config: ARESConfig, need, # of `check_config`
+    need_file: bool, # False: the files may be on another machine
+):
+    "Raise an error if a name of own code cannot work, or a reward has a wrong part."
+    for role in ("teacher", "judge"):
+        name = getattr(config, role)
+        fault = own_fault(name, need_file) if is_own(name) else ""
+        need(role, not fault, fault)
+    for name, weight in config.reward.items():
+        known = isinstance(name, str) and (is_own(name) or name in (*OFFLINE, config.teacher))
+        need("reward", known, "`name: weight`, where each name is my_file.py:Name, facts, reference, or the "
+             "`teacher` of the run")
+        need("reward", _is_number(weight) and weight > 0, "`name: weight`, where each weight is above 0")
+        fault = own_fault(name, need_file) if is_own(name) else ""
+        need("reward", not fault, fault)
+    need("reward", "facts" not in config.reward or config.problems == "embedded",
+         "without `facts` for real problems, whose facts no program knows")
 
 # %% ../../nbs/pipeline/02_config.ipynb #66850d00
 def check_sampler(config: ARESConfig, need): # see `check_teachers`
@@ -540,7 +574,9 @@ def check_config(
          "with `load_mmmu` and `load_mmbench` of ares.data.datasets)")
     for name, allowed in CHOICES.items():
         words = ", ".join(word or "empty" for word in allowed)
-        need(name, getattr(config, name) in allowed, f"one of {words}")
+        own = name in ("teacher", "judge") and is_own(getattr(config, name))
+        need(name, own or getattr(config, name) in allowed, f"one of {words}")
+    _check_own(config, need, need_data)
     _check_numbers(config, need)
     if isinstance(config.student, dict): _check_student(config.student, source)
     _check_method(config, need)
@@ -586,6 +622,27 @@ def warn_slow(
         f"on this processor, which has no instructions for it; set `{name}: {quick}`, "
         "or take another machine.")
 
+# %% ../../nbs/pipeline/02_config.ipynb #f03fda5e
+def _rubric_text(rubric: str, folder: str | Path) -> str:
+    "The text of a rubric, which may be in a file."
+    if "\n" in rubric or not rubric.endswith((".md", ".txt")): return rubric
+    path = Path(folder)/Path(rubric).expanduser()
+    text = read_text(path).strip()
+    if text: return text
+    raise AresError(f"{shown_name(path)}: is empty; write down what you want from a rationale.")
+
+def _resolved(
+    values: dict, # settings as they were given
+    folder: str | Path, # where relative paths begin
+) -> dict:
+    "Settings with absolute paths of own code, and with the text of a rubric."
+    def full(name): return resolve_own(name, folder) if isinstance(name, str) else name
+    changed = {role: full(values[role]) for role in ("teacher", "judge") if role in values}
+    if isinstance(values.get("reward"), dict):
+        changed["reward"] = {full(name): weight for name, weight in values["reward"].items()}
+    if isinstance(values.get("rubric"), str): changed["rubric"] = _rubric_text(values["rubric"], folder)
+    return values | changed
+
 # %% ../../nbs/pipeline/02_config.ipynb #615e6cf7
 def load_config(
     source: str | Path | dict, # a YAML file, a run's config.json, or a mapping
@@ -598,7 +655,9 @@ def load_config(
         raise AresError("settings: expected a parameter file or a mapping of settings, "
                         f"not {shown_value(source)}.")
     name = "settings" if isinstance(source, dict) else shown_name(source)
-    values = (source if isinstance(source, dict) else read_parameters(source)) | overrides
+    values = source if isinstance(source, dict) else read_parameters(source)
+    values = _resolved(values, "" if isinstance(source, dict) else Path(source).parent)
+    values |= _resolved(overrides, "")
     refuse_unknown(values, name)
     settings = {key: typed(key, value, name) for key, value in values.items()}
     config = check_config(ARESConfig(**settings), name, need_data=need_data)
