@@ -2,9 +2,10 @@
 import os, subprocess, sys
 from pathlib import Path
 
+import papermill
 import pytest
 
-from conftest import results_of
+from conftest import ROOT, results_of
 from ares.core.io import AresError, read_jsonl
 from ares.data.sentences import sentences_of
 from ares.pipeline.config import load_config
@@ -94,3 +95,21 @@ def test_a_sweep_compares_rewards(project, monkeypatch):
     assert again.reward == {full: 1}
     with pytest.raises(AresError, match="`reward` must be in a file that exists"):
         load_config("own.yaml", reward={"other.py:short": 1})
+
+
+def test_the_page_with_an_own_reward_runs(tmp_path):
+    overrides = dict(
+        train_problems=32, gold_problems=32, val_problems=8, test_problems=12, baseline_epochs=2, method="rl",
+        rounds=1, collections=2, collect_problems=4, ppo_epochs=1, max_new_tokens=24,
+        answer_model="conclusion",
+    )
+    done = papermill.execute_notebook(
+        str(ROOT/"nbs"/"learn"/"07_your_experiment.ipynb"), str(tmp_path/"out.ipynb"),
+        dict(params=str(ROOT/"params"/"smoke.yaml"), home=str(tmp_path/"runs"), overrides=overrides),
+        progress_bar=False, extra_arguments=["--log-level=ERROR"], cwd=str(tmp_path),
+    )
+    shown = "".join(str(cell.get("outputs", [])) for cell in done.cells)
+    for name in ("baseline", "trained with facts", "trained with short", "trained with both"):
+        assert name in shown
+    assert (tmp_path/"runs"/"short"/"code"/"my_reward.py").exists()
+    assert not (tmp_path/"runs"/"facts"/"code").exists()

@@ -92,16 +92,25 @@ def _complaint(
     return AresError(f"{short_own(name)}: {what} ({why}{line}); mend {shown_name(file, 60)}.")
 
 # %% ../../nbs/teachers/08_own.ipynb #fa6fbbb2
-def _module_of(name: str, file: Path) -> ModuleType: # `file` from `own_file`
-    "Run the file of a name."
+@lru_cache
+def _run_file(
+    file: Path,
+    content: bytes, # of the file
+) -> ModuleType:
+    "A module made of a file."
+    module = ModuleType(f"own_{file.stem}")
+    module.__file__ = str(file)
+    sys.modules[module.__name__] = module
+    exec(compile(content, str(file), "exec"), module.__dict__)
+    return module
+
+def _module_of(
+    name: str, file: Path, # of own code
+    content: bytes, # of the file
+) -> ModuleType:
+    "The module of a name."
     place, _ = _parts(name)
-    try:
-        if not _is_file(place): return importlib.import_module(place)
-        module = ModuleType(f"own_{file.stem}")
-        module.__file__ = str(file)
-        sys.modules[module.__name__] = module
-        exec(compile(file.read_bytes(), str(file), "exec"), module.__dict__)
-        return module
+    try: return _run_file(file, content) if _is_file(place) else importlib.import_module(place)
     except (Exception, SystemExit) as e: raise _complaint(name, file, "cannot be imported", e) from e
 
 # %% ../../nbs/teachers/08_own.ipynb #34a724bd
@@ -126,7 +135,7 @@ def _made(name: str, file: Path, module: ModuleType): # an object with some of `
 @lru_cache
 def _load_version(name: str, file: Path, content: bytes): # content: of the file, so that a change is seen
     "The object of one version of a file."
-    return _made(name, file, _module_of(name, file))
+    return _made(name, file, _module_of(name, file, content))
 
 def _load_own(name: str): # of own code
     "The object that a name means; one for each version of its file."
