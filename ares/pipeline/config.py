@@ -385,7 +385,10 @@ _SEEDS, _COUNTS = 2**32, 2**31 # seeds and other whole numbers are below these
 _EMBEDDED = 1_000_000 # the most embedded problems of a split
 
 # %% ../../nbs/pipeline/02_config.ipynb #f31185e3
-def _rule_fault(rules, value) -> str: # of a field's metadata; what the value must be, "" when nothing is wrong
+def _rule_fault(
+    rules, # of a field's metadata
+    value,
+) -> str: # what it must be; "" when nothing is wrong
     "What is wrong with a value by the rules of its field."
     low, above, high = rules["low"], rules["above"], rules["high"]
     if rules["choices"]:
