@@ -18,7 +18,6 @@ from ..data.datasets import filter_supported, is_hub_name
 from ..data.own import columns_fault
 from ..data.prompts import rationale_target
 from ..data.vision import with_features
-from ..training.rollouts import Rollout
 from ..evaluation.benchmarks import TEST_SETS, answer_table, load_test_problems, table_categories
 from ..evaluation.judge import ConclusionJudge, win_rate
 from ..evaluation.metrics import failure_signatures, rationale_metrics
