@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['shown_splits', 'load_splits', 'check_gold', 'shown_width', 'student_ways', 'lora_settings', 'make_student',
-           'load_trained', 'ledger_path', 'llm_settings', 'make_teacher', 'make_judge', 'check_keys', 'ppo_config',
-           'sft_config', 'make_sampler']
+           'load_trained', 'ledger_path', 'llm_settings', 'offline_name', 'make_teacher', 'make_judge', 'check_keys',
+           'try_own_code', 'ppo_config', 'sft_config', 'make_sampler']
 
 # %% ../../nbs/pipeline/03_build.ipynb #8db849e5
 from dataclasses import replace
@@ -25,10 +25,11 @@ from ..students.loading import load_student
 from ..students.vllm import VLLMSampler
 from ..teachers.sender import server_note
 from ..teachers.llm import check_key, load_teacher
+from ..teachers.own import MixedReward, OwnTeacher, is_own, try_own
 from ..training.ppo import PPOConfig
 from ..training.sft import SFTConfig
 from ..training.answers import add_adapter, freeze_vision
-from .config import ARESConfig, OFFLINE, asked_models, say
+from .config import ARESConfig, OFFLINE, asked_models, own_names, say
 
 # %% ../../nbs/pipeline/03_build.ipynb #efc6c342
 def shown_splits(
@@ -159,7 +160,7 @@ def ledger_path(
 
 # %% ../../nbs/pipeline/03_build.ipynb #4c528f8a
 _LLM_FIELDS = """rationales_per_request requests_per_minute tokens_per_minute concurrency request_timeout
-    batch_wait_minutes batch_poll_seconds budget_usd budget_calls prices""".split()
+    batch_wait_minutes batch_poll_seconds budget_usd budget_calls prices rubric""".split()
 
 def llm_settings(
     config: ARESConfig,
@@ -173,6 +174,25 @@ def llm_settings(
     return settings | dict(path=ledger_path(config, run), send=config.teacher_send, stage=stage)
 
 # %% ../../nbs/pipeline/03_build.ipynb #50260644
+def offline_name(config: ARESConfig) -> str: # a key of `TEACHERS`
+    "The offline teacher that fits the problems of a run."
+    return "facts" if config.problems == "embedded" else "reference"
+
+def _named_teacher(
+    config: ARESConfig,
+    name: str, # a key of `TEACHERS`, or own code
+    run: str | Path = "", stage: str = "", noise: bool = False, # see `make_teacher`
+): # a `Teacher`
+    "The teacher of that name."
+    knowledge = config.teacher_knowledge
+    if is_own(name): return OwnTeacher(name, _named_teacher(config, offline_name(config)))
+    if name in OFFLINE:
+        own = dict(similarity=config.similarity) if name == "reference" else {}
+        noise = config.teacher_noise if noise else 0.0
+        return load_teacher(name, knowledge=knowledge, noise=noise, seed=config.seed, **own)
+    settings = llm_settings(config, name, run, stage)
+    return load_teacher(name, **settings, model=config.teacher_model, knowledge=knowledge)
+
 def make_teacher(
     config: ARESConfig,
     run: str | Path = "", # folder of the run, for the replies of a language model, unless `ledger` is set
@@ -180,13 +200,13 @@ def make_teacher(
     noise: bool = True, # False for measurements
 ): # a `Teacher`
     "The teacher of a run."
-    name, knowledge = config.teacher, config.teacher_knowledge
-    if name in OFFLINE:
-        own = dict(similarity=config.similarity) if name == "reference" else {}
-        noise = config.teacher_noise if noise else 0.0
-        return load_teacher(name, knowledge=knowledge, noise=noise, seed=config.seed, **own)
-    settings = llm_settings(config, name, run, stage)
-    return load_teacher(name, **settings, model=config.teacher_model, knowledge=knowledge)
+    def named(name): return _named_teacher(config, name, run, stage, noise)
+    teacher = named(config.teacher)
+    if not config.reward: return teacher
+    # in the order of their names, since the order of a sum changes its last digit
+    parts = [(teacher if name == config.teacher else named(name), weight)
+             for name, weight in sorted(config.reward.items())]
+    return MixedReward(teacher, parts)
 
 # %% ../../nbs/pipeline/03_build.ipynb #aaaab086
 def make_judge(
@@ -196,6 +216,7 @@ def make_judge(
     "The judge that compares the rationales of a run."
     name, model = config.judge, config.judge_model
     if not name: name, model = config.teacher, config.teacher_model
+    if is_own(name): return _named_teacher(config, name)
     if name in OFFLINE:
         return load_teacher(name, **(dict(similarity=config.similarity) if name == "reference" else {}))
     knowledge = "answer" if config.judge_sees_answer else "form"
@@ -212,6 +233,14 @@ def check_keys(
         if name != "openai": continue
         if config.judge_base_url: say(server_note(config.judge_base_url))
         else: check_key("openai", f"{role}: openai")
+
+# %% ../../nbs/pipeline/03_build.ipynb #09b16a9b
+def try_own_code(config: ARESConfig):
+    "Call the user's own code once; raises an error if an answer cannot be used."
+    names = own_names(config)
+    if not names: return
+    problem = load_splits(config)["train"][0]
+    for name in names: try_own(_named_teacher(config, name), problem)
 
 # %% ../../nbs/pipeline/03_build.ipynb #b989e043
 def ppo_config(config: ARESConfig) -> PPOConfig:

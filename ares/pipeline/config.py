@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'RUNTIME_FIELDS', 'OFFLINE', 'SLOW', 'setting', 'ARESConfig', 'settings_help', 'config_diff',
-           'refuse_unknown', 'typed', 'asked_models', 'check_teachers', 'check_sampler', 'check_config',
+           'refuse_unknown', 'typed', 'asked_models', 'check_teachers', 'own_names', 'check_sampler', 'check_config',
            'bfloat16_slowdown', 'say', 'warn_slow', 'load_config', 'notebook_config']
 
 # %% ../../nbs/pipeline/02_config.ipynb #d7dba811
@@ -16,6 +16,7 @@ from pathlib import Path
 # %% ../../nbs/pipeline/02_config.ipynb #bf7f0854
 from ..core.io import *
 from ..students.sizes import check_sizes, is_number
+from ..teachers.own import is_own, own_fault, resolve_own
 from .parameter_files import read_parameters
 
 # %% ../../nbs/pipeline/02_config.ipynb #3e415584
@@ -24,10 +25,11 @@ def setting(
     help: str, # one line
     *, choices: tuple = (), # the words that it takes
     low=None, above=None, high=None, # bounds of a number: at least, more than, at most
+    own: bool = False, # also takes a name of own code, see `is_own`
     runtime: bool = False, # has no effect on the answers: it may change between two starts of a run
 ): # a dataclass field
     "A setting with its help and its rules."
-    rules = dict(help=help, choices=choices, low=low, above=above, high=high, runtime=runtime)
+    rules = dict(help=help, choices=choices, low=low, above=above, high=high, own=own, runtime=runtime)
     value = dict(default_factory=dict) if default is dict else dict(default=default)
     return field(**value, metadata=rules)
 
@@ -85,7 +87,11 @@ class _StudentSettings(_ProblemSettings):
     max_new_tokens: int = setting(512, "longer rationales are cut off (paper)", low=1)
     teacher: str = setting("facts",
         '"facts" for embedded problems, "reference" for real ones; "claude", "openai" or "local" for '
-        "both", choices=("facts", "reference", "claude", "openai", "local"))
+        "both; or code of yours (nbs/teachers/08_own.ipynb)",
+        choices=("facts", "reference", "claude", "openai", "local"), own=True)
+    reward: dict = setting(dict,
+        "sentence scores as a weighted mean, for example {my_file.py:short: 0.3, facts: 0.7}; {} for the "
+        "scores of `teacher`, which always corrects")
     teacher_knowledge: str = setting("answer",
         'what corrections may use, and what a language model sees: "form", "answer" or "facts"',
         choices=("form", "answer", "facts"))
@@ -125,10 +131,13 @@ class _TeacherSettings(_MachineSettings):
         '"" for the newest Haiku that the SDK knows; a name, folder or .gguf file for "local"')
     judge: str = setting("",
         "compares rationales: \"\" for the teacher itself, or any teacher's name",
-        choices=("", "facts", "reference", "claude", "openai", "local"))
+        choices=("", "facts", "reference", "claude", "openai", "local"), own=True)
     judge_model: str = setting("", 'as `teacher_model`; "" for gpt-4o with "openai" (paper)')
     judge_base_url: str = setting("", 'a chat-completions endpoint, for "openai"')
     judge_sees_answer: bool = setting(True, "the judge sees the right answer")
+    rubric: str = setting("",
+        "what you want from a rationale: a text, or a file (.md, .txt); added to the instructions of every "
+        "language model")
     rationales_per_request: int = setting(4,
         "rationales of one problem scored together; 1 as in the paper", low=1)
     ledger: str = setting("", "file that keeps the replies; \"\" for ledger.sqlite in the run's folder")
@@ -284,7 +293,9 @@ RUNTIME_FIELDS = [f.name for f in fields(ARESConfig) if f.metadata["runtime"]]
 # %% ../../nbs/pipeline/02_config.ipynb #a70af7c2
 def _range_text(rules) -> str: # of a field's metadata
     "The values that a setting takes, in words; empty when its type says all."
-    if rules["choices"]: return ", ".join(word or '""' for word in rules["choices"])
+    if rules["choices"]:
+        words = ", ".join(word or '""' for word in rules["choices"])
+        return f"{words}, my_file.py:Name" if rules["own"] else words
     if rules["above"] is not None: return f"above {rules['above']}"
     if rules["high"] is not None: return f"{rules['low']} to {rules['high']}"
     return f"{rules['low']} or more" if rules["low"] is not None else ""
@@ -384,7 +395,8 @@ def _rule_fault(
     low, above, high = rules["low"], rules["above"], rules["high"]
     if rules["choices"]:
         words = ", ".join(word or "empty" for word in rules["choices"])
-        return "" if value in rules["choices"] else f"one of {words}"
+        known = value in rules["choices"] or rules["own"] and is_own(value)
+        return "" if known else f"one of {words}" + (", or my_file.py:Name" if rules["own"] else "")
     if above is not None: return "" if value > above else f"above {above}"
     if high is not None: return "" if low <= value <= high else f"between {low} and {high}"
     if low is None or value >= low: return ""
@@ -412,6 +424,7 @@ def _check_prices(config: ARESConfig, need): # `need` as in `check_config`
 
 # %% ../../nbs/pipeline/02_config.ipynb #d0c11f21
 OFFLINE = ("facts", "reference")
+_LANGUAGE_MODELS = ("claude", "openai", "local")
 
 def _default_model(name: str) -> str: # of a teacher
     "The model that is asked when none is named; empty for `local`, which has no default."
@@ -424,7 +437,7 @@ def asked_models(
 ) -> dict: # setting ("teacher", "judge") -> (name, model), those that are language models
     "The language models of a run."
     named = {"teacher": (config.teacher, config.teacher_model), "judge": (config.judge, config.judge_model)}
-    found = {role: pair for role, pair in named.items() if pair[0] and pair[0] not in OFFLINE}
+    found = {role: pair for role, pair in named.items() if pair[0] in _LANGUAGE_MODELS}
     return {role: (name, model or _default_model(name)) for role, (name, model) in found.items()}
 
 # %% ../../nbs/pipeline/02_config.ipynb #6b6a417a
@@ -439,9 +452,12 @@ def check_teachers(
 ):
     "Raise an error if a language model cannot be used with these settings."
     _check_prices(config, need)
-    need("teacher_noise", not config.teacher_noise or config.teacher in OFFLINE, "0 for a language model")
+    need("teacher_noise", not config.teacher_noise or config.teacher in OFFLINE,
+         "0 for a language model, and for code of yours")
     if config.judge_base_url: _check_address(config.judge_base_url)
     models = asked_models(config)
+    need("rubric", models or not config.rubric,
+         "empty where neither teacher nor judge is a language model, which would read it")
     if not models: return
     from ares.teachers.ledger import model_facts  # seconds, which a run without a language model does without
     from ares.teachers.llm import check_model
@@ -457,6 +473,31 @@ def check_teachers(
         priced = name == "local" or config.judge_base_url or listed
         need("prices", priced or not config.budget_usd,
              f"given for {shown_name(model)}, whose price is not in the table, when there is a budget_usd")
+
+# %% ../../nbs/pipeline/02_config.ipynb #411d2618
+def own_names(config: ARESConfig) -> list:
+    "The names of the user's own code among the settings."
+    named = [config.teacher, config.judge, *config.reward]
+    return [name for name in dict.fromkeys(named) if is_own(name)]
+
+def _check_own(
+    config: ARESConfig, need, # of `check_config`
+    need_file: bool, # False: the files may be on another machine
+):
+    "Raise an error if a name of own code cannot work, or a reward has a wrong part."
+    for role in ("teacher", "judge"):
+        name = getattr(config, role)
+        fault = own_fault(name, need_file) if is_own(name) else ""
+        need(role, not fault, fault)
+    for name, weight in config.reward.items():
+        known = isinstance(name, str) and (is_own(name) or name in (*OFFLINE, config.teacher))
+        need("reward", known, "`name: weight`, where each name is my_file.py:Name, facts, reference, or the "
+             "`teacher` of the run")
+        need("reward", is_number(weight) and weight > 0, "`name: weight`, where each weight is above 0")
+        fault = own_fault(name, need_file) if is_own(name) else ""
+        need("reward", not fault, fault)
+    need("reward", "facts" not in config.reward or config.problems == "embedded",
+         "without `facts` for real problems, whose facts no program knows")
 
 # %% ../../nbs/pipeline/02_config.ipynb #66850d00
 def check_sampler(config: ARESConfig, need): # see `check_teachers`
@@ -570,6 +611,7 @@ def check_config(
          "a data set with a train split (mmmu and mmbench have none; a trained student is evaluated on them "
          "with `load_mmmu` and `load_mmbench` of ares.data.datasets)")
     _check_fields(config, need)
+    _check_own(config, need, need_data)
     if isinstance(config.student, dict): check_sizes(config.student, source)
     _check_method(config, need)
     _check_data(config, need, need_data)
@@ -615,6 +657,27 @@ def warn_slow(
         f"on this processor, which has no instructions for it; set `{name}: {quick}`, "
         "or take another machine.")
 
+# %% ../../nbs/pipeline/02_config.ipynb #f03fda5e
+def _rubric_text(rubric: str, folder: str | Path) -> str:
+    "The text of a rubric, which may be in a file."
+    if "\n" in rubric or not rubric.endswith((".md", ".txt")): return rubric
+    path = Path(folder)/Path(rubric).expanduser()
+    text = read_text(path).strip()
+    if text: return text
+    raise AresError(f"{shown_name(path)}: is empty; write down what you want from a rationale.")
+
+def _resolved(
+    values: dict, # settings as they were given
+    folder: str | Path, # where relative paths begin
+) -> dict:
+    "Settings with absolute paths of own code, and with the text of a rubric."
+    def full(name): return resolve_own(name, folder) if isinstance(name, str) else name
+    changed = {role: full(values[role]) for role in ("teacher", "judge") if role in values}
+    if isinstance(values.get("reward"), dict):
+        changed["reward"] = {full(name): weight for name, weight in values["reward"].items()}
+    if isinstance(values.get("rubric"), str): changed["rubric"] = _rubric_text(values["rubric"], folder)
+    return values | changed
+
 # %% ../../nbs/pipeline/02_config.ipynb #615e6cf7
 def load_config(
     source: str | Path | dict, # a YAML file, a run's config.json, or a mapping
@@ -627,7 +690,9 @@ def load_config(
         raise AresError("settings: expected a parameter file or a mapping of settings, "
                         f"not {shown_value(source)}.")
     name = "settings" if isinstance(source, dict) else shown_name(source)
-    values = (source if isinstance(source, dict) else read_parameters(source)) | overrides
+    values = source if isinstance(source, dict) else read_parameters(source)
+    values = _resolved(values, "" if isinstance(source, dict) else Path(source).parent)
+    values |= _resolved(overrides, "")
     refuse_unknown(values, name)
     settings = {key: typed(key, value, name) for key, value in values.items()}
     config = check_config(ARESConfig(**settings), name, need_data=need_data)
