@@ -1,115 +1,126 @@
-"A reward of the user's own, from a file and a line of a parameter file to the report."
-import os, subprocess, sys
+"Your own questions: from a file to a trained student in one command, and one sentence for every fault."
+import io
+from contextlib import redirect_stdout
 from pathlib import Path
 
-import papermill
 import pytest
 
-from conftest import ROOT, results_of
-from ares.core.io import AresError, read_jsonl
-from ares.data.sentences import sentences_of
+from ares.__main__ import main
+from ares.core.io import AresError, read_json, read_jsonl, write_jsonl
+from ares.pipeline.build import check_gold, load_splits
 from ares.pipeline.config import load_config
-from ares.pipeline.sweep import sweep_configs
+from ares.pipeline.notebooks import execute_notebook
 
-ARES = Path(sys.executable).parent/"ares"
-REWARD = """
-def short(problem, sentences):
-    "The fewer words, the higher the score."
-    return [1 / len(s.split()) for s in sentences]
-"""
-PARAMS = """
-train_problems: 32
-val_problems: 8
-test_problems: 12
-student: {d_model: 32, d_ff: 64, num_layers: 1, num_decoder_layers: 1, num_heads: 2, vocab_size: 600}
+PARAMS = """problems: own
+data: quiz.jsonl
+teacher: reference
+answer_model: conclusion
+student: {d_model: 32, d_ff: 64, num_layers: 1, num_decoder_layers: 1, num_heads: 2, vocab_size: 400}
 max_new_tokens: 24
-device: cpu
-seed: 0
 baseline_lr: 1.0e-2
-baseline_epochs: 3
-baseline_batch_size: 16
-method: rl
+baseline_epochs: 4
 rounds: 1
 collections: 2
 collect_problems: 8
-num_samples: 2
-rl_lr: 1.0e-3
 ppo_epochs: 1
-rl_batch_size: 16
-rl_grad_accum: 1
-answer_model: conclusion
-reward: {my_reward.py:short: 1}
+sft_epochs: 1
+device: cpu
 """
 
 
-@pytest.fixture
-def project(tmp_path):
-    "A folder with a reward and a parameter file, and another one in which the command is called."
-    (tmp_path/"project").mkdir()
-    (tmp_path/"elsewhere").mkdir()
-    (tmp_path/"project"/"my_reward.py").write_text(REWARD)
-    (tmp_path/"project"/"own.yaml").write_text(PARAMS)
-    return tmp_path/"project"
+def quiz(n=30):
+    "Questions about numbers."
+    numbers = [(i, i + 1 + i % 5) for i in range(n)]
+    return [
+        dict(
+            question="Which number is larger?",
+            hint=f"{a} and {b}",
+            choices=[str(a), str(b)],
+            answer="B",
+            rationale=f"{b} comes after {a}. So the answer is {b}.",
+        )
+        for a, b in numbers
+    ]
 
 
-def ares(project, *words):
-    "Call the command in the other folder."
-    return subprocess.run([str(ARES), *words], cwd=project.parent/"elsewhere", capture_output=True, text=True,
-                          env=os.environ | dict(OMP_NUM_THREADS="1"))
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    "A folder with thirty questions, and what one command makes of them."
+    home = tmp_path_factory.mktemp("own")
+    write_jsonl(home/"quiz.jsonl", quiz())
+    (home/"my.yaml").write_text(PARAMS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        with redirect_stdout(io.StringIO()) as said: assert main(["run", "my.yaml"]) == 0
+    assert "no split val or test" in said.getvalue() and "24 train, 3 val, 3 test" in said.getvalue()
+    return home
 
 
-def test_a_reward_in_a_file_trains_a_student(project):
-    done = ares(project, "run", "../project/own.yaml")
-    assert done.returncode == 0, done.stderr
-    run = project.parent/"elsewhere"/"runs"/"own"
-    assert (run/"code"/"my_reward.py").read_text() == REWARD
-    for stage, record in results_of(run).items():  # each stage was made by the kernel of a notebook
-        scores = []
-        for line in read_jsonl(run/stage/"rationales.jsonl"):
-            assert line["scores"] == [1 / len(s.split()) for s in sentences_of(line["text"])]
-            scores += line["scores"]
-        assert record["sentence_score"] == pytest.approx(sum(scores) / len(scores), abs=1e-4)
-    assert "my_reward.py:short" in (run/"report.html").read_text()
-
-    (project/"my_reward.py").write_text(REWARD.replace("1 /", "0.5 /"))
-    changed = ares(project, "run", "own")
-    assert changed.returncode == 1 and "Traceback" not in changed.stderr
-    assert "my_reward.py: has changed since this run was started" in changed.stderr
+def test_thirty_questions_become_a_trained_student_in_one_command(home, monkeypatch):
+    monkeypatch.chdir(home)
+    results = read_json("runs/my/results.json")
+    assert list(results) == ["baseline", "rl-1", "sft-1"]
+    sizes = {split: len(found) for split, found in load_splits(load_config("my.yaml")).items()}
+    assert sizes == dict(train=24, val=3, test=3) and results["sft-1"]["n"] == 3
+    assert Path("runs/my/sft-1/model").is_dir() and Path("runs/my/report.html").is_file()
 
 
-def test_a_faulty_reward_is_found_before_anything_starts(project):
-    (project/"my_reward.py").write_text(REWARD.replace("for s in sentences", "for s in sentences[1:]"))
-    done = ares(project, "run", "../project/own.yaml")
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "my_reward.py:short: `score` must return a number for each of the" in done.stderr
-    assert not (project.parent/"elsewhere"/"runs"/"own"/"config.json").exists()
+def test_the_finished_student_is_asked_its_test_problems_and_others(home, monkeypatch, capsys):
+    monkeypatch.chdir(home)
+    before = {path: path.read_bytes() for path in Path("runs/my").rglob("*.json*")}
+    tested = {p.id for p in load_splits(load_config("my.yaml"))["test"]}
+    assert main("evaluate my --on own --data quiz.jsonl".split()) == 0
+    assert "no judge was asked" in capsys.readouterr().out
+    (kept,) = Path("runs/my/evaluations").rglob("rationales.jsonl")
+    assert {line["id"] for line in read_jsonl(kept)} == tested, "problems that the run has learned from"
+    own = {line["id"]: line["answer"] for line in read_jsonl("runs/my/sft-1/rationales.jsonl")}
+    assert {line["id"]: line["answer"] for line in read_jsonl(kept)} == own
+    write_jsonl("more.jsonl", quiz(12))
+    asked = dict(run="runs/my", on="own", data="more.jsonl", judge="reference")
+    execute_notebook("evaluate", Path("more.ipynb").absolute(), asked)
+    assert "reference prefers its rationales" in Path("more.ipynb").read_text()
+    assert {path: path.read_bytes() for path in before} == before
 
 
-def test_a_sweep_compares_rewards(project, monkeypatch):
-    monkeypatch.chdir(project)
-    rewards = [{"my_reward.py:short": 1}, {"my_reward.py:short": 1, "facts": 3}, {"facts": 1}]
-    configs = sweep_configs("own.yaml", dict(reward=rewards))
-    full = f"{project}/my_reward.py:short"
-    assert [list(config.reward) for config in configs.values()] == [[full], [full, "facts"], ["facts"]]
-    again = load_config({"reward": {full: 1}, "train_problems": 8, "val_problems": 8, "test_problems": 8})
-    assert again.reward == {full: 1}
-    with pytest.raises(AresError, match="`reward` must be in a file that exists"):
-        load_config("own.yaml", reward={"other.py:short": 1})
+SETTINGS = {
+    "a file or a folder that exists": dict(data="none.jsonl"),
+    "or a hub's data set as `owner/name`": dict(data="nowhere"),
+    "`columns`: 'prompt' is none of question, choices": dict(columns=dict(prompt="question")),
+    "`columns`: `answer` must be the name of a column": dict(columns=dict(answer=3)),
+    "`splits_file` must be empty for own problems": dict(splits_file="splits.json"),
+    "`columns` must be empty unless `problems: own`": dict(
+        problems="scienceqa", data="derek-thomas/ScienceQA", columns=dict(question="prompt")
+    ),
+    "another one for real problems": dict(teacher="facts"),
+}
 
 
-def test_the_page_with_an_own_reward_runs(tmp_path):
-    overrides = dict(
-        train_problems=32, gold_problems=32, val_problems=8, test_problems=12, baseline_epochs=2, method="rl",
-        rounds=1, collections=2, collect_problems=4, ppo_epochs=1, max_new_tokens=24,
-        answer_model="conclusion",
-    )
-    done = papermill.execute_notebook(
-        str(ROOT/"nbs"/"learn"/"07_your_experiment.ipynb"), str(tmp_path/"out.ipynb"),
-        dict(params=str(ROOT/"params"/"smoke.yaml"), home=str(tmp_path/"runs"), overrides=overrides),
-        progress_bar=False, extra_arguments=["--log-level=ERROR"], cwd=str(tmp_path),
-    )
-    shown = "".join(str(cell.get("outputs", [])) for cell in done.cells)
-    for name in ("baseline", "trained with facts", "trained with short", "trained with both"):
-        assert name in shown
-    assert (tmp_path/"runs"/"short"/"code"/"my_reward.py").exists()
-    assert not (tmp_path/"runs"/"facts"/"code").exists()
+@pytest.mark.parametrize("message", SETTINGS)
+def test_each_fault_of_the_settings_gets_its_sentence(message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_jsonl("quiz.jsonl", quiz())
+    mine = dict(problems="own", data="quiz.jsonl", teacher="reference")
+    assert load_config(mine | dict(columns=dict(question="hint"))).columns == dict(question="hint")
+    with pytest.raises(AresError) as refused: load_config(mine | SETTINGS[message])
+    assert message in str(refused.value)
+
+
+def test_data_without_rationales_are_refused_before_a_student_is_made(tmp_path, capsys):
+    records = quiz()
+    mine = dict(problems="own", data=str(tmp_path/"quiz.jsonl"), teacher="reference")
+    write_jsonl(tmp_path/"quiz.jsonl", [{k: v for k, v in r.items() if k != "rationale"} for r in records])
+    with pytest.raises(AresError, match="none of the .* train problems has a gold rationale"):
+        check_gold(load_config(mine), load_splits(load_config(mine)))
+    half = [r | dict(rationale="") if i % 2 else r for i, r in enumerate(records)]
+    write_jsonl(tmp_path/"quiz.jsonl", half)
+    check_gold(load_config(mine), load_splits(load_config(mine)))
+    assert "train problems have neither rationale nor lecture" in capsys.readouterr().err
+
+
+def test_a_fault_in_the_data_stops_the_command_before_it_writes_anything(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_jsonl("quiz.jsonl", [quiz()[0] | dict(answer="C")])
+    Path("my.yaml").write_text(PARAMS)
+    assert main(["run", "my.yaml"]) == 1
+    assert "ares: quiz.jsonl, record 1, field `answer`: 'C' is not the index" in capsys.readouterr().err
+    assert not Path("runs").exists()

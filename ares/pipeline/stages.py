@@ -24,7 +24,7 @@ from ..training.rollouts import to_score
 from ..training.ppo import PPOTrainer, SCHEDULES
 from ..training.sft import correct_rollouts, correction_examples, fit_sft, gold_examples, to_correct
 from .config import ARESConfig, own_names
-from .build import check_keys, load_splits, load_trained, make_sampler, make_student
+from .build import check_gold, check_keys, load_splits, load_trained, make_sampler, make_student
 from .build import make_teacher, ppo_config, sft_config, try_own_code
 from .folder import _remedy, check_run, save_or_check_config, loading, stage_names
 from .evaluate import evaluate_stage, validation_score
@@ -61,6 +61,7 @@ def train_baseline(
 ) -> dict: # what it cost: teacher_calls
     "Fine-tune a new student on gold rationales."
     splits = load_splits(config)
+    check_gold(config, splits)
     set_seed(stage_seed(config, stage))
     student = make_student(config, splits["train"])
     gold = gold_examples(splits["train"][:config.gold_problems or None], config.gold_conclusion)

@@ -128,6 +128,7 @@ _DATA = dict(
              "a few skills, simple drawings, a small vocabulary",
     scienceqa="[ScienceQA](https://scienceqa.github.io) (Lu et al., 2022)",
     aokvqa="[A-OKVQA](https://allenai.org/project/a-okvqa/home) (Schwenk et al., 2022)",
+    own="questions of the person who trained it, which are not part of this repository",
 )
 
 def _what_it_read(
