@@ -298,13 +298,12 @@ def rehearsal(
 ):
     "Let the mock server answer for all providers; gives the rehearsal's folder."
     from ares.teachers.llm import load_teacher
-    from ares.pipeline.build import load_splits
+    from ares.pipeline.build import load_splits, offline_name
     from ares.teachers.mock_server import MockServer
 
     _check_rehearsal(config)
     problems = sum(load_splits(config).values(), [])
-    kind = "facts" if config.problems == "embedded" else "reference"
-    offline = load_teacher(kind, knowledge=config.teacher_knowledge)
+    offline = load_teacher(offline_name(config), knowledge=config.teacher_knowledge)
     with MockServer(problems, offline) as server:
         new = dict(ANTHROPIC_BASE_URL=server.url, ANTHROPIC_API_KEY="rehearsal",
                    OPENAI_BASE_URL=f"{server.url}/v1", OPENAI_API_KEY="rehearsal")

@@ -480,7 +480,7 @@ def own_names(config: ARESConfig) -> list:
     named = [config.teacher, config.judge, *config.reward]
     return [name for name in dict.fromkeys(named) if is_own(name)]
 
-def _check_own(
+def _check_own_code(
     config: ARESConfig, need, # of `check_config`
     need_file: bool, # False: the files may be on another machine
 ):
@@ -611,7 +611,7 @@ def check_config(
          "a data set with a train split (mmmu and mmbench have none; a trained student is evaluated on them "
          "with `load_mmmu` and `load_mmbench` of ares.data.datasets)")
     _check_fields(config, need)
-    _check_own(config, need, need_data)
+    _check_own_code(config, need, need_data)
     if isinstance(config.student, dict): check_sizes(config.student, source)
     _check_method(config, need)
     _check_data(config, need, need_data)
