@@ -173,19 +173,22 @@ def _page_title(nb) -> str: # of a notebook: its first heading
 def export_html(
     notebook: str | Path, # an executed notebook
     page: str | Path, # the file to write
+    title: str = "", # of the page, instead of the notebook's own
 ):
     "Turn an executed notebook into one self-contained HTML file without code cells and scripts."
     import nbformat
     from nbconvert import HTMLExporter  # both are slow to load, and only pages need them
     nb = nbformat.read(notebook, as_version=4)
+    own = _page_title(nb)
+    if title: nb.cells[0].source = nb.cells[0].source.replace(f"# {own}", f"# {title}", 1)
     for cell in nb.cells:
         outputs = cell.get("outputs", []) if cell.cell_type == "code" else []
         cell.outputs = [o for o in outputs if o.get("name") != "stderr"]
     exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_input_prompt=True,
                             exclude_output_prompt=True)
     body, _ = exporter.from_notebook_node(nb)
-    title = f"<title>{html.escape(_page_title(nb))}</title>"
-    text = f"{HEAD}\n{title}\n<style>\n{CSS}\n</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    head = f"{HEAD}\n<title>{html.escape(title or own)}</title>"
+    text = f"{head}\n<style>\n{CSS}\n</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     Path(page).write_text(text, encoding="utf-8")
 
 # %% ../../nbs/pipeline/07_notebooks.ipynb #ee31acc3
@@ -193,11 +196,12 @@ def make_page(
     name: str, # a notebook of `nbs/runs/`
     output: Path, # the executed notebook
     page: Path, # the page that is made of it
+    title: str = "", # of the page, instead of the notebook's own
     **parameters,
 ) -> Path: # the page
     "Execute a notebook and turn it into a page."
     with alone(): execute_notebook(name, output, parameters)
-    export_html(output, page)
+    export_html(output, page, title)
     return page
 
 # %% ../../nbs/pipeline/07_notebooks.ipynb #22955839
@@ -208,7 +212,8 @@ def make_report(
     if not (run / "results.json").exists():
         raise AresError(f"{run}: no finished stage to report on; start one with `ares run`.")
     check_run(read_config(run), run)
-    return make_page("report", run/"notebooks"/"report.ipynb", run/"report.html", run=str(run))
+    title = f"Report of the run {run.resolve().name}"
+    return make_page("report", run/"notebooks"/"report.ipynb", run/"report.html", title, run=str(run))
 
 # %% ../../nbs/pipeline/07_notebooks.ipynb #c03556e9
 def run_notebooks(
