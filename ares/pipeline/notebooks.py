@@ -145,13 +145,16 @@ h1, h2, h3 { line-height: 1.2; margin: 1.6em 0 .4em; }
 blockquote { margin: 0; opacity: .75; } a.anchor-link { display: none; }
 .output_png img, .jp-RenderedImage img, img[alt="No description has been provided for this image"] {
   max-width: 100%; height: auto; border-radius: 6px; }
+.output_png img[width], .jp-RenderedImage img[width] { width: 100%; }
 .output_subarea { overflow-x: auto; } pre { font-size: 14px; white-space: pre-wrap; }
 table.dataframe { margin: .8em 0; border-collapse: collapse; border: 0; font-size: 14px;
   font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 table.dataframe th, table.dataframe td { border: 0; border-bottom: 1px solid #8884; padding: 4px 8px;
   text-align: right; white-space: nowrap; }
+table.dataframe thead th { white-space: normal; vertical-align: bottom; }
 table.dataframe tbody th { text-align: left; white-space: normal; max-width: 22em; }
-code { font-size: 90%; }"""
+code { font-size: 90%; }
+@media (max-width: 600px) { table:not(.dataframe) td { display: block; width: auto !important; } }"""
 
 # %% ../../nbs/pipeline/07_notebooks.ipynb #86dc3dfc
 HEAD = """<!DOCTYPE html>

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOOKS', 'RL_PANELS', 'shown', 'run_facts', 'run_head', 'results_table', 'seeds_table', 'category_table',
-           'with_interval', 'plot_stages', 'read_curves', 'plot_curves', 'plot_positions', 'run_problems',
+           'with_interval', 'plot_stages', 'page_wide', 'read_curves', 'plot_curves', 'plot_positions', 'run_problems',
            'read_rollouts', 'pooled', 'skill_table', 'examples_html', 'before_after', 'unread_table', 'settings_table']
 
 # %% ../../nbs/reports/01_report.ipynb #bf3e207e
@@ -28,7 +28,7 @@ from ..evaluation.judge import pooled_wins
 from ..evaluation.metrics import accuracy_by_skill
 from ..pipeline.config import ARESConfig, load_config
 from ..pipeline.build import load_splits
-from ..pipeline.folder import done_stages, made_with, read_config, stage_order
+from ..pipeline.folder import done_stages, made_with, read_config, read_results, stage_order
 
 # %% ../../nbs/reports/01_report.ipynb #3d93d920
 def shown(
@@ -62,10 +62,11 @@ def run_head(
 ) -> HTML: # shows itself in a notebook
     "The facts of a run, and a link to its explorer."
     facts = run_facts(run) | dict(stages=", ".join(done_stages(run)))
-    items = [f"<b>{name}</b> {html.escape(text)}" for name, text in facts.items()]
+    items = [f"<span style='white-space:nowrap'><b>{name}</b> {html.escape(text)}</span>"
+             for name, text in facts.items()]
     link = (f"<a href='{html.escape(explorer)}'><b>Explore all rationales</b></a>, sentence by sentence "
             f"({html.escape(explorer)}, beside the report)")
-    return HTML(f"<p>{' &nbsp; '.join(items)}</p><p>{link}</p>")
+    return HTML(f"<p>{' &ensp; '.join(items)}</p><p>{link}</p>")
 
 # %% ../../nbs/reports/01_report.ipynb #34e4f664
 _TABLE = {
@@ -179,7 +180,9 @@ def _draw_stages(
         ends = [[max(0, value - low)], [max(0, high - value)]] if high > low else None
         ax.errorbar(i, value, ends, capsize=2, **_stage_look(stage))
         text = f"{value:.0f}" if high > low else f"{value:.2f}"
-        ax.annotate(text, (i, value), (5, 4), textcoords="offset points")
+        # above the whisker; the background hides the line between the stages
+        ax.annotate(text, (i, high), (0, 4), textcoords="offset points", ha="center", va="bottom",
+                    bbox=dict(facecolor=ax.get_facecolor(), edgecolor="none", pad=0.5))
     ax.set(title=title, ylabel=unit)
 
 @figure_style()
@@ -194,9 +197,17 @@ def plot_stages(
         points = [(i, s, with_interval(results[s], name)) for i, s in enumerate(stages)]
         if name == "win_rate": ax.axhline(50, color="#999999", linestyle=":", linewidth=1)
         _draw_stages(ax, name, [(i, s, *p) for i, s, p in points if p])
-        ax.set(xticks=range(len(stages)), xlim=(-0.5, len(stages) - 0.3))
+        ax.set(xticks=range(len(stages)), xlim=(-0.5, len(stages) - 0.5))
         ax.set_xticklabels(stages, rotation=35, ha="right")
         ax.margins(y=0.2)
+    return fig
+
+# %% ../../nbs/reports/01_report.ipynb #d39c0acc
+_REPORT_WIDTH = 9 # inches, shown over the whole width of a report
+
+def page_wide(fig): # the same matplotlib figure
+    "Make a figure as wide as a report's page, and a little taller."
+    fig.set_size_inches(_REPORT_WIDTH, 1.15 * fig.get_figheight())
     return fig
 
 # %% ../../nbs/reports/01_report.ipynb #08cab2a0
@@ -351,6 +362,17 @@ def pooled(table: pd.DataFrame) -> pd.Series:
     return pd.Series({c: n.sum() if c == "problems" else (table[c] * n).sum() / n.sum() for c in table})
 
 # %% ../../nbs/reports/01_report.ipynb #f1da406d
+def _total_row(
+    table: pd.DataFrame, # a row for each skill: problems, majority and each stage in per cent
+    results: dict, # stage -> record
+) -> pd.Series:
+    "The row of all problems; the stages' accuracies are those of the results table, rounded as there."
+    row = pooled(table)
+    for column in row.index:
+        stage = column.removesuffix(" %")
+        if stage in results: row[column] = float(shown(results[stage]["accuracy"], 1))
+    return row
+
 def skill_table(
     run: str | Path, # folder of a run
     stages: list | None = None, # all finished ones by default
@@ -366,7 +388,7 @@ def skill_table(
     table = pd.DataFrame(columns).sort_values("problems", ascending=False, kind="stable")
     shown_rows, rest = table.iloc[:most].copy(), table.iloc[most:]
     if len(rest): shown_rows.loc[f"({len(rest)} other skills)"] = pooled(rest)
-    shown_rows.loc["all"] = pooled(table)
+    shown_rows.loc["all"] = _total_row(table, read_results(run))
     return shown_rows.astype({"problems": int}).round(1).rename_axis(None)
 
 # %% ../../nbs/reports/01_report.ipynb #02331c51
