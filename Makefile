@@ -24,7 +24,9 @@ lab: $(VENV)/.dev    ## open JupyterLab on the tour; what it saves is cleaned by
 
 docs: $(VENV)/.dev   ## build the site (needs Quarto)
 	@command -v quarto >/dev/null || { echo "make docs: Quarto is missing; install it from https://quarto.org and call make docs again."; exit 1; }
-	@$(BIN)/nbdev_proc_nbs && cp _quarto.yml _proc/ && quarto render _proc --output-dir ../_docs
+	@$(BIN)/nbdev_proc_nbs && cp _quarto.yml _proc/
+	@find _proc -name '*.ipynb' -exec sed -i 's/```mermaid/```{mermaid}/' {} +  # as Quarto writes it
+	@quarto render _proc --output-dir ../_docs
 	@rm -f nbs/_quarto.yml nbs/nbdev.yml  # copies that nbdev leaves beside the notebooks
 
 readme: $(VENV)/.dev ## write README.md from nbs/index.ipynb
