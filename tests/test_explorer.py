@@ -1,4 +1,4 @@
-"The rollout explorer in a browser: it shows texts as texts, filters, and works by keyboard, in the dark and on a phone."
+"The rollout explorer in a browser: texts, filters, keys, colours, and the width of a phone."
 import shutil
 
 import pytest
@@ -47,7 +47,8 @@ DATA = dict(
 
 @pytest.fixture(scope="module")
 def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is missing (pip install playwright)")
+    missing = "playwright is missing (pip install playwright)"
+    sync_api = pytest.importorskip("playwright.sync_api", reason=missing)
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if not program: pytest.skip("no Chromium on this machine")
     with sync_api.sync_playwright() as playwright:

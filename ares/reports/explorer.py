@@ -35,7 +35,7 @@ def _picture_source(picture: Image.Image) -> str: # a data URI
 def _problem_entry(
     problem, # a `Problem`
     pictures: dict, # data URI -> its number; new pictures are added
-) -> dict: # id, question, hint, options, answer, skill, gold and picture numbers, under the template's short names
+) -> dict: # id, question, hint, options, answer, skill, gold and picture numbers, under short names
     "A problem as the page needs it."
     sources = [_picture_source(picture) for picture in problem.pictures() if picture is not None]
     numbers = [pictures.setdefault(source, len(pictures)) for source in sources]
@@ -164,11 +164,11 @@ def _trained(
     return dict(problems=entries, pieces=_piece_texts(run, stages, list(pieces)) if pieces else None)
 
 # %% ../../nbs/reports/08_explorer.ipynb #7e87a8fe
-_NOTES = ("Sentence scores are the teacher's. The bar and the number below a sentence are its reward: the score minus "
-          "{neutral}. Rationales of test problems are greedy, one for each stage; words that the stage before did not write "
-          "are underlined. \"Better\" and \"worse\" compare mean sentence scores of the two chosen stages. "
-          "The page holds {test} of {all_test} {title} and {train} of {all_train} train problems; in training, the samples "
-          "of a problem are those of its last collection.")
+_NOTES = """Sentence scores are the teacher's. The bar and the number below a sentence are its reward: the
+score minus {neutral}. Rationales of test problems are greedy, one for each stage; words that the stage before
+did not write are underlined. "Better" and "worse" compare mean sentence scores of the two chosen stages. The
+page holds {test} of {all_test} {title} and {train} of {all_train} train problems; in training, the samples of a
+problem are those of its last collection."""
 
 def explorer_data(
     run: str | Path, # folder of a run
@@ -183,17 +183,18 @@ def explorer_data(
     title = dict(test="Test problems", val="Validation problems")[config.evaluate_on]
     test = _tested(run, problems, stages, tested, pictures)
     train = _trained(run, splits["train"], stages, trained, pictures)
-    facts = run_facts(run)
+    facts, texts = run_facts(run), [f"{shown(results[s]['accuracy'], 1)} %" for s in stages]
     words = [f"{name} {facts[name]}" for name in ("student", "teacher", "seed")]
     if facts["version"] != "unknown": words.append(f"ares {facts['version']}")
     notes = _NOTES.format(
-        neutral=f"{config.neutral:g}", test=f"{len(test):,}", all_test=f"{len(problems):,}", title=title.lower(),
-        train=f"{len(train['problems']):,}", all_train=f"{len(splits['train']):,}",
+        neutral=f"{config.neutral:g}", title=title.lower(), test=f"{len(test):,}",
+        all_test=f"{len(problems):,}", train=f"{len(train['problems']):,}",
+        all_train=f"{len(splits['train']):,}",
     )
     return dict(
         run=dict(name=facts["name"], facts=[facts["date"], *words]),
-        stages=stages, accuracy=[f"{shown(results[s]['accuracy'], 1)} %" for s in stages], neutral=config.neutral,
-        test=dict(title=title, problems=test), train=train, pictures=list(pictures), notes=notes,
+        stages=stages, accuracy=texts, neutral=config.neutral, pictures=list(pictures), notes=notes,
+        test=dict(title=title, problems=test), train=train,
     )
 
 # %% ../../nbs/reports/08_explorer.ipynb #5c4d14dc
@@ -226,4 +227,5 @@ def explorer(
     "The explorer of a run as a widget."
     page = html.escape(explorer_html(explorer_data(run, tested, trained)))
     style = f"width:100%;height:{height}px;border:1px solid #8884;border-radius:10px"
-    return HTML(f'<iframe sandbox="allow-scripts" title="Rollout explorer" style="{style}" srcdoc="{page}"></iframe>')
+    return HTML('<iframe sandbox="allow-scripts" title="Rollout explorer" '
+                f'style="{style}" srcdoc="{page}"></iframe>')
