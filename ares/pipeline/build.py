@@ -24,6 +24,7 @@ from ..students.loading import load_student
 from ..students.vllm import VLLMSampler
 from ..teachers.sender import server_note
 from ..teachers.llm import check_key, load_teacher
+from ..teachers.replay import ReplayTeacher
 from ..training.ppo import PPOConfig
 from ..training.sft import SFTConfig
 from ..training.answers import add_adapter, freeze_vision
@@ -157,6 +158,7 @@ def make_teacher(
 ): # a `Teacher`
     "The teacher of a run."
     name, knowledge = config.teacher, config.teacher_knowledge
+    if name == "replay": return ReplayTeacher(config.replay)
     if name in OFFLINE:
         own = dict(similarity=config.similarity) if name == "reference" else {}
         noise = config.teacher_noise if noise else 0.0

@@ -83,7 +83,9 @@ class _StudentSettings(_ProblemSettings):
     max_new_tokens: int = setting(512, "longer rationales are cut off (paper)", low=1)
     teacher: str = setting("facts",
         '"facts" for embedded problems, "reference" for real ones; "claude", "openai" or "local" for '
-        "both", choices=("facts", "reference", "claude", "openai", "local"))
+        "both; \"replay\" repeats a feedback data set",
+        choices=("facts", "reference", "claude", "openai", "local", "replay"))
+    replay: str = setting("", 'a feedback data set, for `teacher: replay`: a folder, a file, or a hub name')
     teacher_knowledge: str = setting("answer",
         'what corrections may use, and what a language model sees: "form", "answer" or "facts"',
         choices=("form", "answer", "facts"))
@@ -409,7 +411,7 @@ def _check_prices(config: ARESConfig, need): # `need` as in `check_config`
         need("prices", three and all(is_number(x) and x >= 0 for x in numbers), what)
 
 # %% ../../nbs/pipeline/02_config.ipynb #d0c11f21
-OFFLINE = ("facts", "reference")
+OFFLINE = ("facts", "reference", "replay")
 
 def _default_model(name: str) -> str: # of a teacher
     "The model that is asked when none is named; empty for `local`, which has no default."
@@ -437,7 +439,12 @@ def check_teachers(
 ):
     "Raise an error if a language model cannot be used with these settings."
     _check_prices(config, need)
-    need("teacher_noise", not config.teacher_noise or config.teacher in OFFLINE, "0 for a language model")
+    noisy = config.teacher in OFFLINE and config.teacher != "replay"
+    need("teacher_noise", not config.teacher_noise or noisy, "0 for a language model or a replay")
+    need("replay", bool(config.replay) == (config.teacher == "replay"),
+         "a feedback data set for `teacher: replay`, and empty for other teachers")
+    need("judge", config.judge or config.teacher != "replay",
+         "named for `teacher: replay`, which holds no comparisons (for example, facts or reference)")
     if config.judge_base_url: _check_address(config.judge_base_url)
     models = asked_models(config)
     if not models: return
