@@ -113,6 +113,13 @@ def _card(run: Path, feedback: dict, source: str) -> str: # source: where the se
     return f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n\n{body}"
 
 # %% ../../nbs/reports/09_dataset.ipynb #0948912e
+def _hub_token(to: str) -> str: # to: "owner/name"
+    "The token for the Hub."
+    try: return _check_destination(to)
+    except AresError:
+        raise AresError(f"--to {to}: this is a name on the Hub, and the environment has no HF_TOKEN; set it, "
+                        f"or write ./{to} for a folder.") from None
+
 def _write_parquet(path: Path, rows: list):
     "Write rows at once."
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +143,7 @@ def export_feedback(
     "Write the feedback of a run as a data set."
     run = Path(run)
     if is_hub_name(to):
-        token, message = _check_destination(to), f"Feedback of {run.resolve().name}"
+        token, message = _hub_token(to), f"Feedback of {run.resolve().name}"
         with tempfile.TemporaryDirectory() as folder:
             _write_folder(run, Path(folder), to)
             return _send_folder(Path(folder), to, private, token, message, endpoint, "dataset")
