@@ -37,7 +37,7 @@ def solutions():
 
 def page_of(path):
     "Run a page without its slow cells; its exercises."
-    namespace = {}
+    namespace = {"display": lambda shown: None}
     with contextlib.redirect_stdout(io.StringIO()):
         for cell in cells(path):
             if cell["cell_type"] == "code" and "slow" not in cell["metadata"].get("tags", []):
@@ -56,7 +56,8 @@ def test_each_page_has_its_solutions_and_no_others():
 
 
 @pytest.mark.parametrize("path", PAGES, ids=page_name)
-def test_solutions_are_right_and_wrong_answers_are_not(path):
+def test_solutions_are_right_and_wrong_answers_are_not(path, monkeypatch):
+    monkeypatch.chdir(LEARN)
     page, answers = page_of(path), solutions()[path.name]
     assert set(page.exercises) == set(asked(path))
     for number, name in asked(path).items():
@@ -65,6 +66,12 @@ def test_solutions_are_right_and_wrong_answers_are_not(path):
         assert verdict.right is False, f"exercise {number}: {verdict}"
         verdict = page.check(number, answers[name])
         assert verdict.right, f"exercise {number}: {verdict}"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_name)
+def test_stored_figures_need_no_running_notebook(path):
+    text = path.read_text(encoding="utf-8")
+    assert "vnd.jupyter.widget-view" not in text, "store the page with ARES_STATIC=1 in the environment"
 
 
 @pytest.mark.parametrize("path", PAGES, ids=page_name)

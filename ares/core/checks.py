@@ -77,7 +77,7 @@ class Verdict:
     text: str # for the reader
     def __repr__(self): return self.text
 
-# %% ../../nbs/core/05_checks.ipynb #7b9b3fbd
+# %% ../../nbs/core/05_checks.ipynb #224f25c3
 @dataclass
 class _Exercise:
     "An exercise with its answer, hints and reasons."
@@ -91,10 +91,9 @@ class _Exercise:
 
     def reason(self, place: int, entry) -> str: # place of the entry, from 0
         "The author's reason why an entry is wrong; empty when there is none."
-        if isinstance(self.wrong, dict):
-            reasons = {_as_text(answer): reason for answer, reason in self.wrong.items()}
-            return reasons.get(_as_text(entry), "")
-        return self.wrong[place] if place < len(self.wrong) else ""
+        if isinstance(self.wrong, list): return self.wrong[place] if place < len(self.wrong) else ""
+        reasons = (r for answer, r in self.wrong.items() if not _fault(entry, answer, self.tolerance))
+        return next(reasons, "")
 
 # %% ../../nbs/core/05_checks.ipynb #1cf6ca73
 def _same_in_another_order(entries: list, rights: list, tolerance: float) -> bool:
@@ -128,7 +127,7 @@ def _judge(
     if len(wrong) > 1: text = f"{len(wrong)} entries are off; {text}"
     return f"{text}: {reason}" if reason else text
 
-# %% ../../nbs/core/05_checks.ipynb #da2706c0
+# %% ../../nbs/core/05_checks.ipynb #ea04e77a
 class Exercises:
     "The exercises of a page: their checks, their hints, and a tally."
     def __init__(self, solutions: str = ""): # where the reader finds the solutions
@@ -161,8 +160,9 @@ class Exercises:
         fault = _judge(exercise, answer)
         exercise.solved = not fault
         if not fault: return Verdict(True, f"✓ right ({self.tally()}). {exercise.why}".strip())
+        end = "" if fault[-1] in ".?!" else "."
         more = f" `hint({number!r})` shows a hint." if exercise.shown < len(exercise.hints) else ""
-        return Verdict(False, f"✗ not yet: {fault.rstrip('.')}.{more}")
+        return Verdict(False, f"✗ not yet: {fault}{end}{more}")
 
     def hint(self, number: int | str) -> Verdict:
         "The next hint of an exercise."
