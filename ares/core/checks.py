@@ -5,13 +5,11 @@
 # %% auto #0
 __all__ = ['Verdict', 'Exercises']
 
-# %% ../../nbs/core/05_checks.ipynb #2721a0fc
+# %% ../../nbs/core/05_checks.ipynb #b2d21322
 import math, re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-
-from .io import AresError
 
 # %% ../../nbs/core/05_checks.ipynb #bdbe8fcc
 def _entries(
@@ -77,11 +75,11 @@ class Verdict:
     text: str # for the reader
     def __repr__(self): return self.text
 
-# %% ../../nbs/core/05_checks.ipynb #224f25c3
+# %% ../../nbs/core/05_checks.ipynb #63f3fe76
 @dataclass
 class _Exercise:
     "An exercise with its answer, hints and reasons."
-    right: object # number, text, truth value, or a list, array or tensor of these
+    right: object # number, text, truth value, or a list, array or tensor of these; a set in any order
     hints: list # texts, from a nudge to almost the answer
     wrong: list | dict # reasons: one for each entry, or wrong answer -> reason
     why: str # the reason of the right answer
@@ -105,7 +103,22 @@ def _same_in_another_order(entries: list, rights: list, tolerance: float) -> boo
         del left[partner]
     return True
 
-# %% ../../nbs/core/05_checks.ipynb #7808df04
+# %% ../../nbs/core/05_checks.ipynb #c74b34fd
+def _judge_set(
+    exercise: _Exercise,
+    entries: list, rights: list, # the reader's, and the right ones
+) -> str: # empty if the answer is right
+    "What is wrong with an answer whose order does not matter."
+    def same(entry, right): return not _fault(entry, right, exercise.tolerance)
+    missing = list(rights)
+    for entry in entries:
+        if not any(same(entry, right) for right in rights):
+            reason = exercise.reason(0, entry)
+            return ": ".join(filter(None, [f"{entry} does not belong to the answer", reason]))
+        missing = [right for right in missing if not same(entry, right)]
+    return f"something is missing; {len(rights)} entries belong to the answer" if missing else ""
+
+# %% ../../nbs/core/05_checks.ipynb #473d2f76
 def _judge(
     exercise: _Exercise,
     answer, # the reader's
@@ -113,6 +126,7 @@ def _judge(
     "What is wrong with an answer, and why."
     rights = _entries(exercise.right)
     entries = _entries(answer, split=len(rights) > 1)
+    if isinstance(exercise.right, set): return _judge_set(exercise, entries, rights)
     if len(entries) != len(rights):
         return f"{len(rights)} entries are asked for, and yours has {len(entries)}"
     faults = [_fault(e, r, exercise.tolerance) for e, r in zip(entries, rights)]
@@ -127,7 +141,7 @@ def _judge(
     if len(wrong) > 1: text = f"{len(wrong)} entries are off; {text}"
     return f"{text}: {reason}" if reason else text
 
-# %% ../../nbs/core/05_checks.ipynb #ea04e77a
+# %% ../../nbs/core/05_checks.ipynb #03ca1fa6
 class Exercises:
     "The exercises of a page: their checks, their hints, and a tally."
     def __init__(self, solutions: str = ""): # where the reader finds the solutions
@@ -136,7 +150,7 @@ class Exercises:
     def add(
         self,
         number: int | str, # of the exercise; with a letter for a part, for example "5a"
-        right, # the right answer
+        right, # the right answer; a set where the order does not matter
         hints: tuple | list = (), # texts, from a nudge to almost the answer
         wrong: tuple | list | dict = (), # reasons: one for each entry, or wrong answer -> reason
         why: str = "", # the reason of the right answer
@@ -146,16 +160,16 @@ class Exercises:
         wrong = wrong if isinstance(wrong, dict) else list(wrong)
         self.exercises[str(number)] = _Exercise(right, list(hints), wrong, why, tolerance)
 
-    def _find(self, number) -> _Exercise:
-        "The exercise of a number."
-        if str(number) in self.exercises: return self.exercises[str(number)]
+    def _unknown(self, number) -> Verdict:
+        "What to do about a number that has no exercise."
         known = ", ".join(self.exercises) or "none yet"
-        raise AresError(f"There is no exercise {number!r} here; known: {known}. "
-                        "Run the folded cell above it first.")
+        return Verdict(None, f"There is no exercise {number!r} here; known: {known}. "
+                             "Run the folded cell above it first.")
 
     def check(self, number: int | str, answer) -> Verdict: # None is no answer yet
         "Judge an answer."
-        exercise = self._find(number)
+        exercise = self.exercises.get(str(number))
+        if exercise is None: return self._unknown(number)
         if answer is None: return Verdict(None, "not answered yet")
         fault = _judge(exercise, answer)
         exercise.solved = not fault
@@ -166,7 +180,8 @@ class Exercises:
 
     def hint(self, number: int | str) -> Verdict:
         "The next hint of an exercise."
-        exercise = self._find(number)
+        exercise = self.exercises.get(str(number))
+        if exercise is None: return self._unknown(number)
         if exercise.shown == len(exercise.hints):
             return Verdict(None, f"No more hints for exercise {number}. {self.solutions}".strip())
         exercise.shown += 1
