@@ -80,7 +80,7 @@ def test_answers_and_hints_are_folded_and_stored_answers_are_open(path):
         if cell["cell_type"] != "code": continue
         if "page.add(" in source(cell):
             assert cell["metadata"].get("jupyter", {}).get("source_hidden") and not cell["outputs"]
-            assert source(cell).startswith("#| code-fold: true")
+            assert re.match(r"#\| code-summary: .*\n#\| code-fold: true\n", source(cell))
         if source(cell).startswith("my_"):
             assert re.match(r"my_\w+ = None\b", source(cell)), source(cell)
             texts = [output["data"]["text/plain"] for output in cell["outputs"]]
