@@ -25,13 +25,14 @@ def _entries(
     for entry in answer: entries += _entries(entry)
     return entries
 
-# %% ../../nbs/core/05_checks.ipynb #73f94a4b
+# %% ../../nbs/core/05_checks.ipynb #95fc7beb
 _YES_NO = dict(yes=True, y=True, true=True, no=False, n=False, false=False)
 
 def _as_text(entry) -> str:
     "Text in lower case, without white space, quotes and punctuation around it."
     return " ".join(str(entry).casefold().split()).strip(" .,;!?\"'()")
 
+# %% ../../nbs/core/05_checks.ipynb #248ecc8a
 def _as_bool(entry) -> bool | None:
     "Yes or no; 1 and 0 count too."
     if isinstance(entry, str): return _YES_NO.get(_as_text(entry))
@@ -45,7 +46,7 @@ def _as_number(entry) -> float | None:
         return float(entry)
     except (TypeError, ValueError, ZeroDivisionError, OverflowError): return None
 
-# %% ../../nbs/core/05_checks.ipynb #9a5ad35c
+# %% ../../nbs/core/05_checks.ipynb #72044b0e
 def _reader(right): # one of the three functions above, and what it expects
     "How to read an answer to which `right` is the right one."
     if isinstance(right, bool) or (isinstance(right, str) and right.lower() in _YES_NO):
@@ -53,6 +54,7 @@ def _reader(right): # one of the three functions above, and what it expects
     if isinstance(right, str): return _as_text, "a text"
     return _as_number, "a number"
 
+# %% ../../nbs/core/05_checks.ipynb #3cbd8d2d
 def _fault(
     entry, right, # the reader's, and the right one
     tolerance: float, # largest difference between two numbers that count as equal
