@@ -190,12 +190,31 @@ def _add_results(commands):
     report = commands.add_parser("report", help="write the table and report.html of a run again")
     report.add_argument("target", help="the name of a run")
 
+# %% ../nbs/01_cli.ipynb #bb094ef0
+def _add_answer(commands):
+    "The arguments of `ares answer`."
+    answer = commands.add_parser(
+        "answer", help="ask a finished run a question: the rationale, its scores, and the answer"
+    )
+    answer.add_argument("target", help="the name of a run")
+    answer.add_argument("--question", default="", help="a new question")
+    answer.add_argument("--choices", nargs="+", default=[], metavar="TEXT",
+                        help="its choices; none for a run that answers in words")
+    answer.add_argument("--image", metavar="FILE", help="a picture that belongs to the question")
+    answer.add_argument("--hint", default="", help="context in words")
+    answer.add_argument("--problem", default="", metavar="ID", help="or a problem of the run's own data")
+    answer.add_argument("--stage", default="", help="default: the last one that is done")
+    answer.add_argument("--scores", action="store_true",
+                        help="let a language model score the sentences, which may cost money; "
+                             "other teachers are always asked")
+    _add_setting(answer, "replace a setting that says where the run computes, such as `device`")
+
 # %% ../nbs/01_cli.ipynb #bd14a41d
 def parser() -> argparse.ArgumentParser:
     "The parser of the command line."
     top = _Parser(prog="ares", description="Teach a student to reason by sentence rewards and corrections.")
     commands = top.add_subparsers(dest="command", required=True)
-    for add in (_add_runs, _add_results, _add_publish, _add_sweep, _add_views): add(commands)
+    for add in (_add_runs, _add_results, _add_answer, _add_publish, _add_sweep, _add_views): add(commands)
     return top
 
 # %% ../nbs/01_cli.ipynb #55528b5f
@@ -302,6 +321,27 @@ def _refuse_rehearsed(
     if not run.name.endswith("-rehearsal") or not asked_models(config): return
     raise AresError(f"{shown_name(run.name)}: this is a rehearsal; go on with it by --rehearse, "
                     "or start the run from its parameter file.")
+
+# %% ../nbs/01_cli.ipynb #0100e7a7
+def _check_question(args: argparse.Namespace): # target, question, choices, image, hint, problem
+    "Raise when a question is incomplete."
+    _run_folder(args.target)
+    if not args.question and not args.problem: raise AresError("ares answer: give --question or --problem.")
+    if args.problem and (args.question or args.choices or args.image or args.hint):
+        raise AresError("ares answer: --problem brings its own question; give one of the two.")
+
+def _show_answer(
+    args: argparse.Namespace, # of `_check_question`; stage, scores, p
+) -> int: # 0
+    "Print the rationale and the answer to a question."
+    from ares.pipeline.answer import find_problem, load_run, question_problem
+    from ares.pipeline.folder import read_config
+    run, where = _run_folder(args.target), _given_values(args.p)
+    config = read_config(run, bool(args.problem), **where)
+    if args.problem: problem = find_problem(config, args.problem)
+    else: problem = question_problem(config, args.question, args.choices, args.image, args.hint)
+    print(load_run(run, args.stage, **where).solve(problem, args.scores))
+    return 0
 
 # %% ../nbs/01_cli.ipynb #4150f83c
 def _show_published(
@@ -419,6 +459,7 @@ def _check_words(args: argparse.Namespace):
     _job_options(getattr(args, "job", []))
     if args.command == "watch": _watched_folder(args.target)
     elif args.command == "compare": [_run_folder(run) for run in args.runs]
+    elif args.command == "answer": _check_question(args)
     elif args.command == "sweep": read_parameters(args.target)
     elif args.command == "stage":
         if not _STAGE.fullmatch(args.stage):
@@ -435,6 +476,7 @@ def _check_words(args: argparse.Namespace):
 def _run_command(args: argparse.Namespace) -> int: # 0 when all went well
     "Run a command."
     if args.command in _MANY: return _MANY[args.command](args)
+    if args.command == "answer": return _show_answer(args)
     from ares.core.distributed import run_on_main, launcher_settings
     if args.command == "stage":
         from ares.pipeline.folder import read_config

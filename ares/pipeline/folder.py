@@ -135,6 +135,8 @@ def _check_stage_folder(stage: Path):
     "Raise an error if a file of a stage is damaged."
     remedy = _remedy(stage)
     if (stage/"result.json").exists(): read_record(stage)
+    answerer = stage/"answers"/"model"
+    if answerer.exists(): _check_weights(answerer, "remove its folder and the stage's result.json")
     if (stage/"trained.json").exists():
         fields = dict(seconds=(int, float), teacher_calls=(int, float))
         trained = read_json(stage/"trained.json", dict)
