@@ -453,9 +453,19 @@ def _show_results(
 _STAGE = re.compile(r"baseline|(rl|sft)-[1-9][0-9]{0,8}")
 
 # %% ../nbs/01_cli.ipynb #bb6a04da
+def _check_settings(
+    args: argparse.Namespace,
+    overrides: dict, # settings of the command line
+):
+    "Raise on a wrong setting; a launcher's processes are checked later, when their number is known."
+    if "WORLD_SIZE" in os.environ: return read_parameters(args.target)
+    from ares.pipeline.config import load_config, refuse_unknown
+    refuse_unknown(overrides, "-p")
+    load_config(args.target, need_data=args.command != "plan", **overrides)
+
 def _check_words(args: argparse.Namespace):
-    "Raise on errors in files, YAML, and names of runs and stages, before anything is imported."
-    _given_values(getattr(args, "p", []))
+    "Raise on errors in files, settings, and names of runs and stages, before PyTorch is imported."
+    overrides = _given_values(getattr(args, "p", []))
     _job_options(getattr(args, "job", []))
     if args.command == "watch": _watched_folder(args.target)
     elif args.command == "compare": [_run_folder(run) for run in args.runs]
@@ -470,7 +480,7 @@ def _check_words(args: argparse.Namespace):
     else:
         name = getattr(args, "name", None)
         _check_name(name or Path(args.target).stem, "--name" if name else shown_name(args.target))
-        read_parameters(args.target)
+        _check_settings(args, overrides)
 
 # %% ../nbs/01_cli.ipynb #a05e0e5b
 def _run_command(args: argparse.Namespace) -> int: # 0 when all went well

@@ -16,7 +16,7 @@ from safetensors import safe_open
 # %% ../../nbs/pipeline/04_folder.ipynb #77554837
 from ..core.io import *
 from ..core.distributed import run_lock
-from .config import ARESConfig, RUNTIME_FIELDS, load_config
+from .config import ARESConfig, RUNTIME_FIELDS, config_diff, load_config
 
 # %% ../../nbs/pipeline/04_folder.ipynb #fb7c34ab
 def stage_names(
@@ -50,10 +50,10 @@ def save_or_check_config(
 ):
     "Store the settings of a new run; for an existing run, check that they are the same."
     path, now = run/"config.json", asdict(config)
-    kept = asdict(ARESConfig()) | kept_settings(run) if path.exists() else {}
-    changed = [k for k, v in kept.items() if now.get(k) != v and k not in RUNTIME_FIELDS]
-    differ = [f"`{k}` was {shown_value(kept[k])} and is now {shown_value(now.get(k))}" for k in changed[:2]]
-    if kept != now and not differ:
+    changed = config_diff(kept_settings(run), now) if path.exists() else {}
+    differ = [f"`{name}` was {shown_value(before)} and is now {shown_value(value)}"
+              for name, (before, value) in changed.items() if name not in RUNTIME_FIELDS][:2]
+    if not differ and (changed or not path.exists()):
         with run_lock(run): write_json(path, now)
     if differ: raise AresError(f"{run}: this run was started with other settings ({'; '.join(differ)}); "
                                "choose another name, or remove the folder.")

@@ -17,7 +17,7 @@ import ares_runs
 # %% ../../nbs/pipeline/07_notebooks.ipynb #6d2ba593
 from ..core.io import *
 from ..core.distributed import alone, run_on_main, process_count, run_lock, shown_progress
-from .config import ARESConfig
+from .config import ARESConfig, config_diff
 from .folder import check_run, read_config
 from .stages import run_ares, run_stage
 
@@ -35,8 +35,7 @@ def differing(
     config: ARESConfig,
 ) -> dict: # setting -> value
     "The settings that are not at their defaults."
-    default = asdict(ARESConfig())
-    return {k: v for k, v in asdict(config).items() if v != default[k]}
+    return {name: value for name, (_, value) in config_diff({}, asdict(config)).items()}
 
 # %% ../../nbs/pipeline/07_notebooks.ipynb #7d357e89
 @contextmanager

@@ -22,7 +22,7 @@ from ..core.plotting import COLOURS, PAGE, PALE, figure_style
 from ..data.synthetic import make_problems
 from ..data.prompts import answer_target, rationale_prompt
 from ..students.base import train_tokenizer
-from ..students.t5 import SIZES
+from ..students.sizes import T5_SIZES
 from ..students.loading import adapter_base
 from ..pipeline.config import ARESConfig
 from ..pipeline.build import load_splits
@@ -59,7 +59,7 @@ def _token_counter(
     "A function that counts the tokens of a text."
     if not isinstance(config.student, dict):
         return (lambda text: len(text) / 4), "the data, four characters a token"
-    tokenizer = train_tokenizer(texts, (SIZES | config.student)["vocab_size"])
+    tokenizer = train_tokenizer(texts, (T5_SIZES | config.student)["vocab_size"])
     return (lambda text: len(tokenizer(text).input_ids)), "the data and the student's own tokenizer"
 
 # %% ../../nbs/reports/06_plan.ipynb #75c4ebbb
