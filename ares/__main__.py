@@ -52,13 +52,13 @@ def _find_run(
     home: Path = Path("runs"), need_data: bool = True, # where runs live; see `check_config`
 ): # (config, folder)
     "The settings and the folder of a run, new or old."
-    from ares.pipeline.config import RUNTIME_FIELDS, load_config, refuse_unknown
+    from ares.pipeline.config import PLACE_FIELDS, RUNTIME_FIELDS, load_config, refuse_unknown
     refuse_unknown(overrides, "-p")
     if _is_file(target):
         run = home/_check_name(name or Path(target).stem, "--name" if name else shown_name(target))
         return load_config(target, need_data=need_data, **overrides), run
     run = _run_folder(target, home)
-    fixed = [k for k in overrides if k not in RUNTIME_FIELDS]
+    fixed = [k for k in overrides if k not in RUNTIME_FIELDS + PLACE_FIELDS]
     said = f" (`{fixed[0]}`)" if fixed else ""
     if name or fixed:
         raise AresError(f"{shown_name(target)}: a run keeps its name and settings{said}; "
@@ -335,9 +335,8 @@ def _show_answer(
 ) -> int: # 0
     "Print the rationale and the answer to a question."
     from ares.pipeline.answer import find_problem, load_run, question_problem
-    from ares.pipeline.folder import read_config
-    run, where = _run_folder(args.target), _given_values(args.p)
-    config = read_config(run, bool(args.problem), **where)
+    where = _given_values(args.p)
+    config, run = _find_run(args.target, overrides=where, need_data=bool(args.problem))
     if args.problem: problem = find_problem(config, args.problem)
     else: problem = question_problem(config, args.question, args.choices, args.image, args.hint)
     print(load_run(run, args.stage, **where).solve(problem, args.scores))
@@ -495,7 +494,7 @@ def _run_command(args: argparse.Namespace) -> int: # 0 when all went well
         return 0 if run_stage(read_config(run), run, args.stage) else 1
     overrides = _given_values(getattr(args, "p", [])) | launcher_settings()
     config, run = _find_run(args.target, getattr(args, "name", None), overrides,
-                           need_data=args.command != "plan")
+                           need_data=args.command in ("run", "cost"))
     if args.command == "cost": return _show_cost(config)
     if args.command == "plan": return _show_plan(config, args)
     if args.command == "publish":

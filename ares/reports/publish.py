@@ -19,10 +19,10 @@ from safetensors import safe_open
 from ..core.io import *
 from .costs import describe_teacher
 from ..students.loading import merged, gguf_file
-from ..pipeline.folder import done_stages, read_results, stage_order
+from ..pipeline.folder import done_stages, read_results, run_splits, stage_order
 from .report import settings_table, shown, with_interval
 from ..pipeline.config import ARESConfig, RUNTIME_FIELDS, load_config
-from ..pipeline.build import load_splits
+from ..pipeline.build import adapter_student
 from ..students.loading import load_student
 
 # %% ../../nbs/reports/07_publish.ipynb #bfda030e
@@ -272,7 +272,7 @@ def _card_parts(
     title = name.split("/")[-1] or f"{run.resolve().name}, {stage}"
     return {
         f"# {title}": _what_it_is(config, run, stage, model),
-        "## Data": _what_it_read(config, {s: len(p) for s, p in load_splits(config).items()}),
+        "## Data": _what_it_read(config, {s: len(p) for s, p in run_splits(config, run).items()}),
         "## Teacher and judge": describe_teacher(replace(config, **models)),
         "## Scores": f"{scores}\n\n{_BELOW_SCORES}\n\n{failures}",
         "## How to load it": f"`pip install ares-reason`, then\n\n{how_to}",
@@ -291,7 +291,7 @@ def model_card(
 ) -> str: # Markdown with a YAML header
     "The model card of a stage's student."
     run = Path(run)
-    config = load_config(read_json(run/"config.json"))
+    config = load_config(read_json(run/"config.json"), need_data=False)
     header = _card_header(config, license, language, *_model_kind(model or run/stage/"model")[1:])
     parts = _card_parts(config, run, stage, name, license, model)
     return "\n\n".join([header, *(f"{head}\n\n{text}" for head, text in parts.items())]) + "\n"
@@ -342,14 +342,17 @@ def _write_published(
     **how, # for `model_card`: name, license, language
 ) -> Path: # `published` in the run's folder
     "Put a stage's model, card, results and curves into a folder."
-    files, folder, model = _published_files(run, stage), Path(run)/"published", Path(run)/stage/"model"
+    run = Path(run)
+    files, folder, model = _published_files(run, stage), run/"published", run/stage/"model"
     _check_adapter(model, merge)
     shutil.rmtree(folder, ignore_errors=True)
     for name, path in files.items():
         if merge and path.parent == model: continue
         (folder/name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, folder/name)
-    if merge: merged(load_student(str(model))).save(folder)
+    if merge:
+        config = load_config(read_json(run/"config.json"), need_data=False)
+        merged(load_student(str(model), base=adapter_student(config))).save(folder)
     write_json(folder/"results.json", read_results(run))
     (folder/"README.md").write_text(model_card(run, stage, model=folder, **how), encoding="utf-8")
     return folder
