@@ -451,7 +451,7 @@ def check_teachers(
         package = dict(openai="openai", local="llguidance").get(name)
         installed = not package or importlib.util.find_spec(package)
         need(role, installed, f"another one unless the package {package} is installed "
-             f"(pip install ares-reason[{name}])")
+             f"({install_command(name)})")
         need(f"{role}_model", model,
              "the name, the folder or the .gguf file of a chat model (`local` has no default)")
         listed = model_facts(model, config.prices)["input"] is not None
@@ -464,7 +464,7 @@ def check_sampler(config: ARESConfig, need): # see `check_teachers`
     "Raise an error if another sampler cannot work with these settings."
     other = config.sampler != "student"
     need("sampler", not other or importlib.util.find_spec(config.sampler),
-         "student unless the package vllm is installed (pip install ares-reason[vllm])")
+         f"student unless the package vllm is installed ({install_command('vllm')})")
     need("sampler", not other or config.num_processes == 1, "student for several processes")
     need("sampler", not other or config.dtype != "4bit",
          "student for weights in 4 bits, which it would round in another way")

@@ -452,7 +452,7 @@ def _four_bits(
 ) -> dict: # arguments for `from_pretrained`
     "Arguments to load the linear layers of a checkpoint in 4 bits."
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise AresError("dtype: 4bit needs the package bitsandbytes (pip install ares-reason[quantized]).")
+        raise AresError(f"dtype: 4bit needs the package bitsandbytes ({install_command('quantized')}).")
     return dict(
         dtype=torch.bfloat16,
         device_map={"": device},
