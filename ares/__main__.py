@@ -12,7 +12,7 @@ from pathlib import Path
 
 # %% ../nbs/01_cli.ipynb #2f3f9f67
 from .core.io import *
-from .pipeline.parameter_files import parse_yaml, read_parameters
+from .pipeline.parameter_files import copy_parameters, named_file, parse_yaml, read_parameters
 
 # %% ../nbs/01_cli.ipynb #82afc697
 def _run_folder(
@@ -23,7 +23,7 @@ def _run_folder(
     for run in (home/target, Path(target)):
         if os.path.exists(run/"config.json"): return run
     name = shown_name(target) or "no name"
-    raise AresError(f"{name}: neither a parameter file (.yaml) nor a run in {home}/.")
+    raise AresError(f"{name}: neither a parameter file (.yaml, or a name such as `demo`) nor a run in {home}/.")
 
 def _is_file(target: str) -> bool:
     "Whether the argument is a parameter file and not a run."
@@ -140,7 +140,8 @@ def _add_views(commands):
 def _add_runs(commands):
     "The arguments of `ares run`, `ares cost` and `ares plan`."
     run = commands.add_parser("run", help="start a run from a parameter file, or go on with one")
-    run.add_argument("target", help="a parameter file such as params/demo.yaml, or the name of a run")
+    run.add_argument("target", help="a parameter file such as params/demo.yaml, the name of one that comes with "
+                                    "ARES such as demo, or the name of a run")
     run.add_argument("--name", help="name of the new run (default: the file's name)")
     run.add_argument(
         "--rehearse", action="store_true",
@@ -214,6 +215,8 @@ def parser() -> argparse.ArgumentParser:
     "The parser of the command line."
     top = _Parser(prog="ares", description="Teach a student to reason by sentence rewards and corrections.")
     commands = top.add_subparsers(dest="command", required=True)
+    init = commands.add_parser("init", help="copy the parameter files that come with ARES")
+    init.add_argument("folder", nargs="?", default=".", help="where to (default: here)")
     for add in (_add_runs, _add_results, _add_answer, _add_publish, _add_sweep, _add_views): add(commands)
     return top
 
@@ -448,6 +451,23 @@ def _show_results(
     if _is_main(): print(f"{table_text(results_table(read_results(run)))}\n\nreport: {report}")
     return 0
 
+# %% ../nbs/01_cli.ipynb #4afc7f48
+def _copy_files(
+    folder: str, # where to
+) -> int: # 0
+    "Copy the parameter files that come with ARES, and say what can be done next."
+    for name, new in copy_parameters(folder).items():
+        print(f"{Path(folder)/'params'/name}{'' if new else ' (was there already, left as it is)'}")
+    print("\nnext: `ares run demo`, then open runs/demo/report.html")
+    return 0
+
+def _find_file(args: argparse.Namespace): # target, name
+    "Replace the name of a parameter file by its path, unless a run is meant."
+    if args.command not in ("run", "cost", "plan", "sweep") or _is_file(args.target): return
+    new = args.command == "sweep" or getattr(args, "name", None)
+    exists = any(os.path.exists(run/"config.json") for run in (Path("runs")/args.target, Path(args.target)))
+    if new or not exists: args.target = str(named_file(args.target) or args.target)
+
 # %% ../nbs/01_cli.ipynb #4b3e1a43
 _STAGE = re.compile(r"baseline|(rl|sft)-[1-9][0-9]{0,8}")
 
@@ -521,6 +541,8 @@ def main(
     "The `ares` command."
     args = parser().parse_args(argv)
     try:
+        if args.command == "init": return _copy_files(args.folder)
+        _find_file(args)
         _check_words(args)
         return _run_command(args)
     except (AresError, OSError) as e:
