@@ -193,7 +193,7 @@ def _add_results(commands):
 
 # %% ../nbs/01_cli.ipynb #bb094ef0
 def _add_answer(commands):
-    "The arguments of `ares answer`."
+    "The arguments of `ares answer` and `ares demo`."
     answer = commands.add_parser(
         "answer", help="ask a finished run a question: the rationale, its scores, and the answer"
     )
@@ -208,7 +208,12 @@ def _add_answer(commands):
     answer.add_argument("--scores", action="store_true",
                         help="let a language model score the sentences, which may cost money; "
                              "other teachers are always asked")
-    _add_setting(answer, "replace a setting that says where the run computes, such as `device`")
+    demo = commands.add_parser("demo", help="open a page that asks two stages of a run the same question")
+    demo.add_argument("target", help="the name of a run")
+    demo.add_argument("--stages", nargs=2, default=[], metavar="STAGE", help="default: the first and the last")
+    demo.add_argument("--port", type=int, default=7860, help="of the page on this machine (default: 7860)")
+    for command in (answer, demo):
+        _add_setting(command, "replace a setting that says where the run computes, such as `device`")
 
 # %% ../nbs/01_cli.ipynb #bd14a41d
 def parser() -> argparse.ArgumentParser:
@@ -343,6 +348,16 @@ def _show_answer(
     if args.problem: problem = find_problem(config, args.problem)
     else: problem = question_problem(config, args.question, args.choices, args.image, args.hint)
     print(load_run(run, args.stage, **where).solve(problem, args.scores))
+    return 0
+
+def _show_demo(
+    args: argparse.Namespace, # target, stages, port, p
+) -> int: # 0
+    "Serve the page until Ctrl-C."
+    from ares.reports.demo import show_demo
+    where = _given_values(args.p)
+    _, run = _find_run(args.target, overrides=where, need_data=False)
+    show_demo(run, args.stages, args.port, **where)
     return 0
 
 # %% ../nbs/01_cli.ipynb #4150f83c
@@ -506,6 +521,7 @@ def _run_command(args: argparse.Namespace) -> int: # 0 when all went well
     "Run a command."
     if args.command in _MANY: return _MANY[args.command](args)
     if args.command == "answer": return _show_answer(args)
+    if args.command == "demo": return _show_demo(args)
     from ares.core.distributed import run_on_main, launcher_settings
     if args.command == "stage":
         from ares.pipeline.folder import read_config
