@@ -23,7 +23,8 @@ def _run_folder(
     for run in (home/target, Path(target)):
         if os.path.exists(run/"config.json"): return run
     name = shown_name(target) or "no name"
-    raise AresError(f"{name}: neither a parameter file (.yaml, or a name such as `demo`) nor a run in {home}/.")
+    raise AresError(f"{name}: neither a parameter file (.yaml, or a name such as `demo`) "
+                    f"nor a run in {home}/.")
 
 def _is_file(target: str) -> bool:
     "Whether the argument is a parameter file and not a run."
@@ -140,8 +141,8 @@ def _add_views(commands):
 def _add_runs(commands):
     "The arguments of `ares run`, `ares cost` and `ares plan`."
     run = commands.add_parser("run", help="start a run from a parameter file, or go on with one")
-    run.add_argument("target", help="a parameter file such as params/demo.yaml, the name of one that comes with "
-                                    "ARES such as demo, or the name of a run")
+    run.add_argument("target", help="a parameter file such as params/demo.yaml, the name of one that comes "
+                                    "with ARES such as demo, or the name of a run")
     run.add_argument("--name", help="name of the new run (default: the file's name)")
     run.add_argument(
         "--rehearse", action="store_true",
@@ -210,7 +211,8 @@ def _add_answer(commands):
                              "other teachers are always asked")
     demo = commands.add_parser("demo", help="open a page that asks two stages of a run the same question")
     demo.add_argument("target", help="the name of a run")
-    demo.add_argument("--stages", nargs=2, default=[], metavar="STAGE", help="default: the first and the last")
+    demo.add_argument("--stages", nargs=2, default=[], metavar="STAGE",
+                      help="default: the first and the last")
     demo.add_argument("--port", type=int, default=7860, help="of the page on this machine (default: 7860)")
     for command in (answer, demo):
         _add_setting(command, "replace a setting that says where the run computes, such as `device`")
@@ -338,6 +340,7 @@ def _check_question(args: argparse.Namespace): # target, question, choices, imag
     if args.problem and (args.question or args.choices or args.image or args.hint):
         raise AresError("ares answer: --problem brings its own question; give one of the two.")
 
+# %% ../nbs/01_cli.ipynb #1ef2064e
 def _show_answer(
     args: argparse.Namespace, # of `_check_question`; stage, scores, p
 ) -> int: # 0
@@ -350,6 +353,7 @@ def _show_answer(
     print(load_run(run, args.stage, **where).solve(problem, args.scores))
     return 0
 
+# %% ../nbs/01_cli.ipynb #84a442bb
 def _show_demo(
     args: argparse.Namespace, # target, stages, port, p
 ) -> int: # 0
@@ -476,6 +480,7 @@ def _copy_files(
     print("\nnext: `ares run demo`, then open runs/demo/report.html")
     return 0
 
+# %% ../nbs/01_cli.ipynb #5c78c40c
 def _find_file(args: argparse.Namespace): # target, name
     "Replace the name of a parameter file by its path, unless a run is meant."
     if args.command not in ("run", "cost", "plan", "sweep") or _is_file(args.target): return

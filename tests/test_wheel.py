@@ -1,5 +1,5 @@
 "The wheel alone is enough: parameter files and notebooks travel with it."
-import json, shutil, subprocess, sys, sysconfig, venv
+import json, os, shutil, subprocess, sys, sysconfig, venv
 
 import pytest
 
@@ -8,8 +8,13 @@ from conftest import ROOT
 LEFT = ".venv .git __pycache__ _docs _proc .ipynb_checkpoints runs build dist".split()
 
 
+# the data files of the packages that are shared with the fresh environment
+SHARED = dict(JUPYTER_PATH=f"{sys.prefix}/share/jupyter", OMP_NUM_THREADS="1")
+
+
 def call(*words, cwd):
-    return subprocess.run([str(w) for w in words], cwd=cwd, capture_output=True, text=True, timeout=900)
+    return subprocess.run([str(w) for w in words], cwd=cwd, capture_output=True, text=True, timeout=900,
+                          env=os.environ | SHARED)
 
 
 @pytest.fixture(scope="module")

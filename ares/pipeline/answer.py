@@ -33,6 +33,7 @@ def _choices_fault(
     if not all(isinstance(c, str) and c.strip() for c in choices): return "must be texts, none of them empty"
     return "" if len(set(choices)) == len(choices) else "must differ from each other"
 
+# %% ../../nbs/pipeline/09_answer.ipynb #c73df4e1
 def _answers_in_words(config: ARESConfig) -> bool | None: # None for a data set that may have both kinds
     "Whether the problems of a run have no choices."
     if config.problems == "aokvqa": return config.aokvqa_answers == "direct"
@@ -111,6 +112,7 @@ def _with_view(config: ARESConfig, problem: Problem) -> Problem:
     features = model([problem])[0].float().cpu()
     return replace(problem, features=lambda: features)
 
+# %% ../../nbs/pipeline/09_answer.ipynb #4680df94
 def _refuse_unseen(
     student, # a `Student`
     problem: Problem, # with a picture, or without
@@ -132,10 +134,11 @@ def _kept_answerer(
     separate = config.answer_model == "separate"
     kept = run/("baseline" if separate else stage)/"answers"/"model"
     if not kept.exists():
-        raise AresError(f"{run}: {stage} has no answer model, because the run is of an earlier version; remove "
-                        f"{stage}/result.json and complete.json, and `ares run` trains it again.")
+        raise AresError(f"{run}: {stage} has no answer model, because the run is of an earlier version; "
+                        f"remove {stage}/result.json and complete.json, and `ares run` trains it again.")
     with loading(kept, "remove this folder and the stage's result.json, and `ares run` trains it again"):
-        return load_trained(config, kept) if separate else load_answerer(student, kept, answer_adapter(config))
+        if separate: return load_trained(config, kept)
+        return load_answerer(student, kept, answer_adapter(config))
 
 # %% ../../nbs/pipeline/09_answer.ipynb #27d4a175
 class TrainedStudent:
@@ -143,7 +146,8 @@ class TrainedStudent:
     def __init__(self, config: ARESConfig, run: Path, stage: str):
         self.config, self.run, self.stage = config, run, stage
         model = run/stage/"model"
-        with loading(model, "restore it, or train the stage again"): self.student = load_trained(config, model)
+        with loading(model, "restore it, or train the stage again"):
+            self.student = load_trained(config, model)
         self.answerer = _kept_answerer(config, run, stage, self.student)
 
     def answer(self, question: str, choices: list = (), image=None, hint: str = "", score: bool = False):
@@ -177,6 +181,7 @@ def load_run(
         raise AresError(f"{run}: stage {shown_value(stage)} is not done; done are {', '.join(stages)}.")
     return TrainedStudent(config, Path(run), stage or stages[-1])
 
+# %% ../../nbs/pipeline/09_answer.ipynb #a23c7419
 def find_problem(
     config: ARESConfig,
     id: str, # of a problem of the run's own data

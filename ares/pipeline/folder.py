@@ -94,9 +94,9 @@ def _features_digest(folder: Path) -> str:
     return _digest([load_features(folder).index, sizes])
 
 # %% ../../nbs/pipeline/04_folder.ipynb #fd6cb29d
-def _is_local(student) -> bool: # the setting
+def _is_local(place) -> bool: # the setting `student`
     "Whether a student is a folder or a file."
-    return isinstance(student, str) and os.path.exists(student)
+    return isinstance(place, str) and os.path.exists(place)
 
 def _contents(
     config: ARESConfig,
@@ -106,7 +106,8 @@ def _contents(
     "Hashes of the contents of a run."
     contents = {}
     if config.data: contents["data"] = _digest({**r, "caption": ""} for r in records)
-    if config.data or config.captions: contents["captions"] = _digest([r["id"], r["caption"]] for r in records)
+    if config.data or config.captions:
+        contents["captions"] = _digest([r["id"], r["caption"]] for r in records)
     if config.features: contents["features"] = _features_digest(Path(config.features))
     if student and _is_local(config.student): contents["student"] = _student_digest(Path(config.student))
     return contents
@@ -134,7 +135,8 @@ def _content_fault(
     given = [name for name in _LEADS_TO[part] if getattr(config, name)] or [part]
     names = [name for name in given if name in moved] or given
     why = ""
-    if part in ("data", "captions") and (run/_PROBLEMS).exists(): why = f" ({_first_difference(run, records)})"
+    if part in ("data", "captions") and (run/_PROBLEMS).exists():
+        why = f" ({_first_difference(run, records)})"
     return (f"{run}: `{names[0]}` leads to another content than the one that this run was started with{why}; "
             "name the place of the same content, or start another run.")
 
@@ -162,8 +164,9 @@ def _check_contents(
     kept = read_json(run/_CONTENTS, dict) if (run/_CONTENTS).exists() else None
     named = config.data or config.captions or config.features
     if kept is None and (lost := [n for n in moved if n not in ("device", "ledger")]):
-        raise AresError(f"{run}: `{lost[0]}` has changed, and this run of an earlier version has not kept what "
-                        "it was started with; continue it once with the old place, then with the new one.")
+        raise AresError(f"{run}: `{lost[0]}` has changed, and this run of an earlier version has not kept "
+                        "what it was started with; continue it once with the old place, then with the new "
+                        "one.")
     if not named and not kept and not _is_local(config.student): return ()
     splits = load_splits(config) if named else {}
     records = [_problem_record(p) for split in splits.values() for p in split]
@@ -194,7 +197,8 @@ def run_splits(
     try: return load_splits(config)
     except AresError:
         if not (run/_PROBLEMS).exists(): raise
-    say(f"{run}: the data set is not there; its problems are shown as the run has kept them, without pictures.")
+    say(f"{run}: the data set is not there; its problems are shown as the run has kept them, without "
+        "pictures.")
     splits = dict(train=[], val=[], test=[])
     for record in _kept_records(run):
         problem = Problem(**{name: record[name] for name in _TEXTS if name in record})
@@ -349,8 +353,8 @@ def _refuse_missing(
         if not isinstance(place, str) or not place or os.path.exists(place): continue
         inside = name in ("captions", "splits_file") and os.path.exists(Path(str(values.get("data")))/place)
         if inside or name == "data" and is_hub_name(place): continue
-        raise AresError(f"{run}: `{name}` is {shown_value(place)}, which does not exist; say where it is now, "
-                        f"as `ares run {Path(run).name} -p {name} PLACE`.")
+        raise AresError(f"{run}: `{name}` is {shown_value(place)}, which does not exist; say where it is "
+                        f"now, as `ares run {Path(run).name} -p {name} PLACE`.")
 
 # %% ../../nbs/pipeline/04_folder.ipynb #5a9458a1
 def read_config(

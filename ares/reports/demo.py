@@ -27,6 +27,7 @@ def load_stages(
     chosen = list(dict.fromkeys(stages or (done[0], done[-1])))
     return {stage: load_run(run, stage, **where) for stage in chosen}
 
+# %% ../../nbs/reports/08_demo.ipynb #1ad7ff20
 def answer_html(
     stage: str,
     answer: Answer,
@@ -47,7 +48,8 @@ def compare_html(
 def _asked_html(
     students: dict, # of `load_stages`
     question: str, choices: str, # the choices one a line
-    image, hint: str, # a PIL image or None
+    image: str | None, # the file of an uploaded picture
+    hint: str,
 ) -> list: # of HTML, one text a stage
     "The answers to the question in the page's fields."
     config = next(iter(students.values())).config
@@ -55,6 +57,7 @@ def _asked_html(
     try: return compare_html(students, question_problem(config, question or "", lines, image, hint or ""))
     except AresError as e: return [f"<p>{html.escape(str(e))}</p>"] * len(students)
 
+# %% ../../nbs/reports/08_demo.ipynb #b955a024
 def _chosen_html(
     students: dict, # of `load_stages`
     problem: Problem | None, # of the run; None while nothing is chosen
@@ -77,6 +80,7 @@ def _import_gradio():
     import gradio
     return gradio
 
+# %% ../../nbs/reports/08_demo.ipynb #9b09b87f
 def demo_page(
     students: dict, # of `load_stages`
     problems: list = (), # test problems to choose from
@@ -85,7 +89,7 @@ def demo_page(
     gr, problems = _import_gradio(), {p.id: p for p in problems[:_MOST]}
     with gr.Blocks(title="ARES") as page:
         with gr.Row():
-            image = gr.Image(type="pil", label="picture (optional)", height=240)
+            image = gr.Image(type="filepath", label="picture (optional)", height=240)
             with gr.Column():
                 question = gr.Textbox(label="question")
                 choices = gr.Textbox(label="choices, one a line", lines=3)
@@ -114,4 +118,7 @@ def show_demo(
     config = next(iter(students.values())).config
     try: problems = run_splits(config, run)[config.evaluate_on]
     except AresError: problems = []  # the data set is not there; new questions need none
-    demo_page(students, problems).launch(server_name="127.0.0.1", server_port=port, share=False)
+    page = demo_page(students, problems)
+    try: page.launch(server_name="127.0.0.1", server_port=port, share=False)
+    except (OSError, OverflowError) as e:
+        raise AresError(f"--port {port}: cannot be used ({clipped(e, 80)}); choose another one.") from None

@@ -237,6 +237,8 @@ rollout = generate_rollouts(student, [problem], [rationale_prompt(problem)], num
 max_new_tokens={config.max_new_tokens}, sample=False)[0]
 print(rollout.text)
 ```"""
+
+# %% ../../nbs/reports/07_publish.ipynb #ee7746f7
 _AUTO_CLASSES = """`transformers` loads the same weights (without a picture here):
 
 ```python
@@ -245,10 +247,12 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 tokenizer, model = AutoTokenizer.from_pretrained("{name}"), AutoModelForSeq2SeqLM.from_pretrained("{name}")
 text = "Question: Which is a mammal?\\nContext: N/A\\nOptions: (A) a trout (B) a whale\\nSolution:"
-written = model.generate(tokenizer(text, return_tensors="pt").input_ids, max_new_tokens={config.max_new_tokens})
+ids = tokenizer(text, return_tensors="pt").input_ids
+written = model.generate(ids, max_new_tokens={config.max_new_tokens})
 print(tokenizer.decode(written[0], skip_special_tokens=True))
 ```"""
 
+# %% ../../nbs/reports/07_publish.ipynb #bbad57a3
 def _how_to_load(
     config: ARESConfig,
     name: str, # of the repository; "" for the folder itself
