@@ -159,6 +159,30 @@ def _add_runs(commands):
                       help="measure both on this machine, with fresh weights")
     for command in (run, cost, plan): _add_setting(command, "replace a setting of the file")
 
+# %% ../nbs/01_cli.ipynb #f1914344
+_ON = ("scienceqa", "aokvqa", "mmmu", "mmbench", "own") # `TEST_SETS`
+
+def _add_evaluate(commands):
+    "The arguments of `ares evaluate`."
+    evaluate = commands.add_parser(
+        "evaluate", help="accuracy of a finished stage, or of a file of predictions, on other test problems"
+    )
+    evaluate.add_argument("target", nargs="?", default="", metavar="RUN", help="the name of a run")
+    evaluate.add_argument("--on", required=True, choices=_ON, help="the data set")
+    evaluate.add_argument("--data", required=True, metavar="PATH",
+                          help="its folder, its name on the hub, or a file of own problems")
+    evaluate.add_argument("--predictions", default="", metavar="FILE",
+                          help="instead of a run: what another model said, as JSON or JSON lines")
+    evaluate.add_argument("--stage", default="", help="default: the last one that is done")
+    evaluate.add_argument("--judge", default="", choices=("", "reference", "claude", "openai", "local"),
+                          help="compares rationales with the baseline's (default: no judge)")
+    evaluate.add_argument("--judge-model", default="", metavar="NAME", help="its model")
+    evaluate.add_argument("--features", default="", metavar="FOLDER",
+                          help="features of the pictures, for a run that uses features")
+    evaluate.add_argument("--column", action="append", default=[], metavar="OURS=YOURS",
+                          help="of own problems: another name of a column, e.g. question=prompt, "
+                               "choices=option1,option2")
+
 # %% ../nbs/01_cli.ipynb #982e7f04
 def _add_publish(commands):
     "The arguments of `ares publish`."
@@ -224,7 +248,8 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     init = commands.add_parser("init", help="copy the parameter files that come with ARES")
     init.add_argument("folder", nargs="?", default=".", help="where to (default: here)")
-    for add in (_add_runs, _add_results, _add_answer, _add_publish, _add_sweep, _add_views): add(commands)
+    adders = (_add_runs, _add_results, _add_answer, _add_evaluate, _add_publish, _add_sweep, _add_views)
+    for add in adders: add(commands)
     return top
 
 # %% ../nbs/01_cli.ipynb #55528b5f
@@ -432,6 +457,48 @@ def _show_comparison(
     print(f"{table_text(compare_table(common_values(runs, args.stage)).T)}\n\nreport: {page}")
     return 0
 
+# %% ../nbs/01_cli.ipynb #05dd9a9c
+def _given_columns(
+    given: list, # of "ours=yours"; several columns of choices with commas between
+) -> dict: # as the setting `columns`
+    "The names of columns on the command line."
+    columns = {}
+    for text in given:
+        name, _, column = text.partition("=")
+        if not name or not column:
+            raise AresError(f"--column {shown_name(text, 60)}: expected `ours=yours`, e.g. question=prompt.")
+        columns[name] = column.split(",") if name == "choices" and "," in column else column
+    return columns
+
+def _check_evaluation(args: argparse.Namespace):
+    "Raise when an evaluation names no run, no file or no data."
+    _given_columns(args.column)
+    if bool(args.target) == bool(args.predictions):
+        raise AresError("ares evaluate: give the name of a run, or --predictions FILE, and not both.")
+    if args.predictions and not os.path.isfile(args.predictions):
+        raise AresError(f"--predictions {shown_name(args.predictions)}: no such file.")
+    if not os.path.exists(args.data) and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", args.data):
+        raise AresError(f"--data {shown_name(args.data)}: no such file or folder, "
+                        "and no hub name `owner/name`.")
+    if args.target: _run_folder(args.target)
+
+# %% ../nbs/01_cli.ipynb #27797f9a
+def _show_evaluation(
+    args: argparse.Namespace, # of `_add_evaluate`
+) -> int: # 0
+    "Evaluate a run or a file of predictions, and print its table."
+    columns = _given_columns(args.column)
+    if args.predictions:
+        from ares.evaluation.benchmarks import score_predictions
+        table, notes = score_predictions(args.predictions, args.on, args.data, columns)
+    else:
+        from ares.pipeline.evaluate_on import evaluate_on, evaluation_sentence, evaluation_table
+        record = evaluate_on(_run_folder(args.target), args.on, args.data, args.stage, judge=args.judge,
+                             judge_model=args.judge_model, columns=columns, features=args.features)
+        table, notes = evaluation_table(record), [evaluation_sentence(record), f"kept in {record['folder']}"]
+    print(table_text(table), *notes, sep="\n")
+    return 0
+
 # %% ../nbs/01_cli.ipynb #2a39db1f
 def _watched_folder(
     target: str, # the name or the folder of a run, or the folder of a sweep
@@ -454,7 +521,7 @@ def _show_watched(
 
 # %% ../nbs/01_cli.ipynb #d6fd1eca
 # commands on several runs, or that only show a run
-_MANY = dict(sweep=_show_sweep, compare=_show_comparison, watch=_show_watched)
+_MANY = dict(sweep=_show_sweep, compare=_show_comparison, watch=_show_watched, evaluate=_show_evaluation)
 
 def _is_main() -> bool:
     "The same as `ares.core.distributed.is_main`, without importing PyTorch."
@@ -510,6 +577,7 @@ def _check_words(args: argparse.Namespace):
     elif args.command == "compare": [_run_folder(run) for run in args.runs]
     elif args.command == "answer": _check_question(args)
     elif args.command == "sweep": read_parameters(args.target)
+    elif args.command == "evaluate": _check_evaluation(args)
     elif args.command == "stage":
         if not _STAGE.fullmatch(args.stage):
             raise AresError(f"stage: {shown_value(args.stage)} is no stage; "

@@ -18,6 +18,7 @@ import ares_runs
 from ..core.io import *
 from ..core.distributed import alone, run_on_main, process_count, run_lock, shown_progress
 from .config import ARESConfig, config_diff
+from .build import check_gold, load_splits
 from .folder import check_run, read_config
 from .stages import run_ares, run_stage
 
@@ -222,6 +223,8 @@ def complete_run(
     run: Path, # folder of the run
 ) -> Path: # report.html
     "Do all stages of a run and write its report."
+    if config.problems == "own" and not (run/"baseline"/"result.json").exists():
+        run_on_main(lambda: check_gold(config, load_splits(config)))
     with run_lock(run):
         run_notebooks(config, run)
         return run_on_main(lambda: make_report(run))

@@ -24,10 +24,9 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 # %% ../../nbs/students/04_decoder.ipynb #ee180ea7
 from ..core.io import *
-from .base import train_tokenizer, views
+from .base import StudentModel, train_tokenizer, views
 from .sizes import DECODER_SIZES, full_sizes
-from .sampling import label_loss, next_tokens, vocabulary_logits
-from .t5 import T5Student
+from .sampling import label_loss, next_tokens, student_logprobs, vocabulary_logits
 
 # %% ../../nbs/students/04_decoder.ipynb #de788d67
 class SlicedDecoder:
@@ -293,7 +292,7 @@ class SamplesCache:
 def sample_with_cache(
     student, # a `CausalStudent`
     inputs: dict, # what `inputs` returned
-    num_samples: int, max_new_tokens: int, temperature: float, # see `T5Student.generate`
+    num_samples: int, max_new_tokens: int, temperature: float, # see `Student.generate`
     top_k: int, top_p: float, sample: bool, of_sampled: bool,
 ): # (tokens, logprobs), each (problems * num_samples, length)
     "Decode all samples of all problems together."
@@ -417,9 +416,10 @@ class _DecoderStates:
         return collate
 
 # %% ../../nbs/students/04_decoder.ipynb #f511f758
-class CausalStudent(_DecoderSteps, _DecoderText, _DecoderStates, T5Student):
+class CausalStudent(_DecoderSteps, _DecoderText, _DecoderStates, StudentModel):
     "A causal language model with its tokenizer, and the methods of every student."
     follows_tokens = True
+    token_logprobs = student_logprobs
     parts = property(lambda self: [self.model.base_model])
     trainer = property(lambda self: sft_trainer())
     def shard(self):

@@ -22,7 +22,7 @@ from transformers.utils import cached_file, find_adapter_config_file, logging as
 
 # %% ../../nbs/students/06_loading.ipynb #2370653d
 from ..core.io import *
-from .base import train_tokenizer
+from .base import Student, train_tokenizer
 from .t5 import MultimodalT5, MultimodalT5Config, T5Student, _kept_no_image, image_patches
 from .t5 import new_student, set_no_image, t5_student
 from .decoder import CausalStudent, as_student, keeps_states, new_decoder, read_conversation
@@ -430,7 +430,7 @@ def load_student(
     max_prompt_tokens: int = 512, # longer prompts are cut
     image_dim: int | None = None, # width of the features that it reads, None without
     base: str = "", # where an adapter's student is now; "" for the place that the adapter names
-) -> T5Student:
+) -> Student:
     "A student, ready to use."
     _check_dtype(dtype)
     hf_logging.disable_progress_bar()  # loading takes a moment here; its bars would only fill the notebooks

@@ -8,7 +8,6 @@ __all__ = ['MARK', 'NO_IMAGE', 'image_patches', 'fuse', 'MultimodalT5Config', 'F
            't5_student']
 
 # %% ../../nbs/students/03_t5.ipynb #5f8bedf3
-import copy
 from pathlib import Path
 
 import torch
@@ -25,10 +24,10 @@ from transformers.utils import cached_file
 
 # %% ../../nbs/students/03_t5.ipynb #18cdefb3
 from ..core.io import *
-from ..core.distributed import shard, unsharded, unsharded_weights
-from .base import train_tokenizer, views
+from ..core.distributed import shard
+from .base import StudentModel, train_tokenizer, views
 from .sizes import T5_SIZES, full_sizes
-from .sampling import label_loss, next_tokens, sliced_logprobs, vocabulary_logits
+from .sampling import label_loss, next_tokens, student_logprobs, vocabulary_logits
 
 # %% ../../nbs/students/03_t5.ipynb #cec981a5
 MARK = 4.0 # size of a mark: one number must be visible among 768 pixels
@@ -260,11 +259,6 @@ _AS_DATA = dict(padding=True, return_tensors="pt", split_special_tokens=True) # 
 # %% ../../nbs/students/03_t5.ipynb #8f5b75c4
 class _T5Steps:
     "The steps of sampling with a T5, and a batch without content."
-    fresh = () # modules that its checkpoint lacked: an adapter must train and save them whole
-    frozen_vision = False # whether training leaves its vision tower unchanged
-    unlearned = () # tokens of its template for which its checkpoint has no vector
-    ends = property(lambda self: {self.tokenizer.eos_token_id}) # tokens that end a response
-
     def blank_inputs(self, rows: int, tokens: int, patches: int | None) -> dict:
         "A batch for a plan: prompts of a length, and so many patches (0: no pictures; None: pixels)."
         c, device = self.model.config, self.device
@@ -288,43 +282,27 @@ class _T5Steps:
         return decode_step(self.model, last, cache, step)
 
 # %% ../../nbs/students/03_t5.ipynb #44e367f9
-class _StudentModel:
-    "A model and its tokenizer: how they compute, are copied, saved and divided."
-    follows_tokens = False # whether it reads a list of tokens and continues it
-    device = property(lambda self: self.model.device)
-    width = property(lambda self: self.model.config.get_text_config().hidden_size)
+_FUSION = "fusion.json" # beside an adapter's weights
+
+class _T5Model(StudentModel):
+    "The parts of a T5, its trainer, and its files."
     parts = property(lambda self: [self.model.encoder, self.model.decoder])
-    trainer = property(lambda self: (Seq2SeqTrainer, Seq2SeqTrainingArguments)) # and its settings
-
-    def precision(self):
-        "The context of all computation: bfloat16 with mixed precision."
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed)
-
-    def copy(self):
-        "An independent copy, e.g. the frozen reference; frozen weights are shared."
-        other = copy.copy(self)
-        frozen = {id(p): p for p in self.model.parameters() if not p.requires_grad}
-        other.model = copy.deepcopy(self.model, frozen)
-        return other
+    trainer = property(lambda self: (Seq2SeqTrainer, Seq2SeqTrainingArguments))
 
     def save(self, folder):
-        "Write weights (safetensors), configuration and tokenizer."
-        _write_student(self.model, self.tokenizer, folder)
+        "Write the files of every student; those of an adapter include how the fusion was used."
+        super().save(folder)
+        if hasattr(self.model, "peft_config") and hasattr(self.model.config, "no_image"):
+            write_json(Path(folder)/_FUSION, dict(no_image=self.model.config.no_image))
 
     def shard(self):
         "Divide the weights of all blocks among the processes; embeddings, head and fusion stay whole."
         for stack in self.parts: shard(stack, stack.block)
 
-    def unsharded(self):
-        "The context in which each process has all weights: for everything but training."
-        return unsharded(self.model)
-
 # %% ../../nbs/students/03_t5.ipynb #e58f7611
-class T5Student(_T5Steps, _StudentModel):
+class T5Student(_T5Steps, _T5Model):
     "A multimodal T5 with its tokenizer, and the methods of every student."
-    def __init__(self, model: MultimodalT5, tokenizer, max_prompt_tokens: int = 512, mixed: bool = False):
-        self.model, self.tokenizer = model.eval(), tokenizer
-        self.max_prompt_tokens, self.mixed = max_prompt_tokens, mixed
+    token_logprobs = student_logprobs
 
     def inputs(self, prompts: list, pictures: list) -> dict:
         "A padded batch of prompts and pictures (None for no picture) on the model's device."
@@ -348,11 +326,6 @@ class T5Student(_T5Steps, _StudentModel):
             return self.model.decoder(
                 input_ids=self.model._shift_right(responses), encoder_hidden_states=encoded,
                 encoder_attention_mask=mask, use_cache=False).last_hidden_state
-
-    def token_logprobs(self, hidden: torch.Tensor, responses: torch.Tensor, temperature: float = 1.0,
-                       top_k: int = 0) -> torch.Tensor:
-        "Log-probabilities (rows, length) of the tokens of responses; zero at padding."
-        with self.precision(): return sliced_logprobs(self.model, hidden, responses, temperature, top_k)
 
     def examples_collator(self):
         "A function from examples (prompt, view, target) to a batch with labels, for the trainer."
@@ -437,16 +410,6 @@ def set_no_image(
                         "or choose a T5.")
     _fuse_as(student.model, how)
     return student
-
-# %% ../../nbs/students/03_t5.ipynb #5c1e07a9
-_FUSION = "fusion.json" # beside an adapter's weights
-
-def _write_student(model, tokenizer, folder):
-    "Write a student's files; an adapter's files include how the fusion was used."
-    model.save_pretrained(folder, state_dict=unsharded_weights(model))
-    tokenizer.save_pretrained(folder)
-    if hasattr(model, "peft_config") and hasattr(model.config, "no_image"):
-        write_json(Path(folder)/_FUSION, dict(no_image=model.config.no_image))
 
 # %% ../../nbs/students/03_t5.ipynb #fdbabaa5
 def _kept_no_image(student, source: str) -> str: # "" if there is no fusion
