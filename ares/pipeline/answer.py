@@ -16,7 +16,7 @@ from ..data.prompts import rationale_prompt
 from ..data.vision import VisionModel, load_features
 from ..training.answers import load_answerer, predict_answers, read_conclusion
 from ..training.rollouts import generate_rollouts
-from .config import ARESConfig, asked_models
+from .config import ARESConfig, is_own
 from .build import load_splits, load_trained, make_teacher
 from .folder import done_stages, loading, read_config
 from .evaluate import answer_adapter
@@ -94,12 +94,13 @@ def _sentence_scores(
     score: bool, # ask a language model
 ) -> dict: # `scores`, or `no_scores` with the reason
     "The teacher's scores of a rationale."
-    field, what = _NEEDS.get(config.teacher, ("", ""))
-    if field and not getattr(problem, field):
-        return dict(no_scores=f"the teacher `{config.teacher}` needs {what}")
+    for name in config.reward or [config.teacher]:
+        field, what = _NEEDS.get(name, ("", ""))
+        if field and not getattr(problem, field):
+            return dict(no_scores=f"the teacher `{name}` needs {what}")
+        if name not in _NEEDS and not is_own(name) and not score:
+            return dict(no_scores=f"`{name}` is asked only with --scores, since this may cost money")
     if not sentences: return dict(no_scores="there is no sentence")
-    if "teacher" in asked_models(config) and not score:
-        return dict(no_scores=f"`{config.teacher}` is asked only with --scores, since this may cost money")
     if problem.answer == -1: config = replace(config, teacher_knowledge="form")
     scores = make_teacher(config, run, "answer", noise=False).score(problem, sentences)
     return dict(scores=scores) if scores else dict(no_scores="the teacher gave no usable reply")
