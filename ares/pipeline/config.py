@@ -557,7 +557,7 @@ def _is_hub_name(source: str) -> bool: # see `is_hub_name`
     from ares.data.datasets import is_hub_name
     return is_hub_name(source)
 
-def _check_own(config: ARESConfig, need, need_data: bool): # as in `check_config`
+def _check_own_data(config: ARESConfig, need, need_data: bool): # as in `check_config`
     "Raise an error if own data are not there, or their columns cannot be named so."
     from ares.data.own import columns_fault, is_own_file
     fault = columns_fault(config.columns)
@@ -575,7 +575,7 @@ def _check_data(config: ARESConfig, need, need_data: bool): # as in `check_confi
          "empty for embedded problems, which are made here; or set `problems: scienceqa`, or `aokvqa`")
     own = config.problems == "own"
     need("columns", own or not config.columns, "empty unless `problems: own`")
-    if own: _check_own(config, need, need_data)
+    if own: _check_own_data(config, need, need_data)
     there = embedded or own or os.path.isdir(config.data) or _is_hub_name(config.data)
     need("data", not need_data or there,
          f"a folder that exists, or a hub's data set as `owner/name` (for `problems: {config.problems}`)")
