@@ -203,7 +203,7 @@ def cost_table(
     run: str | Path, # folder of a run
 ) -> pd.DataFrame: # a row for each stage and kind of question; empty without a language model
     "The calls of a run and what they cost."
-    config = load_config(read_json(Path(run)/"config.json"))
+    config = load_config(read_json(Path(run)/"config.json"), need_data=False)
     if not asked_models(config): return pd.DataFrame()
     table = open_ledger(config, run).totals().drop(columns="answered")
     if table["model"].nunique() < 2: table = table.drop(columns="model")
