@@ -192,8 +192,8 @@ def check_keys(
 # %% ../../nbs/pipeline/03_build.ipynb #b989e043
 def ppo_config(config: ARESConfig) -> PPOConfig:
     "The settings of `PPOTrainer`."
-    same = """advantage ppo_epochs clip vf_coef gamma lam kl_coef neutral feedback normalize_advantages
-        value_warmup max_grad_norm temperature""".split()
+    same = """advantage ppo_epochs clip vf_coef gamma lam kl_coef neutral feedback credit
+        normalize_advantages value_warmup max_grad_norm temperature""".split()
     return PPOConfig(
         **{n: getattr(config, n) for n in same},
         lr=config.rl_lr,

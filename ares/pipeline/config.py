@@ -27,7 +27,7 @@ from ..students.vlm import VLM_SIZES
 from ..teachers.ledger import model_facts
 from ..teachers.sender import url_fault
 from ..teachers.llm import TEACHERS, check_model, default_model
-from ..training.rewards import CUT_OFFS, FEEDBACKS
+from ..training.rewards import CREDITS, CUT_OFFS, FEEDBACKS
 from ..training.ppo import SCHEDULES
 from .parameter_files import read_parameters
 
@@ -189,6 +189,8 @@ class _PPOSettings(_SamplingSettings):
     # granularity of the reward: each "sentence" its own score (paper); or, to compare, the sum for the whole
     # "rationale", only its "rank", or "random" scores
     feedback: str = "sentence"
+    # value of a sentence: the "sum" of the rewards to come (paper), or their "min" (PURE, with `gamma` 1)
+    credit: str = "sum"
     # over a collection (paper, Base); with "group" over the samples of each problem
     normalize_advantages: bool = True
 
@@ -300,6 +302,7 @@ CHOICES = dict(
     similarity=("lexical", "minilm"),
     advantage=("gae", "group"),
     feedback=FEEDBACKS,
+    credit=CREDITS,
     value_model=("separate", "shared"),
     rl_schedule=tuple(SCHEDULES),
     answer_model=("adapter", "separate", "conclusion"),
@@ -483,6 +486,8 @@ def _check_method(config: ARESConfig, need): # `need` as in `check_config`
          f"some of {', '.join(SKILLS)}, with spaces between")
     need("value_warmup", not group or not config.value_warmup,
          "0 with `advantage: group`, which has no value head to train")
+    need("credit", config.credit == "sum" or config.gamma == 1 and config.feedback == "sentence",
+         "sum, or `gamma` 1 with `feedback: sentence`")
     need("num_samples", not group or config.num_samples > 1,
          "at least 2 with `advantage: group`, which compares the samples of a problem with each other")
     need("fsdp", not config.fsdp or config.num_processes > 1,
