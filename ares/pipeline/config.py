@@ -214,6 +214,8 @@ class ARESConfig(TrainingSettings):
     "All settings of a run; each field can be a key of its YAML file."
     sft_problems: int = 0 # train problems whose rationales are corrected; 0 for all
     sft_skip: int = 0 # train problems before them, for example those that the baseline imitated
+    # correct only problems whose samples in the RL stage before scored below this on average; 0: all
+    sft_select: float = 0.0
     sft_samples: int = 1 # rationales for each of them
     sft_lr: float = 8e-5 # (paper)
     sft_epochs: int = 20 # (paper)
@@ -322,7 +324,7 @@ AT_LEAST_ONE = """rounds num_samples collections collect_problems ppo_epochs rl_
     rollout_batch_size rationales_per_request concurrency num_processes sft_grad_accum""".split()
 POSITIVE = """temperature rl_lr baseline_lr sft_lr answer_lr clip request_timeout batch_wait_minutes
     batch_poll_seconds""".split()
-SHARES = """sampler_gpu_share top_p gamma lam teacher_noise lora_dropout""".split() # from 0 to 1
+SHARES = """sampler_gpu_share top_p gamma lam teacher_noise sft_select lora_dropout""".split() # from 0 to 1
 NOT_NEGATIVE = """train_problems val_problems test_problems gold_problems sft_problems sft_skip answer_problems
     round_calls top_k value_lr value_warmup kl_coef kl_target target_kl max_grad_norm
     value_clip vf_coef seed
@@ -475,6 +477,8 @@ def _check_training(config: ARESConfig, need): # `need` as in `check_config`
          "false with `top_p` below 1, which the trainer's log-probabilities do not know")
     need("warmup", config.warmup < 1 or config.warmup % 1 == 0, "a share below 1, or a number of steps")
     need("lora_targets", config.lora_targets.split(), "all-linear, or names of layers")
+    need("sft_select", not config.sft_select or config.method == "ares",
+         f"0 with `method: {config.method}`: it goes by the scores of the RL stage before the corrections")
     need("sft_skip", not config.train_problems or config.sft_skip < config.train_problems,
          f"below train_problems ({config.train_problems:,})")
 
