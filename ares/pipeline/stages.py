@@ -194,6 +194,7 @@ def _keep_scores(
     means = {id: sum(row) / len(row) for id, row in rows.items()}
     write_json(path, (read_json(path, dict) if path.exists() else {}) | means)
 
+# %% ../../nbs/pipeline/06_stages.ipynb #a4c14c37
 def _selected(
     config: ARESConfig,
     run: Path, # folder of the run
