@@ -24,11 +24,13 @@ lab: $(VENV)/.dev    ## open JupyterLab on the tour; what it saves is cleaned by
 
 docs: $(VENV)/.dev   ## build the site (needs Quarto)
 	@command -v quarto >/dev/null || { echo "make docs: Quarto is missing; install it from https://quarto.org and call make docs again."; exit 1; }
-	@$(BIN)/nbdev_proc_nbs && cp _quarto.yml _proc/ && quarto render _proc --output-dir ../_docs
+	@$(BIN)/nbdev_proc_nbs && cp _quarto.yml _proc/
+	@find _proc -name '*.ipynb' -exec sed -i 's/```mermaid/```{mermaid}/' {} +  # as Quarto writes it
+	@quarto render _proc --output-dir ../_docs
 	@rm -f nbs/_quarto.yml nbs/nbdev.yml  # copies that nbdev leaves beside the notebooks
 
 readme: $(VENV)/.dev ## write README.md from nbs/index.ipynb
-	@$(BIN)/jupyter nbconvert --log-level ERROR --to markdown --stdout --TagRemovePreprocessor.remove_input_tags=hidden nbs/index.ipynb | sed -E 's#\]\((images|runs|experiments|explanations|learn|core|data|students|teachers|training|evaluation|pipeline|reports|[0-9]{2}_)#](nbs/\1#g' | cat -s > $(README)
+	@$(BIN)/jupyter nbconvert --log-level ERROR --to markdown --stdout --TagRemovePreprocessor.remove_input_tags=hidden nbs/index.ipynb | sed -E 's#\]\((images|runs|experiments|explanations|learn|howto|core|data|students|teachers|training|evaluation|pipeline|reports|[0-9]{2}_)#](nbs/\1#g' | cat -s > $(README)
 
 figures: $(VENV)/.dev ## make the front page's figure and table again, from the demo over three seeds (half an hour)
 	@cd nbs/experiments && OMP_NUM_THREADS=1 $(abspath $(BIN))/papermill demo.ipynb demo.ipynb

@@ -8,8 +8,9 @@ from PIL import Image
 
 from ares.pipeline.stages import run_ares
 from ares.core.io import AresError, data_folder, read_json, read_jsonl, write_json
-from ares.data.datasets import TEXT_FIELDS, load_aokvqa, load_mmbench, load_mmmu, load_scienceqa, takeable
-from ares.evaluation.metrics import measure
+from ares.data.datasets import TEXT_FIELDS, filter_supported, load_aokvqa, load_mmbench, load_mmmu
+from ares.data.datasets import load_scienceqa
+from ares.evaluation.metrics import compute_metrics
 from ares.pipeline.evaluate import stage_answers, write_rationales
 from ares.teachers.llm import load_teacher
 from ares.evaluation.metrics import CATEGORIES
@@ -62,12 +63,13 @@ def test_a_student_is_evaluated_on_mmmu_and_mmbench(tmp_path, capsys):
     )
     student, teacher = make_student(config, load_splits(config)["train"]), load_teacher("reference")
     for load, name, n in ((load_mmmu, "mmmu", 20), (load_mmbench, "mmbench", 20)):
-        problems, left = takeable(load(data_folder()/name))
+        problems, left = filter_supported(load(data_folder()/name))
         assert len(problems) == n and sum(left.values()) == (name == "mmmu")
         rollouts = write_rationales(student, problems, tmp_path/f"{name}.jsonl", config)
         assert stage_answers(student, [], rollouts, tmp_path, config) is not None
         gold = [replace(r, text=f"So the answer is ({chr(65 + r.problem.answer)}).") for r in rollouts]
-        result = measure(teacher, teacher, rollouts, stage_answers(student, [], gold, tmp_path, config), None)
+        answers = stage_answers(student, [], gold, tmp_path, config)
+        result = compute_metrics(teacher, teacher, rollouts, answers, None)
         assert (
             result["accuracy"] == 100.0
             and result["n"] == n

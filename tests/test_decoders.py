@@ -374,7 +374,8 @@ def test_learned_positions_are_compared_with_the_settings(kind, room):
     if room is None: return check_length(student, 10_000)
     with pytest.raises(AresError, match="`max_prompt_tokens` 200 with 57 new ones"): check_length(student, 57)
     long = student.on_left([[5] * 257])
-    with pytest.raises(AresError, match="257 tokens, and the model has positions for 256"): student.read(long)
+    with pytest.raises(AresError, match="257 tokens, and the model has positions for 256"):
+        student.prefill(long)
 
 
 def plain_t5(folder):

@@ -9,7 +9,7 @@ import yaml
 from conftest import ROOT
 from ares.core.io import data_folder
 from ares.data.synthetic import make_problems
-from ares.teachers.mock_server import StandIn
+from ares.teachers.mock_server import MockServer
 from ares.teachers.offline import FactTeacher
 
 SMOKE = str(ROOT/"params"/"smoke.yaml")
@@ -228,7 +228,7 @@ def test_a_language_model_joins_and_its_replies_are_replayed(name, tmp_path, mon
             if "text/html" in o.get("data", {})
         ]
 
-    with StandIn(make_problems(11, split="test"), FactTeacher()) as server:
+    with MockServer(make_problems(11, split="test"), FactTeacher()) as server:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
         monkeypatch.setenv("ANTHROPIC_API_KEY", "stand-in")
         live = tables("live")

@@ -32,14 +32,14 @@ def answer(ledger, row, problems):
 def make_ledger(path):
     "A ledger in which some questions are answered, and others queued, refused, sent or in a batch."
     teacher = ClaudeTeacher(path, MODEL, stage="rl-1")
-    teacher.ask("score", ASKED)
+    teacher.prefetch("score", ASKED)
     rows = teacher.ledger.rows("select * from questions order by about")
     for row in rows[:3]: answer(teacher.ledger, row, {p.id: p for p in PROBLEMS})
     teacher.read([row["key"] for row in rows[:2]])
     teacher.ledger.store(rows[3]["key"], "too large", "refusal", {}, 0.0, state="refused")
-    teacher.ledger.claim("anthropic", "1:1.00", 1)
+    teacher.ledger.lease("anthropic", "1:1.00", 1)
     teacher.ledger.write("insert into batches values ('b', 'anthropic', 'x', '1:1.00', 'submitted', 1, 1.0)")
-    teacher.ledger.claim("anthropic", "1:1.00", 1, "b")
+    teacher.ledger.lease("anthropic", "1:1.00", 1, "b")
     teacher.ledger.write("insert into stops values ('1', 'why')")
     teacher.ledger.db.execute("pragma wal_checkpoint(truncate)")
     teacher.ledger.db.close()
@@ -66,11 +66,11 @@ def use(path):
     ledger.totals(), ledger.spent(), ledger.answered(), failures(ledger)
     for row in ledger.rows("select hash from pictures"): ledger.picture(row["hash"])
     teacher = ClaudeTeacher(path, MODEL, send="replay", stage="rl-1")
-    items = teacher.ask("score", ASKED[:3])
+    items = teacher.prefetch("score", ASKED[:3])
     teacher.read(list(teacher.open))
-    teacher.ask("score", ASKED[:3])
-    ledger.recover("anthropic")
-    keys = [row["key"] for row in ledger.claim("anthropic", "1:1.00", 10)]
+    teacher.prefetch("score", ASKED[:3])
+    ledger.recover_stale("anthropic")
+    keys = [row["key"] for row in ledger.lease("anthropic", "1:1.00", 10)]
     ledger.book(dict.fromkeys(keys, 0.1), budget_usd=1.0, budget_calls=50)
     ledger.put_back(keys)
     ledger.export_jsonl(path.with_suffix(".jsonl"))

@@ -236,7 +236,7 @@ def test_a_run_outlives_odd_replies(tmp_path, reach, monkeypatch):
         if odd is None: return good | dict(content=thoughtful(good))
         return good | (odd if seen[text] == 1 or odd in GOOD_BODIES else {})
     monkeypatch.setattr(stand_in, "as_message", as_message)
-    with reach(stand_in.StandIn(PROBLEMS, FactTeacher())):
+    with reach(stand_in.MockServer(PROBLEMS, FactTeacher())):
         teacher = ClaudeTeacher(tmp_path/"ledger.sqlite")
         values = teacher.values("score", PAIRS)
         teacher.sender.stop()
@@ -255,7 +255,7 @@ def test_a_server_without_json_schema_is_asked_in_another_form(takes, tmp_path, 
         forms[form] += 1
         return None if form in takes else (400, "invalid_request_error", f"{form} is not available")
     monkeypatch.setattr(stand_in, "refusal", refusal)
-    with reach(stand_in.StandIn(PROBLEMS, FactTeacher())) as server:
+    with reach(stand_in.MockServer(PROBLEMS, FactTeacher())) as server:
         judge = OpenAIJudge(tmp_path/"ledger.sqlite", base_url=f"{server.url}/v1", concurrency=1)
         values = judge.values("score", PAIRS)
         judge.sender.stop()

@@ -88,7 +88,8 @@ def test_zeros_are_what_the_official_code_gives(pictures):
     student = small_student("zeros")
     inputs, size = student.inputs(PROMPTS, pictures), student.model.config.image_dim
     shown = inputs.get("patches", torch.zeros(3, 16, size))
-    with torch.no_grad(): ours, theirs = student.read(inputs), official_states(student.model, inputs, shown)
+    with torch.no_grad():
+        ours, theirs = student.prefill(inputs), official_states(student.model, inputs, shown)
     assert (ours - theirs).abs().max() < 1e-5
     with torch.no_grad(): shut = set_no_image(student, "gate").read(inputs)
     without = [i for i, p in enumerate(pictures) if p is None]
@@ -99,7 +100,7 @@ def test_zeros_are_what_the_official_code_gives(pictures):
 def test_the_gate_computes_what_it_did_before(pictures):
     student = small_student()
     inputs = student.inputs(PROMPTS, pictures)
-    with torch.no_grad(): assert student.read(inputs).equal(earlier_states(student.model.encoder, inputs))
+    with torch.no_grad(): assert student.prefill(inputs).equal(earlier_states(student.model.encoder, inputs))
 
 
 @pytest.mark.parametrize("how", ["gate", "zeros"])
@@ -176,7 +177,7 @@ def test_old_saved_students_skip_the_fusion(tmp_path):
     write_json(tmp_path/"config.json", config)
     loaded, inputs = load_student(str(tmp_path)), student.inputs(PROMPTS, [None] * 3)
     assert loaded.model.config.no_image == "gate"
-    with torch.no_grad(): assert loaded.read(inputs).equal(student.read(inputs))
+    with torch.no_grad(): assert loaded.prefill(inputs).equal(student.prefill(inputs))
 
 
 @pytest.mark.parametrize("how", ["gate", "zeros"])
@@ -188,8 +189,8 @@ def test_an_adapter_remembers_the_choice(how, tmp_path):
     student.save(tmp_path/"adapter")
     loaded, inputs = load_student(str(tmp_path/"adapter")), student.inputs(PROMPTS, [None] * 3)
     with torch.no_grad():
-        assert loaded.read(inputs).equal(student.read(inputs))
-        assert torch.allclose(merged(loaded).read(inputs), student.read(inputs), atol=1e-5)
+        assert loaded.prefill(inputs).equal(student.prefill(inputs))
+        assert torch.allclose(merged(loaded).read(inputs), student.prefill(inputs), atol=1e-5)
     merged(loaded).save(tmp_path/"whole")
     assert load_student(str(tmp_path/"whole")).model.config.no_image == how
     config = ARESConfig(student=source, lora=True, device="cpu")

@@ -23,7 +23,7 @@ from ares.pipeline.stages import last_state, save_state
 from ares.core.io import set_seed
 from ares.training.ppo import PPOConfig, PPOTrainer
 from ares.data.synthetic import make_problems
-from ares.core.distributed import from_main, join_processes, process_count, whole_weights
+from ares.core.distributed import run_on_main, init_distributed, process_count, unsharded_weights
 from ares.data.prompts import rationale_prompt
 from ares.training.rollouts import add_logprobs, make_rollout
 from ares.training.sft import SFTConfig, ShowProgress, fit_sft, gold_examples
@@ -33,14 +33,15 @@ from ares.students.loading import load_student
 
 out, fsdp = sys.argv[1], len(sys.argv) > 2
 n = f"{process_count()}-fsdp" if fsdp else process_count()
-join_processes(torch.device("cpu"))
+init_distributed(torch.device("cpu"))
 def weights(student):
     "Copies of all weights but the embeddings and the head."
     shared = ("embed_tokens", "lm_head")
-    found = whole_weights(student.model).items()
+    found = unsharded_weights(student.model).items()
     return {k: w.clone() for k, w in found if not any(name in k for name in shared)}
 def keep(name, student):
-    with student.whole(): from_main(lambda: save_file(weights(student), f"{out}/{name}-{n}.safetensors"))
+    path = f"{out}/{name}-{n}.safetensors"
+    with student.unsharded(): run_on_main(lambda: save_file(weights(student), path))
 def held(tensors): return sum(getattr(t, "to_local", lambda: t)().numel() for t in tensors)
 
 problems = make_problems(43, split="train", seed=1)
@@ -130,7 +131,7 @@ GROUP = PPOConfig(advantage="group", lr=3e-4, ppo_epochs=3, batch_size=4, grad_a
 PPOTrainer(grouped, None, GROUP).update(rollouts)
 keep("group", grouped)
 shown = "policy_loss value_loss approx_kl ratio clip_fraction grad_norm steps".split()
-from_main(lambda: print({k: round(v, 5) for k, v in metrics[-1].items() if k in shown}))
+run_on_main(lambda: print({k: round(v, 5) for k, v in metrics[-1].items() if k in shown}))
 '''
 
 
@@ -207,14 +208,14 @@ from pathlib import Path
 from ares.core.io import AresError, set_seed
 from ares.training.ppo import PPOConfig, PPOTrainer
 from ares.data.synthetic import make_problems
-from ares.core.distributed import join_processes, process_index
+from ares.core.distributed import init_distributed, process_index
 from ares.data.prompts import rationale_prompt
 from ares.training.rollouts import add_logprobs, generate_rollouts
 from ares.training.sft import SFTConfig, fit_sft, gold_examples
 from ares.students.loading import load_student
 
 out = Path(sys.argv[1])
-join_processes(torch.device("cpu"))
+init_distributed(torch.device("cpu"))
 problems = make_problems(8, split="train", seed=1)
 prompts = [rationale_prompt(p) for p in problems]
 set_seed(0)

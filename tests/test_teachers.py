@@ -18,7 +18,7 @@ from ares.teachers.requests import make_question, picture_bytes
 from ares.data.sentences import split_sentences
 from ares.teachers.sender import note_batch
 from ares.pipeline.config import load_config
-from ares.teachers.mock_server import LINE_FAULTS, REPLY_FAULTS, StandIn
+from ares.teachers.mock_server import LINE_FAULTS, REPLY_FAULTS, MockServer
 from ares.teachers.offline import FactTeacher
 from conftest import ROOT, end, loop, start, timeless
 
@@ -63,7 +63,7 @@ def check(values, asked=ASKED):
 
 @pytest.mark.parametrize("seed", range(10))
 def test_a_faulty_server_loses_and_swaps_nothing(seed, tmp_path, reach):
-    with reach(StandIn(PROBLEMS, FACTS, faults=FAULTS, seed=seed)) as server:
+    with reach(MockServer(PROBLEMS, FACTS, faults=FAULTS, seed=seed)) as server:
         teacher = ClaudeTeacher(tmp_path/"ledger.sqlite", request_timeout=3.0, concurrency=32)
         failed = check(teacher.values("score", ASKED))
         teacher.sender.stop()
@@ -89,7 +89,7 @@ def start_asking(server, ledger, name="asked"):
 def test_killed_at_random_moments_nothing_is_paid_twice(tmp_path, reach):
     "Twenty kills while replies come in; the sender outlives the run and stores what is under way."
     rng, path, kills = random.Random(0), tmp_path/"ledger.sqlite", 0
-    with reach(StandIn(PROBLEMS, FACTS, seconds=0.3, seed=1)) as server:
+    with reach(MockServer(PROBLEMS, FACTS, seconds=0.3, seed=1)) as server:
         while kills < 20:
             process, before = start_asking(server, path), sum(server.answered.values())
             while process.is_alive() and sum(server.answered.values()) == before: time.sleep(0.01)
@@ -103,9 +103,9 @@ def test_killed_at_random_moments_nothing_is_paid_twice(tmp_path, reach):
 
 
 def test_when_the_sender_itself_is_killed_only_what_was_under_way_is_asked_again(tmp_path, reach):
-    with reach(StandIn(PROBLEMS, FACTS, seconds=0.3)) as server:
+    with reach(MockServer(PROBLEMS, FACTS, seconds=0.3)) as server:
         teacher = ClaudeTeacher(tmp_path/"ledger.sqlite", concurrency=8)
-        teacher.ask("score", ASKED)
+        teacher.prefetch("score", ASKED)
         teacher.fetch()
         while sum(server.answered.values()) < 40: time.sleep(0.02)
         os.kill(teacher.sender.process.pid, signal.SIGKILL)
@@ -115,7 +115,7 @@ def test_when_the_sender_itself_is_killed_only_what_was_under_way_is_asked_again
 
 
 def test_two_processes_share_a_ledger(tmp_path, reach):
-    with reach(StandIn(PROBLEMS, FACTS, seconds=0.05)) as server:
+    with reach(MockServer(PROBLEMS, FACTS, seconds=0.05)) as server:
         for process in [start_asking(server, tmp_path / "ledger.sqlite", name) for name in ("one", "other")]:
             end(process, 300)
     assert set(server.answered.values()) == {1} and len(server.answered) == 400
@@ -123,25 +123,25 @@ def test_two_processes_share_a_ledger(tmp_path, reach):
 
 def test_a_server_that_is_not_there_yet_is_waited_for(tmp_path, reach):
     few = ASKED[:40]
-    with StandIn(PROBLEMS[:10], FACTS) as server: port = server.server.server_port
+    with MockServer(PROBLEMS[:10], FACTS) as server: port = server.server.server_port
     reach(server)
     teacher = ClaudeTeacher(tmp_path/"ledger.sqlite")
-    teacher.ask("score", few)
+    teacher.prefetch("score", few)
     teacher.fetch()
     time.sleep(4)
-    with StandIn(PROBLEMS[:10], FACTS, port=port): assert check(teacher.values("score", few), few) == 0
+    with MockServer(PROBLEMS[:10], FACTS, port=port): assert check(teacher.values("score", few), few) == 0
 
 
 def test_batches_expire_are_cancelled_and_err(tmp_path, reach):
     few = ASKED[:160]
     fates = dict(expired=0.3, canceled=0.2, errored=0.4)
-    with reach(StandIn(PROBLEMS[:40], FACTS, batch_fates=fates, seed=3)) as server:
+    with reach(MockServer(PROBLEMS[:40], FACTS, batch_fates=fates, seed=3)) as server:
         teacher = ClaudeTeacher(tmp_path/"ledger.sqlite", send="batch", batch_poll_seconds=0.1)
         assert check(teacher.values("score", few), few) == 0
         teacher.sender.stop()
     assert len(server.batches) > 1 and set(server.answered.values()) == {1}
     live = ClaudeTeacher(tmp_path/"live.sqlite")
-    with reach(StandIn(PROBLEMS[:40], FACTS)):
+    with reach(MockServer(PROBLEMS[:40], FACTS)):
         live.values("score", few)
         live.sender.stop()
     price = lambda t: t.ledger.totals()["dollars"].sum()
@@ -152,10 +152,10 @@ def test_batches_expire_are_cancelled_and_err(tmp_path, reach):
 def test_a_batch_is_found_again_when_its_submission_was_cut_off(arrived, tmp_path, reach):
     "The sender died after the batch went out and before its id was noted; or before it went out at all."
     few = ASKED[:40]
-    with reach(StandIn(PROBLEMS[:10], FACTS)) as server:
+    with reach(MockServer(PROBLEMS[:10], FACTS)) as server:
         teacher = ClaudeTeacher(tmp_path/"ledger.sqlite", send="batch", batch_poll_seconds=0.1)
         ledger = teacher.ledger
-        teacher.ask("score", few)
+        teacher.prefetch("score", few)
         if arrived:
             teacher.fetch()
             while not ledger.rows("select * from batches where remote is not null"): time.sleep(0.02)
@@ -168,7 +168,7 @@ def test_a_batch_is_found_again_when_its_submission_was_cut_off(arrived, tmp_pat
                     "insert into batches values ('b', 'anthropic', null, '1:1.00', 'submitting', 10, ?)",
                     (time.time(),),
                 )
-            ledger.claim("anthropic", "1:1.00", 100, "b")
+            ledger.lease("anthropic", "1:1.00", 100, "b")
         assert check(teacher.values("score", few), few) == 0
         teacher.sender.stop()
         assert len(server.batches) == 1 and set(server.answered.values()) == {1}
@@ -176,7 +176,7 @@ def test_a_batch_is_found_again_when_its_submission_was_cut_off(arrived, tmp_pat
 
 def test_a_batch_that_takes_long_is_left_and_fetched_later(tmp_path, reach):
     few = ASKED[:40]
-    with reach(StandIn(PROBLEMS[:10], FACTS, batch_seconds=6)) as server:
+    with reach(MockServer(PROBLEMS[:10], FACTS, batch_seconds=6)) as server:
         hurried = ClaudeTeacher(
             tmp_path / "ledger.sqlite", send="batch", batch_poll_seconds=0.1, batch_wait_minutes=0.06
         )
@@ -193,7 +193,7 @@ def test_a_judge_behind_a_chat_completions_endpoint(tmp_path, reach):
     pairs = [(p, [p.solution, "So the"]) for p in PROBLEMS[:12]] + [
         (p, ["So the", p.solution]) for p in PROBLEMS[:12]
     ]
-    with reach(StandIn(PROBLEMS[:12], FACTS, faults={"prose": 0.2, "503": 0.1}, seed=2)) as server:
+    with reach(MockServer(PROBLEMS[:12], FACTS, faults={"prose": 0.2, "503": 0.1}, seed=2)) as server:
         judge = OpenAIJudge(tmp_path/"ledger.sqlite", base_url=f"{server.url}/v1")
         verdicts = judge.values("compare", pairs)
         judge.sender.stop()
@@ -216,7 +216,7 @@ def test_a_judge_behind_a_chat_completions_endpoint(tmp_path, reach):
     ],
 )
 def test_what_cannot_be_asked_is_said_in_one_sentence(change, message, tmp_path, reach, monkeypatch):
-    with reach(StandIn([], FACTS)) as server:
+    with reach(MockServer([], FACTS)) as server:
         for name in filter(str.isupper, change): monkeypatch.setenv(name, change[name])
         with pytest.raises(AresError, match=message) as said:
             run_ares(
@@ -256,7 +256,7 @@ def test_a_run_with_claude_ends_in_the_same_table_and_leaves_no_key(tmp_path, re
         text=True,
         timeout=900,
     )
-    with reach(StandIn(problems, FACTS)) as server:
+    with reach(MockServer(problems, FACTS)) as server:
         poor = ares("run", "paid.yaml", "-p", "budget_calls", "40")
         assert (
             poor.returncode == 1
@@ -286,7 +286,7 @@ def test_a_run_with_claude_ends_in_the_same_table_and_leaves_no_key(tmp_path, re
 
 
 def test_a_budget_in_dollars_is_never_passed(tmp_path, reach):
-    with reach(StandIn(PROBLEMS, FACTS, faults=FAULTS, seed=5)) as server:
+    with reach(MockServer(PROBLEMS, FACTS, faults=FAULTS, seed=5)) as server:
         poor = ClaudeTeacher(tmp_path/"ledger.sqlite", budget_usd=0.01)
         refusal = "budget_usd: the next call could pass 0.01 dollars.*raise budget_usd and start"
         with pytest.raises(AresError, match=refusal): poor.values("score", ASKED)
@@ -301,11 +301,11 @@ def test_a_budget_in_dollars_is_never_passed(tmp_path, reach):
 def test_a_budget_counts_what_is_in_batches(tmp_path, reach):
     "What a batch under way may cost is spoken for, also after a new start."
     few = ASKED[:160]
-    with reach(StandIn(PROBLEMS[:40], FACTS, batch_seconds=3)) as server:
+    with reach(MockServer(PROBLEMS[:40], FACTS, batch_seconds=3)) as server:
         first = ClaudeTeacher(
             tmp_path / "ledger.sqlite", send="batch", batch_poll_seconds=0.1, budget_usd=0.004
         )
-        first.ask("score", few[:40])
+        first.prefetch("score", few[:40])
         first.fetch()
         while not server.batches: time.sleep(0.05)
         first.sender.stop()
@@ -324,9 +324,9 @@ def test_a_budget_counts_what_is_in_batches(tmp_path, reach):
 def test_a_reply_that_was_kept_after_later_ones_is_read(tmp_path, reach):
     "Where many write at once, a reply may come into the ledger seconds after the time it bears."
     few = ASKED[:40]
-    with reach(StandIn(PROBLEMS[:10], FACTS)):
+    with reach(MockServer(PROBLEMS[:10], FACTS)):
         teacher = ClaudeTeacher(tmp_path/"ledger.sqlite")
-        teacher.ask("score", few)
+        teacher.prefetch("score", few)
         teacher.seen = time.time() + 60
         assert check(teacher.values("score", few), few) == 0
         teacher.sender.stop()
@@ -336,7 +336,7 @@ def test_a_reply_that_was_kept_after_later_ones_is_read(tmp_path, reach):
 def test_what_another_process_asked_once_more_is_watched(tmp_path, reach):
     "The other sender found the replies bad, asked again, and died; only this one can read the second ones."
     few = ASKED[:40]
-    with reach(StandIn(PROBLEMS[:10], FACTS, faults={"prose": 1.0})) as server:
+    with reach(MockServer(PROBLEMS[:10], FACTS, faults={"prose": 1.0})) as server:
         first, other = (ClaudeTeacher(tmp_path/"ledger.sqlite") for _ in range(2))
         fetch = first.fetch
         def while_it_waits():
@@ -344,7 +344,7 @@ def test_what_another_process_asked_once_more_is_watched(tmp_path, reach):
             fetch()
             while first.ledger.answered() < 10: time.sleep(0.05)
             server.faults = {}
-            other.ask("score", few)
+            other.prefetch("score", few)
         first.fetch = while_it_waits
         assert check(first.values("score", few), few) == 0
         first.sender.stop()
@@ -353,7 +353,7 @@ def test_what_another_process_asked_once_more_is_watched(tmp_path, reach):
 @pytest.mark.timeout(90)
 def test_a_sender_that_falls_over_again_and_again_is_not_started_forever(tmp_path, reach, monkeypatch):
     monkeypatch.setattr("ares.teachers.sender.MOST_LOST", 2)
-    with reach(StandIn([], FACTS)):
+    with reach(MockServer([], FACTS)):
         teacher = ClaudeTeacher(tmp_path/"ledger.sqlite", concurrency="many")
         with pytest.raises(AresError, match="ledger.log: the sender was lost 2 times"):
             teacher.values("score", ASKED[:4])
@@ -375,7 +375,7 @@ def dollars_of(server):
 def test_a_refused_question_does_not_end_the_run(send, tmp_path, reach):
     few = ASKED[:160]
     faults = dict(faults=REFUSED) if send == "live" else dict(batch_fates={"refused": 0.2, "too large": 0.1})
-    with reach(StandIn(PROBLEMS[:40], FACTS, seed=1, **faults)) as server:
+    with reach(MockServer(PROBLEMS[:40], FACTS, seed=1, **faults)) as server:
         for _ in range(2):  # also at the next start
             teacher = ClaudeTeacher(tmp_path/"ledger.sqlite", send=send, batch_poll_seconds=0.1)
             failed = check(teacher.values("score", few), few)
@@ -387,7 +387,7 @@ def test_a_refused_question_does_not_end_the_run(send, tmp_path, reach):
 
 def test_when_all_questions_are_refused_the_run_stops_and_can_go_on_later(tmp_path, reach):
     few = ASKED[:40]
-    with reach(StandIn(PROBLEMS[:10], FACTS, faults={"400": 1.0})) as server:
+    with reach(MockServer(PROBLEMS[:10], FACTS, faults={"400": 1.0})) as server:
         for _ in range(2):
             teacher = ClaudeTeacher(tmp_path/"ledger.sqlite")
             with pytest.raises(
@@ -407,7 +407,7 @@ def test_a_run_is_not_trained_on_refusals(tmp_path, reach):
         for split, n in (("train", 48), ("val", 16), ("test", 24))
         for p in make_problems(n, split=split, seed=0)
     ]
-    with reach(StandIn(problems, FACTS, faults={"422": 1.0})):
+    with reach(MockServer(problems, FACTS, faults={"422": 1.0})):
         with pytest.raises(AresError, match="refused all `score` questions"):
             run_ares(load_config(ROOT/"params"/"smoke.yaml", teacher="claude", rounds=1), tmp_path/"run")
     assert not (tmp_path/"run"/"rl-1"/"trained.json").exists()
@@ -415,9 +415,9 @@ def test_a_run_is_not_trained_on_refusals(tmp_path, reach):
 
 def test_a_refused_batch_is_cut_until_the_question_is_found(tmp_path, reach, monkeypatch):
     few = ASKED[:40]
-    with reach(StandIn(PROBLEMS[:10], FACTS)) as server:
+    with reach(MockServer(PROBLEMS[:10], FACTS)) as server:
         teacher = ClaudeTeacher(tmp_path/"ledger.sqlite", send="batch", batch_poll_seconds=0.1)
-        teacher.ask("score", few)
+        teacher.prefetch("score", few)
         sizes = [len(r["question"]) for r in teacher.ledger.rows("select question from questions")]
         monkeypatch.setitem(stand_in.MOST_BYTES, "batch", 3 * max(sizes))
         assert check(teacher.values("score", few), few) == 0
@@ -440,7 +440,7 @@ def test_batches_are_cut_by_their_bytes(tmp_path, monkeypatch):
 
 def test_a_reply_may_have_many_tokens(tmp_path, reach):
     "The SDK refuses calls of more than 21,333 tokens that have no timeout of their own."
-    with reach(StandIn(PROBLEMS[:1], FACTS)) as server:
+    with reach(MockServer(PROBLEMS[:1], FACTS)) as server:
         ledger = Ledger(tmp_path/"ledger.sqlite")
         picture = ledger.add_picture(picture_bytes(PROBLEMS[0]))
         question = make_question(
@@ -457,7 +457,7 @@ def test_a_reply_may_have_many_tokens(tmp_path, reach):
 
 @pytest.mark.parametrize("fault", ["broken off", "endless"])
 def test_a_budget_holds_when_replies_break_off_or_time_out(fault, tmp_path, reach):
-    with reach(StandIn(PROBLEMS, FACTS, faults={fault: 0.8}, seed=5)) as server:
+    with reach(MockServer(PROBLEMS, FACTS, faults={fault: 0.8}, seed=5)) as server:
         poor = ClaudeTeacher(tmp_path/"ledger.sqlite", budget_usd=0.02, request_timeout=1.0)
         with pytest.raises(AresError, match="budget_usd"): poor.values("score", ASKED)
         poor.sender.stop()
@@ -470,7 +470,7 @@ def test_a_budget_holds_when_replies_break_off_or_time_out(fault, tmp_path, reac
 
 def test_a_budget_of_calls_counts_requests(tmp_path, reach):
     with reach(
-        StandIn(PROBLEMS, FACTS, faults={"broken off": 0.4, "503": 0.2, "429": 0.2}, seed=5)
+        MockServer(PROBLEMS, FACTS, faults={"broken off": 0.4, "503": 0.2, "429": 0.2}, seed=5)
     ) as server:
         poor = ClaudeTeacher(tmp_path/"ledger.sqlite", budget_calls=10)
         with pytest.raises(AresError, match="budget_calls: 10 calls are used up"): poor.values("score", ASKED)
@@ -480,23 +480,23 @@ def test_a_budget_of_calls_counts_requests(tmp_path, reach):
 
 
 def test_a_killed_sender_does_not_make_its_requests_free(tmp_path, reach):
-    with reach(StandIn(PROBLEMS[:20], FACTS, seconds=1.0)) as server:
+    with reach(MockServer(PROBLEMS[:20], FACTS, seconds=1.0)) as server:
         teacher = ClaudeTeacher(tmp_path/"ledger.sqlite", concurrency=8)
-        teacher.ask("score", ASKED[:80])
+        teacher.prefetch("score", ASKED[:80])
         teacher.fetch()
         while server.requests < 8: time.sleep(0.02)
         teacher.sender.process.kill()
         teacher.sender.process.wait()
         time.sleep(1.5)  # the server answers into nothing, and bills
-        teacher.ledger.recover("anthropic")
+        teacher.ledger.recover_stale("anthropic")
     assert teacher.ledger.spent()["dollars"] >= dollars_of(server) > 0
 
 
 @pytest.mark.timeout(60)
 def test_a_long_retry_after_is_told_and_ends_with_the_run(tmp_path, reach, capfd):
-    with reach(StandIn(PROBLEMS[:10], FACTS, faults={"429 retry-after": 1.0}, retry_after="1e9")):
+    with reach(MockServer(PROBLEMS[:10], FACTS, faults={"429 retry-after": 1.0}, retry_after="1e9")):
         teacher = ClaudeTeacher(tmp_path/"ledger.sqlite")
-        teacher.ask("score", ASKED[:40])
+        teacher.prefetch("score", ASKED[:40])
         said, until = "", time.monotonic() + 30
         while "note:" not in said and time.monotonic() < until:
             teacher.fetch()
@@ -552,7 +552,7 @@ def test_a_password_in_an_address_is_refused_and_kept_nowhere(tmp_path):
 
 
 def test_the_options_of_a_sender_stand_in_no_list_of_processes(tmp_path, reach):
-    with reach(StandIn(PROBLEMS[:1], FACTS)):
+    with reach(MockServer(PROBLEMS[:1], FACTS)):
         teacher = ClaudeTeacher(tmp_path/"ledger.sqlite")
         teacher.fetch()
         until = time.monotonic() + 20

@@ -259,9 +259,9 @@ class Bar(tqdm):
     "A bar with the task, the progress, the time left and the cost."
     # a function that tells what was paid; called only by whoever moves the bar, since ledgers belong to one
     # thread
-    bill = None
+    cost = None
     def update(self, n=1):
-        if self.bill and not self.disable: self.set_postfix_str(self.bill(), refresh=False)
+        if self.cost and not self.disable: self.set_postfix_str(self.cost(), refresh=False)
         return super().update(n)
 
 # %% ../../nbs/core/01_io.ipynb #6e99fcbf
@@ -269,7 +269,7 @@ def progress(
     iterable=None, # what to go through; None for a bar moved by hand with `.update()`
     total: int = None, # number of items, when `iterable` does not say
     desc: str = "", # what is going on, e.g. "rl-1"
-    bill=None, # `Teacher.bill`, to show what was paid
+    cost=None, # `Teacher.cost`, to show what was paid
 ) -> Bar:
     "A progress bar in the notebook, the terminal, or for the command that started papermill."
     target, mute = os.environ.get("ARES_PROGRESS"), os.environ.get("RANK", "0") != "0"
@@ -277,7 +277,7 @@ def progress(
     if target and not mute:
         where = dict(file=open(target, "a", buffering=1), ncols=terminal_width() - 1, mininterval=0.5)
     bar = Bar(iterable, total=total, desc=desc, bar_format=BAR, **where)
-    bar.bill = bill
+    bar.cost = cost
     return bar
 
 # %% ../../nbs/core/01_io.ipynb #d8cc452f

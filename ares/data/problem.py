@@ -133,7 +133,7 @@ class _WithPictures:
         "The picture in RGB, drawn or read at the first call; None if there is none."
         if self.images:
             fault = f"problem {self.id} has {len(self.images)} pictures, not one"
-            raise AresError(f"{fault}; `takeable` in ares.data.datasets sets such problems aside.")
+            raise AresError(f"{fault}; `filter_supported` in ares.data.datasets sets such problems aside.")
         if isinstance(self.image, (str, Path)): return open_image(self.image, self.id)
         if callable(self.image): return _as_rgb(self.image())
         if self.cached is None and self.image: self.cached = _as_rgb(self.image)

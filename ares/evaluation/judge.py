@@ -42,8 +42,8 @@ def all_verdicts(
     rows, calls = list(zip(problems, texts, baseline_texts, strict=True)), []
     for problem, new, old in rows:
         if new != old: calls += [(problem, [new, old]), (problem, [old, new])]
-    judge.ask("compare", calls)
-    return [verdict(judge, *row) for row in (progress(rows, desc=desc, bill=judge.bill) if desc else rows)]
+    judge.prefetch("compare", calls)
+    return [verdict(judge, *row) for row in (progress(rows, desc=desc, cost=judge.cost) if desc else rows)]
 
 # %% ../../nbs/evaluation/01_judge.ipynb #8724f445
 def tally(

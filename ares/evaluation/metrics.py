@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CATEGORIES', 'accuracy_by_category', 'accuracy_by_skill', 'bleu_tokens', 'rouge_l', 'rationale_metrics',
-           'failure_signatures', 'sentence_stats', 'measure']
+           'failure_signatures', 'sentence_stats', 'compute_metrics']
 
 # %% ../../nbs/evaluation/02_metrics.ipynb #2172d0ba
 import re, warnings
@@ -205,7 +205,7 @@ def sentence_stats(
     )
 
 # %% ../../nbs/evaluation/02_metrics.ipynb #a4fc1a9b
-def measure(
+def compute_metrics(
     teacher, judge, # one scores the sentences (without noise), the other compares the pairs
     rollouts: list, # the stage's test rationales; scored here
     answers: list, # index, words or None

@@ -16,8 +16,9 @@ import ares_runs
 
 # %% ../../nbs/pipeline/07_notebooks.ipynb #6d2ba593
 from ..core.io import *
-from ..core.distributed import alone, from_main, process_count, run_lock, shown_progress
-from .config import ARESConfig
+from ..core.distributed import alone, run_on_main, process_count, run_lock, shown_progress
+from .config import ARESConfig, config_diff
+from .build import check_gold, load_splits
 from .folder import check_run, read_config
 from .stages import run_ares, run_stage
 
@@ -35,8 +36,7 @@ def differing(
     config: ARESConfig,
 ) -> dict: # setting -> value
     "The settings that are not at their defaults."
-    default = asdict(ARESConfig())
-    return {k: v for k, v in asdict(config).items() if v != default[k]}
+    return {name: value for name, (_, value) in config_diff({}, asdict(config)).items()}
 
 # %% ../../nbs/pipeline/07_notebooks.ipynb #7d357e89
 @contextmanager
@@ -130,9 +130,9 @@ def shared_stage(
     stage: str, # "rl-1", ...
 ) -> dict: # the stage's record
     "Do a stage together with the other processes, then execute its notebook for the pictures."
-    new = not from_main((run/stage/"result.json").exists)
+    new = not run_on_main((run/stage/"result.json").exists)
     record = run_stage(config, run, stage)
-    if new: from_main(alone()(lambda: draw_stage(config, run, stage)))
+    if new: run_on_main(alone()(lambda: draw_stage(config, run, stage)))
     return record
 
 # %% ../../nbs/pipeline/07_notebooks.ipynb #e1c21694
@@ -223,6 +223,8 @@ def complete_run(
     run: Path, # folder of the run
 ) -> Path: # report.html
     "Do all stages of a run and write its report."
+    if config.problems == "own" and not (run/"baseline"/"result.json").exists():
+        run_on_main(lambda: check_gold(config, load_splits(config)))
     with run_lock(run):
         run_notebooks(config, run)
-        return from_main(lambda: make_report(run))
+        return run_on_main(lambda: make_report(run))

@@ -20,7 +20,7 @@ from submitit.core.utils import FailedJobError
 from submitit.helpers import Checkpointable
 
 # %% ../../nbs/pipeline/08_sweep.ipynb #21cf4199
-from .folder import is_complete, keep_settings, read_record, stage_names
+from .folder import is_complete, save_or_check_config, read_record, stage_names
 from .stages import run_ares
 from ..core.io import *
 from .notebooks import make_page, run_notebooks
@@ -29,7 +29,7 @@ from ..core.statistics import over_seeds
 from .parameter_files import parse_yaml
 from ..core.distributed import run_lock
 from .folder import read_results, stage_order
-from .config import ARESConfig, THE_WAY_ONLY, load_config, refuse_unknown
+from .config import ARESConfig, RUNTIME_FIELDS, load_config, refuse_unknown
 from .build import check_keys
 
 # %% ../../nbs/pipeline/08_sweep.ipynb #495ebb34
@@ -102,7 +102,7 @@ def baseline_key(
 ) -> str: # equal for runs that may share a baseline
     "A hash of all that a baseline depends on."
     return config_hash(
-        {k: v for k, v in asdict(config).items() if k not in AFTER_BASELINE and k not in THE_WAY_ONLY}
+        {k: v for k, v in asdict(config).items() if k not in AFTER_BASELINE and k not in RUNTIME_FIELDS}
     )
 
 # %% ../../nbs/pipeline/08_sweep.ipynb #3cc17e2e
@@ -299,7 +299,7 @@ def run_sweep(
     free = [{}] * (parallel or len(configs))
     if executor == "local": free = local_slots(parallel, max(c.num_processes for c in configs.values()))
     for config in configs.values(): check_keys(config)
-    for name, config in configs.items(): keep_settings(config, home/name)
+    for name, config in configs.items(): save_or_check_config(config, home/name)
     waiting, under_way = [n for n in configs if not is_complete(home/n)], {}
     bar = progress(total=len(configs), desc=home.name)
     bar.update(len(configs) - len(waiting))

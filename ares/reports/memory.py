@@ -30,7 +30,7 @@ from transformers import AutoConfig
 # %% ../../nbs/reports/05_memory.ipynb #e09d8559
 from ..core.io import *
 from ..students.base import ValueHead, checkpoint_layers, set_ways
-from ..students.sampling import SLICE, chosen_logprobs, next_tokens, vocabulary_logits
+from ..students.sampling import SLICE, gather_logprobs, next_tokens, vocabulary_logits
 from ..students.t5 import set_no_image
 from ..students.loading import adapter_base, blank_student, gguf_file, merged
 from ..training.ppo import PPOTrainer, batch_losses
@@ -136,7 +136,7 @@ class _PlannedStudent:
         size = max(1, self.slice // self.model.config.get_text_config().vocab_size)
         again = torch.is_grad_enabled() and len(chosen) > size
         with self.precision():
-            compute = partial(checkpoint, chosen_logprobs, use_reentrant=False) if again else chosen_logprobs
+            compute = partial(checkpoint, gather_logprobs, use_reentrant=False) if again else gather_logprobs
             parts = [compute(self.model, h, c, temperature, top_k)
                      for h, c in zip(states.split(size), chosen.split(size))]
         return torch.cat(parts).view(responses.shape)
@@ -238,8 +238,8 @@ def _writing_steps(
     "The pass over the prompts and three steps of sampling; the work of the first and of one."
     inputs = student.inputs([""] * problems, [None] * problems)
     with student.precision():
-        read, live.kind = student.read(inputs), "cache"
-        cache, live.kind = student.begin(read, inputs, samples, length), "activations"
+        read, live.kind = student.prefill(inputs), "cache"
+        cache, live.kind = student.init_cache(read, inputs, samples, length), "activations"
         kept, last = (
             [
                 torch.zeros(problems * samples, length, dtype=t, device=student.device)
@@ -253,7 +253,7 @@ def _writing_steps(
             cache.skip(step)
             begun = len(live.work)
             next_tokens(
-                vocabulary_logits(student.model, student.advance(cache, last, step), config.temperature),
+                vocabulary_logits(student.model, student.decode_step(cache, last, step), config.temperature),
                 config.top_k,
                 config.top_p,
                 True,

@@ -17,11 +17,11 @@ from safetensors import safe_open
 
 # %% ../../nbs/reports/07_publish.ipynb #9735f8a1
 from ..core.io import *
-from .costs import who_taught
+from .costs import describe_teacher
 from ..students.loading import merged, gguf_file
 from ..pipeline.folder import done_stages, read_results, stage_order
 from .report import settings_table, shown, with_interval
-from ..pipeline.config import ARESConfig, THE_WAY_ONLY, load_config
+from ..pipeline.config import ARESConfig, RUNTIME_FIELDS, load_config
 from ..pipeline.build import load_splits
 from ..students.loading import load_student
 
@@ -30,6 +30,7 @@ def _without_path(
     value, # of a setting
 ): # the same, or the last part of a path
     "Shorten a path in a setting to its last part."
+    if isinstance(value, dict): return {_without_path(name): inside for name, inside in value.items()}
     if not isinstance(value, str): return value
     text = value.replace("\\", "/")
     is_path = text.startswith(("/", "~", ".")) or text.count("/") > 1 or ":" in text or Path(value).exists()
@@ -43,8 +44,9 @@ def _card_settings(
 ) -> dict: # setting -> value
     "The settings that the card shows."
     config = read_json(Path(run)/"config.json")
-    names = settings_table(run).drop(THE_WAY_ONLY + _PRIVATE, errors="ignore").index
-    return {k: _without_path(config[k]) for k in dict.fromkeys([*names, "seed"])}
+    names = settings_table(run).drop(RUNTIME_FIELDS + _PRIVATE, errors="ignore").index
+    shown = {k: _without_path(config[k]) for k in dict.fromkeys([*names, "seed"])}
+    return shown | {k: config[k] for k in shown if k == "rubric"}
 
 # %% ../../nbs/reports/07_publish.ipynb #c65ea559
 def base_model(
@@ -126,6 +128,7 @@ _DATA = dict(
              "a few skills, simple drawings, a small vocabulary",
     scienceqa="[ScienceQA](https://scienceqa.github.io) (Lu et al., 2022)",
     aokvqa="[A-OKVQA](https://allenai.org/project/a-okvqa/home) (Schwenk et al., 2022)",
+    own="questions of the person who trained it, which are not part of this repository",
 )
 
 def _what_it_read(
@@ -273,7 +276,7 @@ def _card_parts(
     return {
         f"# {title}": _what_it_is(config, run, stage, model),
         "## Data": _what_it_read(config, {s: len(p) for s, p in load_splits(config).items()}),
-        "## Teacher and judge": who_taught(replace(config, **models)),
+        "## Teacher and judge": describe_teacher(replace(config, **models)),
         "## Scores": f"{scores}\n\n{_BELOW_SCORES}\n\n{failures}",
         "## How to load it": f"`pip install ares-reason`, then\n\n{how_to}",
         "## Limits": limits(config, stage),

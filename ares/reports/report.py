@@ -9,7 +9,6 @@ __all__ = ['LOOKS', 'RL_PANELS', 'shown', 'results_table', 'seeds_table', 'categ
 
 # %% ../../nbs/reports/01_report.ipynb #bf3e207e
 import html, statistics
-from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from ..data.problem import problem_html
 from ..training.rollouts import Rollout, tinted_html
 from ..evaluation.judge import pooled_wins
 from ..evaluation.metrics import accuracy_by_skill
-from ..pipeline.config import ARESConfig, load_config
+from ..pipeline.config import config_diff, load_config
 from ..pipeline.build import load_splits
 from ..pipeline.folder import done_stages, stage_order
 
@@ -446,7 +445,7 @@ def settings_table(
     run: str | Path, # folder of a run
 ) -> pd.DataFrame: # a row for each setting that is not at its default
     "The settings of a run that differ from the defaults."
-    default = asdict(ARESConfig())
-    rows = {k: v for k, v in read_json(Path(run)/"config.json").items() if v != default.get(k)}
-    columns = dict(value=[str(v) for v in rows.values()], default=[str(default.get(k)) for k in rows])
+    rows = config_diff({}, read_json(Path(run)/"config.json"))
+    columns = dict(value=[str(value) for _, value in rows.values()],
+                   default=[str(default) for default, _ in rows.values()])
     return pd.DataFrame(columns, index=list(rows))

@@ -15,7 +15,7 @@ from ..data.problem import Problem
 @runtime_checkable
 class Teacher(Protocol):
     "An object that scores, corrects and compares rationales."
-    def ask(self, kind: str, asked: list):
+    def prefetch(self, kind: str, asked: list):
         "Start requests early for (problem, rationale) pairs; kind is \"score\", \"correct\" or \"compare\"."
     def score(self, problem: Problem, sentences: list) -> list:
         "One number from 0.0 to 1.0 for each sentence; None when there is no answer."
@@ -23,11 +23,11 @@ class Teacher(Protocol):
         "The corrected rationale, as far as the teacher's knowledge allows; None when there is no answer."
     def compare(self, problem: Problem, a: str, b: str) -> str:
         "The better of two rationales: \"a\", \"b\" or \"tie\"; None when there is no answer."
-    def bill(self) -> str:
+    def cost(self) -> str:
         "What was paid so far, as a text for a progress bar."
 
 # %% ../../nbs/teachers/01_base.ipynb #8df38241
 class OfflineTeacher:
     "A teacher that answers at once and costs nothing."
-    def ask(self, kind: str, asked: list): pass
-    def bill(self) -> str: return ""
+    def prefetch(self, kind: str, asked: list): pass
+    def cost(self) -> str: return ""

@@ -314,7 +314,7 @@ def spent(self: Ledger) -> dict: # dollars paid, dollars booked for what is unde
 
 # %% ../../nbs/teachers/04_ledger.ipynb #4c184bd1
 @patch
-def claim(self: Ledger, provider: str, owner: str, limit: int, batch: str = None) -> list: # of rows
+def lease(self: Ledger, provider: str, owner: str, limit: int, batch: str = None) -> list: # of rows
     "Take up to `limit` queued questions to send them."
     if not self.rows("select 1 from questions where state = 'queued' and provider = ? limit 1", provider):
         return []
@@ -384,7 +384,7 @@ def put_back(self: Ledger, keys: list):
 
 # %% ../../nbs/teachers/04_ledger.ipynb #671de03c
 @patch
-def recover(self: Ledger, provider: str) -> int: # how many
+def recover_stale(self: Ledger, provider: str) -> int: # how many
     "Put back the questions of dead senders; questions of a batch stay with their batch."
     rows = self.rows("""select key, owner from questions where state = 'sent' and provider = ?
         and (batch is null or batch not in (select batch from batches))""", provider)
@@ -422,7 +422,7 @@ def store(
 
 # %% ../../nbs/teachers/04_ledger.ipynb #af865eb1
 @patch
-def settle(
+def resolve(
     self: Ledger,
     values: list, # of (item, value)
     key: str, # of the question

@@ -88,9 +88,9 @@ class LLMTeacher:
 
     def __init__(
         self, path: str | Path, model: str, knowledge: str = "answer", rationales_per_request: int = 4,
-        send: str = "live", stage: str = "", batch_wait_minutes: float = 1440.0, **limits,
+        send: str = "live", stage: str = "", batch_wait_minutes: float = 1440.0, rubric: str = "", **limits,
     ):
-        self.ledger, self.model, self.knowledge = Ledger(path), model, knowledge
+        self.ledger, self.model, self.knowledge, self.rubric = Ledger(path), model, knowledge, rubric
         self.stage, self.send, self.patience = stage, send, batch_wait_minutes * 60
         self.size = dict(score=rationales_per_request, correct=rationales_per_request, compare=1)
         options = DEFAULTS | dict(provider=self.provider, send=send) | limits
@@ -101,7 +101,7 @@ class LLMTeacher:
     def score(self, problem, sentences): return self.values("score", [(problem, sentences)])[0]
     def correct(self, problem, rationale): return self.values("correct", [(problem, rationale)])[0]
     def compare(self, problem, a, b): return self.values("compare", [(problem, [a, b])])[0]
-    def bill(self): return f"${self.ledger.spent()['dollars']:.2f}"
+    def cost(self): return f"${self.ledger.spent()['dollars']:.2f}"
 
     def picture(self, problem) -> str:
         "The hash of a problem's picture, which is stored in the ledger."
@@ -112,11 +112,12 @@ class LLMTeacher:
     def item(self, kind, problem, rationale) -> str:
         "The key of one rationale or pair."
         block = problem_block(problem, self.knowledge)
-        return key_of([kind, VERSION[kind], self.model, block, self.picture(problem), rationale])
+        asked = [kind, VERSION[kind], self.model, block, self.picture(problem)]
+        return item_key(asked, self.rubric, rationale)
 
 # %% ../../nbs/teachers/06_llm.ipynb #2b298cbf
 @patch
-def ask(
+def prefetch(
     self: LLMTeacher, kind: str,
     asked: list, # of (problem, rationale), see `user_text`
 ) -> list: # of items
@@ -157,7 +158,8 @@ def queue(self: LLMTeacher, kind: str, group: dict): # item -> (problem, rationa
             raise AresError(f"{self.ledger.path}: no reply is kept for `{kind}` of problem {problem.id} "
                             f"by {self.model}; `teacher_send: live` would ask for it.")
         rationales = rationale if kind == "compare" else [rationale for _, (_, rationale) in part]
-        question = make_question(kind, problem, rationales, self.model, self.knowledge, self.picture(problem))
+        question = make_question(kind, problem, rationales, self.model, self.knowledge,
+                                 self.picture(problem), self.rubric)
         places = [(place, item) for place, (item, _) in enumerate(part)]
         key = self.ledger.queue(question, self.provider, places, self.stage, problem.id)
         self.open[key] = problem
@@ -183,7 +185,7 @@ def read_row(self: LLMTeacher, key: str, row: dict):
     bad = [(i["place"], i["item"]) for i in items if values[i["place"]] is None]
     once_more = row["attempt"] == 1 and not refused
     failed = [] if once_more else [(item, None) for _, item in bad]
-    self.ledger.settle(good + failed, key, fault)
+    self.ledger.resolve(good + failed, key, fault)
     if bad and once_more:
         second = ask_again(question, row["reply"], fault)
         new_key = self.ledger.queue(second, self.provider, bad, self.stage, problem.id, attempt=2)
@@ -195,7 +197,7 @@ def values(
     self: LLMTeacher, kind: str, asked: list,
 ) -> list: # for each, its value, or None when both attempts failed
     "Ask, wait, and return the answers."
-    items, started = self.ask(kind, asked), time.time()
+    items, started = self.prefetch(kind, asked), time.time()
     sql = "select key, answered_at from questions where answered_at >= ? order by answered_at"
     while missing := [i for i in items if i not in self.known]:
         self.fetch()
@@ -321,8 +323,8 @@ class LocalTeacher(LLMTeacher):
     def fetch(self):
         "Answer a batch of queued questions."
         if self.send == "replay": return super().fetch()
-        self.ledger.recover(self.provider)
-        rows = self.ledger.claim(self.provider, this_process(), self.batch_size)
+        self.ledger.recover_stale(self.provider)
+        rows = self.ledger.lease(self.provider, this_process(), self.batch_size)
         if not rows: return
         started = time.time()
         replies = self.write([json.loads(row["question"]) for row in rows])
@@ -366,7 +368,7 @@ def score_table(
         places += [dict(problem=problem.id, rationale=i, position=j + 1) for j in range(len(sentences))]
 
     def scores(teacher):
-        teacher.ask("score", rationales)
+        teacher.prefetch("score", rationales)
         return [x for p, s in rationales for x in teacher.score(p, s) or [float("nan")] * len(s)]
 
     table = pd.DataFrame(places, columns=["problem", "rationale", "position"])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_BYTES', 'MAGIC', 'REFUSALS', 'LINE_FAULTS', 'REPLY_FAULTS', 'fingerprint', 'rationales_in', 'parts_of',
-           'answer_with', 'schema_fault', 'refusal', 'size_refusal', 'spoiled', 'count_tokens', 'Server', 'StandIn',
+           'answer_with', 'schema_fault', 'refusal', 'size_refusal', 'spoiled', 'count_tokens', 'Server', 'MockServer',
            'as_message', 'as_completion', 'stamp', 'Handler']
 
 # %% ../../nbs/teachers/07_mock_server.ipynb #9e1a88b4
@@ -158,7 +158,7 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 128
 
 # %% ../../nbs/teachers/07_mock_server.ipynb #828a2616
-class StandIn:
+class MockServer:
     "A mock server on 127.0.0.1 that answers like the providers; use it in a `with` statement."
 
     def __init__(
@@ -191,7 +191,7 @@ class StandIn:
 
 # %% ../../nbs/teachers/07_mock_server.ipynb #9dec0c7d
 @patch
-def fate(self: StandIn, names: tuple) -> str | None:
+def fate(self: MockServer, names: tuple) -> str | None:
     "Which of these faults hits now, if any."
     with self.lock: chance = self.random.random()
     for name in names:
@@ -200,7 +200,7 @@ def fate(self: StandIn, names: tuple) -> str | None:
 
 # %% ../../nbs/teachers/07_mock_server.ipynb #4367d3e5
 @patch
-def wait_needed(self: StandIn) -> float: # seconds; 0 when the request is within the limit
+def wait_needed(self: MockServer) -> float: # seconds; 0 when the request is within the limit
     "Count a request against the limit."
     if not self.per_minute: return 0
     with self.lock:
@@ -212,7 +212,7 @@ def wait_needed(self: StandIn) -> float: # seconds; 0 when the request is within
 
 # %% ../../nbs/teachers/07_mock_server.ipynb #1af4a0dd
 @patch
-def reply_to(self: StandIn, body: dict, batch: bool = False) -> dict: # text, stop, usage
+def reply_to(self: MockServer, body: dict, batch: bool = False) -> dict: # text, stop, usage
     "The reply to a request, good or spoiled, and its bill."
     instructions, text, data, _ = parts_of(body)
     problem = self.known[
@@ -273,7 +273,7 @@ def stamp(seconds: float = 0.0) -> str:
 
 # %% ../../nbs/teachers/07_mock_server.ipynb #33a8d34e
 @patch
-def make_batch(self: StandIn, requests: list) -> dict:
+def make_batch(self: MockServer, requests: list) -> dict:
     "Take a batch in."
     with self.lock: chance = self.random.random()
     whole = next(
@@ -290,7 +290,7 @@ def make_batch(self: StandIn, requests: list) -> dict:
 
 # %% ../../nbs/teachers/07_mock_server.ipynb #ada94b4f
 @patch
-def show_batch(self: StandIn, batch: dict) -> dict:
+def show_batch(self: MockServer, batch: dict) -> dict:
     "The state of a batch."
     ended, n = time.monotonic() >= batch["ready"], len(batch["requests"])
     counts = dict(processing=0 if ended else n, succeeded=n if ended else 0, errored=0, canceled=0, expired=0)
@@ -316,7 +316,7 @@ _FATES = {
 
 # %% ../../nbs/teachers/07_mock_server.ipynb #30c8239c
 @patch
-def batch_results(self: StandIn, batch: dict) -> list: # of records, in another order than the requests
+def batch_results(self: MockServer, batch: dict) -> list: # of records, in another order than the requests
     "The results of an ended batch; the same whenever they are fetched."
     def result(request):
         if batch["whole"]: return dict(type=batch["whole"])
@@ -339,7 +339,7 @@ def batch_results(self: StandIn, batch: dict) -> list: # of records, in another 
 
 # %% ../../nbs/teachers/07_mock_server.ipynb #a1355105
 class Handler(BaseHTTPRequestHandler):
-    "One connection to a `StandIn`."
+    "One connection to a `MockServer`."
     protocol_version, timeout = "HTTP/1.1", 60
     def log_message(self, *args): pass
 

@@ -410,7 +410,7 @@ def _budget_sentence(run: Run, worst: float) -> str: # worst: dollars of the nex
 def _begin_next(run: Run, tasks: set) -> bool: # whether a question went out
     "Start the next question, if there is one and the budget allows it."
     if time.monotonic() < run.full_until: return False
-    row = next(iter(run.ledger.claim(run.options["provider"], run.me, 1)), None)
+    row = next(iter(run.ledger.lease(run.options["provider"], run.me, 1)), None)
     if row is None: return False
     worst = _price_at_most(run, row)
     if not run.book({row["key"]: worst}):
@@ -440,7 +440,7 @@ async def _send_live(run: Run):
     while not run.over() or tasks:
         if time.monotonic() - looked > 1:
             looked = time.monotonic()
-            run.ledger.recover(run.options["provider"])
+            run.ledger.recover_stale(run.options["provider"])
         while not run.over() and len(tasks) < run.options["concurrency"] and _begin_next(run, tasks): pass
         await asyncio.sleep(0.01)
 
@@ -469,7 +469,7 @@ async def _submit_batch(run: Run):
     batch, provider, ledger = uuid.uuid4().hex, run.options["provider"], run.ledger
     ledger.write("insert into batches values (?,?,null,?,'submitting',0,?)", batch, provider, run.me,
                  time.time())
-    rows = ledger.claim(provider, run.me, run.batch_size, batch)
+    rows = ledger.lease(provider, run.me, run.batch_size, batch)
     if any(row["sends"] >= _BATCH_TRIES for row in rows):
         run.stop(f"{provider}: a question came back {_BATCH_TRIES} times from batches without a reply.")
         return _drop_batch(ledger, batch)

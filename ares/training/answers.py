@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 # %% ../../nbs/training/05_answers.ipynb #79565b5a
 from ..core.io import *
 from ..students.loading import merged
-from ..core.distributed import bring_together, my_share
+from ..core.distributed import all_gather_lists, rank_slice
 from ..data.prompts import answer_prompt, answer_target, read_reply
 from ..data.problem import Problem
 from ..data.sentences import read_ending, split_sentences
@@ -139,8 +139,8 @@ def predict_answers(
     look: bool = True, # as in `fit_answers`
 ) -> list: # index of a choice or words, or None if no answer could be read
     "Let the answerer answer each problem; several processes share the problems."
-    answers, mine = [], my_share(list(zip(problems, rationales, strict=True)))
-    with answerer.whole():
+    answers, mine = [], rank_slice(list(zip(problems, rationales, strict=True)))
+    with answerer.unsharded():
         for start in progress(range(0, len(mine), batch_size), desc="predict"):
             asked = mine[start:start + batch_size]
             batch = _answer_examples([p for p, _ in asked], [r for _, r in asked], look)
@@ -148,4 +148,4 @@ def predict_answers(
             tokens, _ = answerer.generate(inputs, max_new_tokens=max_new_tokens, sample=False)
             texts = answerer.tokenizer.batch_decode(tokens, skip_special_tokens=True)
             answers += [read_reply(text, p) for text, (p, _) in zip(texts, asked)]
-    return bring_together(answers)
+    return all_gather_lists(answers)

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 
 # %% ../../nbs/training/03_ppo.ipynb #4ad0d21d
 from ..core.io import *
-from ..core.distributed import DTensor, clip_gradients, divided_state, from_main, process_count
-from ..core.distributed import process_index, sum_gradients, summed, whole_state
-from .rewards import credited, regraded, settle_cut_off, token_rewards
+from ..core.distributed import DTensor, clip_gradients, divided_state, run_on_main, process_count
+from ..core.distributed import process_index, sum_gradients, all_reduce_sum, full_state_dict
+from .rewards import credited, regrade, settle_cut_off, token_rewards
 from .rollouts import batch_of
 
 # %% ../../nbs/training/03_ppo.ipynb #0c793f81
@@ -123,7 +123,7 @@ class PPOConfig:
     max_grad_norm: float = 1.0 # larger gradients are scaled down to this norm; 0: never (official code)
     target_kl: float | None = None # stop when the policy has moved this far (KL in nats a token)
     neutral: float = 0.5 # the score that earns nothing
-    feedback: str = "sentence" # which part of the scores the student learns from: see `regraded`
+    feedback: str = "sentence" # which part of the scores the student learns from: see `regrade`
     credit: str = "sum" # value of a sentence, from the rewards to come: see `credited`
     temperature: float = 1.0 # with which the rollouts were sampled
     top_k: int = 0 # > 0 if their logprobs are those of the truncated distribution
@@ -176,7 +176,7 @@ def rollout_advantages(
     kl_coef: float, # weight of the KL penalty at present
 ): # (advantages, returns), (rollouts, longest response); advantages are zero where there are no scores
     "Advantages and returns of all tokens of a rollout batch."
-    rollouts = regraded(rollouts, config.feedback, config.neutral)
+    rollouts = regrade(rollouts, config.feedback, config.neutral)
     rollouts = credited(rollouts, config.credit, config.neutral)
     rewards = padded([token_rewards(r, kl_coef, config.neutral) for r in rollouts])
     mask = padded([[1.0] * len(r.tokens) for r in rollouts])
@@ -360,9 +360,9 @@ def _check_collection(rollouts: list, config: PPOConfig):
 
 def _check_learned(student, value_head, rollouts, advantages, returns, config: PPOConfig):
     "Raise if the updated weights give losses that are not finite; all processes call it."
-    with student.whole(), (value_head or student).whole(), torch.no_grad():
+    with student.unsharded(), (value_head or student).unsharded(), torch.no_grad():
         stats = batch_losses(student, value_head, rollouts[:1], advantages[:1], returns[:1], config)[-1]
-    numbers = summed(torch.stack([stats[k] for k in _STATS]))
+    numbers = all_reduce_sum(torch.stack([stats[k] for k in _STATS]))
     check_finite({"the losses after the last step": numbers}, "rl_lr")
 
 # %% ../../nbs/training/03_ppo.ipynb #529691de
@@ -370,12 +370,12 @@ class _TrainerState:
     "Saves and loads the optimizer, the weight of the KL penalty and the number of updates of a trainer."
     def save(self, folder):
         "Write the state into a folder; all processes call it."
-        state = whole_state(self.optimizer)
+        state = full_state_dict(self.optimizer)
         def write():
             Path(folder).mkdir(parents=True, exist_ok=True)
             torch.save(state, Path(folder)/"optimizer.pt")
             write_json(Path(folder)/"trainer.json", dict(kl_coef=self.kl_coef, updates=self.updates))
-        from_main(write)
+        run_on_main(write)
     def load(self, folder):
         "Restore what `save` wrote."
         state = torch.load(Path(folder)/"optimizer.pt", weights_only=True, map_location="cpu")
@@ -429,7 +429,7 @@ class PPOTrainer(_TrainerState):
                 advantages[rows], returns[rows], self.config, policy)
             ((loss * policy + self.config.vf_coef * v_loss) / count * bool(batch)).backward()
             totals += torch.stack([stats[name] for name in _STATS]) * bool(batch)
-        stats = {name: total / count for name, total in zip(_STATS, summed(totals).tolist())}
+        stats = {name: total / count for name, total in zip(_STATS, all_reduce_sum(totals).tolist())}
         if not self.value_head: del stats["value_loss"]
         check_finite(stats, "rl_lr")
         return stats | dict(grad_norm=_apply_gradients(self.optimizer, self.config.max_grad_norm))

@@ -15,7 +15,7 @@ import torch
 
 # %% ../../nbs/training/01_rollouts.ipynb #7baec780
 from ..core.io import *
-from ..core.distributed import bring_together, my_share, own_dice
+from ..core.distributed import all_gather_lists, rank_slice, per_rank_rng
 from ..data.problem import Problem, image_tag
 from ..data.sentences import sentence_spans, sentences_of
 
@@ -127,23 +127,23 @@ def generate_rollouts(
     num_samples: int = 4, # rationales for each problem, K
     max_new_tokens: int = 512,
     batch_size: int = 64, # problems in one batch
-    written=None, # called with the rollouts of each batch (longest prompts first) before the next is sampled
+    on_batch=None, # called with the rollouts of each batch (longest prompts first) before the next is sampled
     sampler=None, # samples instead of the student, such as `VLLMSampler`: a context manager with `generate`
     **how, # temperature, top_k, top_p, sample, of_sampled: see `generate` of the student
 ) -> list: # of `Rollout`, K for each problem, in the order of the problems
     "Sample K rationales of each problem; several processes share the problems."
-    mine, samples = my_share(range(len(problems))), {}
+    mine, samples = rank_slice(range(len(problems))), {}
     how = dict(num_samples=num_samples, max_new_tokens=max_new_tokens) | how
-    with own_dice(student.device), student.whole(), sampler or nullcontext():
+    with per_rank_rng(student.device), student.unsharded(), sampler or nullcontext():
         for places in _by_length(mine, lambda i: len(prompts[i]), batch_size):
             batch = [mine[j] for j in places]
             groups = _sample_batch(student, sampler or student, [problems[i] for i in batch],
                                    [prompts[i] for i in batch], **how)
             samples |= zip(batch, groups)
-            if written: written(sum(groups, []))
+            if on_batch: on_batch(sum(groups, []))
     # every process has the problems already, so they are not sent
     def sent(group): return [vars(r) | dict(problem=None) for r in group]
-    records = bring_together([sent(samples[i]) for i in mine])
+    records = all_gather_lists([sent(samples[i]) for i in mine])
     rollouts = []
     for problem, group in zip(problems, records):
         rollouts += [Rollout(**r | dict(problem=problem)) for r in group]
@@ -174,15 +174,15 @@ def add_logprobs(
 ):
     "Add the reference's log-probabilities and the values to rollouts; several processes share the batches."
     batches, results = _by_length(rollouts, lambda r: len(r.tokens), batch_size), []
-    whole_head = value_head.whole() if value_head else nullcontext()
-    with reference.whole(), whole_head, torch.inference_mode():
-        for batch in my_share(batches):
+    whole_head = value_head.unsharded() if value_head else nullcontext()
+    with reference.unsharded(), whole_head, torch.inference_mode():
+        for batch in rank_slice(batches):
             inputs, responses, rows = batch_of(reference, [rollouts[i] for i in batch])
             hidden = reference.hidden(inputs, responses, rows)
             logprobs = reference.token_logprobs(hidden, responses, temperature, top_k).tolist()
             values = value_head.values(inputs, responses, rows).tolist() if value_head else None
             results.append((logprobs, values))
-    for batch, (logprobs, values) in zip(batches, bring_together(results)):
+    for batch, (logprobs, values) in zip(batches, all_gather_lists(results)):
         for n, i in enumerate(batch):
             length = len(rollouts[i].tokens)
             rollouts[i].ref_logprobs = logprobs[n][:length]
@@ -218,9 +218,9 @@ def score_rollouts(
 ) -> int: # number of calls: distinct rationales with at least one sentence
     "Let the teacher score each distinct rationale once."
     distinct = to_score(rollouts)
-    teacher.ask("score", list(distinct.values()))
+    teacher.prefetch("score", list(distinct.values()))
     items = distinct.items()
-    if desc: items = progress(items, desc=desc, bill=teacher.bill)
+    if desc: items = progress(items, desc=desc, cost=teacher.cost)
     scores = {key: teacher.score(*asked) for key, asked in items}
     for r in rollouts: r.scores = scores.get((r.problem.id, r.text), [])
     return len(scores)

@@ -20,8 +20,8 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.utils import logging as hf_logging
 
 from ..core.io import *
-from ..core.distributed import divided_state, from_main, is_main, is_sharded, process_count
-from ..core.distributed import sum_gradients, summed, whole, whole_state, whole_weights
+from ..core.distributed import divided_state, run_on_main, is_main, is_sharded, process_count
+from ..core.distributed import sum_gradients, all_reduce_sum, unsharded, full_state_dict, unsharded_weights
 from ..data.prompts import rationale_prompt, rationale_target
 from ..data.sentences import drop_repeated, sentences_of, split_sentences
 from ..teachers.offline import concluded
@@ -59,9 +59,9 @@ def correct_rollouts(
 ) -> list: # dicts with id, rationale, corrected, one for each distinct rationale
     "Let the teacher correct each distinct rationale once."
     distinct = dict(list(to_correct(rollouts).items())[:limit or None])
-    teacher.ask("correct", list(distinct.values()))
+    teacher.prefetch("correct", list(distinct.values()))
     corrections = []
-    for (problem_id, text), asked in progress(distinct.items(), desc=desc, bill=teacher.bill):
+    for (problem_id, text), asked in progress(distinct.items(), desc=desc, cost=teacher.cost):
         corrections.append(dict(id=problem_id, rationale=text, corrected=teacher.correct(*asked)))
     return corrections
 
@@ -211,11 +211,11 @@ class _ShardedWeights:
                 if p.grad is not None: p.grad /= process_count()  # the trainer multiplied the loss by it
         return super()._clip_grad_norm(model)
     def _save(self, output_dir=None, state_dict=None):
-        with whole(self.model):
-            super()._save(output_dir, whole_weights(self.model) if self.divided else state_dict)
+        with unsharded(self.model):
+            super()._save(output_dir, unsharded_weights(self.model) if self.divided else state_dict)
     def _save_optimizer_and_scheduler(self, output_dir):
         if not self.divided: return super()._save_optimizer_and_scheduler(output_dir)
-        state = whole_state(self.optimizer)
+        state = full_state_dict(self.optimizer)
         if is_main():
             torch.save(state, Path(output_dir)/"optimizer.pt")
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir)/"scheduler.pt")
@@ -233,7 +233,7 @@ class _ValidationLoss:
         self.validated = []  # (summed loss, labels) of each batch of this process
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         totals = torch.tensor([sum(column) for column in zip(*self.validated)], device=self.args.device)
-        loss, labels = summed(totals).tolist()
+        loss, labels = all_reduce_sum(totals).tolist()
         output.metrics[f"{metric_key_prefix}_loss"] = loss / max(1, labels)
         return output
 
@@ -315,6 +315,6 @@ def fit_sft(
     if config.fsdp: student.shard()
     callback = ShowProgress(folder/"metrics.jsonl", desc, tracker)
     trainer = _make_trainer(student, train, val, folder, config, callback)
-    trainer.train(resume_from_checkpoint=from_main(lambda: _last_checkpoint(folder)))
+    trainer.train(resume_from_checkpoint=run_on_main(lambda: _last_checkpoint(folder)))
     student.model.eval()
     return trainer.state.log_history
