@@ -254,8 +254,8 @@ def try_own_code(config: ARESConfig):
 # %% ../../nbs/pipeline/03_build.ipynb #b989e043
 def ppo_config(config: ARESConfig) -> PPOConfig:
     "The settings of `PPOTrainer`."
-    same = """advantage ppo_epochs clip vf_coef gamma lam kl_coef neutral feedback normalize_advantages
-        value_warmup max_grad_norm temperature""".split()
+    same = """advantage ppo_epochs clip vf_coef gamma lam kl_coef neutral feedback credit
+        normalize_advantages value_warmup max_grad_norm temperature""".split()
     return PPOConfig(
         **{n: getattr(config, n) for n in same},
         lr=config.rl_lr,

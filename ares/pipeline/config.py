@@ -240,6 +240,9 @@ class _PPOSettings(_SamplingSettings):
         'granularity of the reward: each "sentence" its own score (paper); or, to compare, the sum for '
         'the whole "rationale", only its "rank", or "random" scores',
         choices=("sentence", "rationale", "rank", "random"))
+    credit: str = setting("sum",
+        'value of a sentence: the "sum" of the rewards to come (paper), or their "min" (PURE, with '
+        "`gamma` 1)", choices=("sum", "min"))
     normalize_advantages: bool = setting(True,
         'over a collection (paper, Base); with "group" over the samples of each problem')
 
@@ -267,6 +270,9 @@ class _CorrectionSettings(_OptimizerSettings):
     sft_problems: int = setting(0, "train problems whose rationales are corrected; 0 for all", low=0)
     sft_skip: int = setting(0,
         "train problems before them, for example those that the baseline imitated", low=0)
+    sft_select: float = setting(0.0,
+        "correct only problems whose samples in the RL stage before scored below this on average; 0: all",
+        low=0, high=1)
     sft_samples: int = setting(1, "rationales corrected for each of these problems", low=1)
     sft_lr: float = setting(8e-5, "learning rate on corrections (paper)", above=0)
     sft_epochs: int = setting(20, "passes over the corrections (paper)", low=1)
@@ -544,6 +550,8 @@ def _check_training(config: ARESConfig, need): # `need` as in `check_config`
          "false with `top_p` below 1, which the trainer's log-probabilities do not know")
     need("warmup", config.warmup < 1 or config.warmup % 1 == 0, "a share below 1, or a number of steps")
     need("lora_targets", config.lora_targets.split(), "all-linear, or names of layers")
+    need("sft_select", not config.sft_select or config.method == "ares",
+         f"0 with `method: {config.method}`: it goes by the scores of the RL stage before the corrections")
     need("sft_skip", not config.train_problems or config.sft_skip < config.train_problems,
          f"below train_problems ({config.train_problems:,})")
 
@@ -557,6 +565,8 @@ def _check_method(config: ARESConfig, need): # `need` as in `check_config`
              f"some of {', '.join(SKILLS)}, with spaces between")
     need("value_warmup", not group or not config.value_warmup,
          "0 with `advantage: group`, which has no value head to train")
+    need("credit", config.credit == "sum" or config.gamma == 1 and config.feedback == "sentence",
+         "sum, or `gamma` 1 with `feedback: sentence`")
     need("num_samples", not group or config.num_samples > 1,
          "at least 2 with `advantage: group`, which compares the samples of a problem with each other")
     need("fsdp", not config.fsdp or config.num_processes > 1,

@@ -135,6 +135,7 @@ def cost_sentences(
     text.append(f"Live: ${total['live $']:.2f} for {total['calls']:,.0f} calls. "
                 f"As batches: ${total['batch $']:.2f}; but a collection waits for its scores, "
                 "so batches suit corrections and tests.")
+    if config.sft_select: text.append("`sft_select` may leave corrections out; all of them are counted here.")
     if config.budget_usd:
         enough = total["live $"] <= config.budget_usd
         verdict = "enough." if enough else "the run will stop before it is done."
