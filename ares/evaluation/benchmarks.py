@@ -140,8 +140,8 @@ def _aligned(
         problem = by_id.get(id)
         right = read_reply(str(label), problem) if problem and label else None
         if right is not None and problem.credit(right) == 0:
-            raise AresError(f"{file}: the label at the place of problem {id} is {shown_value(label)}, but its "
-                            f"answer is {shown_value(problem.answer_text)}; the list has another order.")
+            raise AresError(f"{file}: the label at the place of problem {id} is {shown_value(label)}, but "
+                            f"its answer is {shown_value(problem.answer_text)}; the list has another order.")
     return {id: _prediction(value, f"{file}: problem {id}") for id, value in zip(order, preds)}
 
 # %% ../../nbs/evaluation/03_benchmarks.ipynb #8877dcf4

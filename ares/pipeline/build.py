@@ -97,8 +97,9 @@ def check_gold(
         problems = splits[split][:first or None]
         if any(p.solution.strip() for p in problems): continue
         where = clipped(config.data or config.problems, 100)
-        raise AresError(f"{where}: none of the {len(problems):,} {split} problems has a gold rationale, and the baseline learns from them; write some into a column "
-                        "`rationale`, in every split.")
+        raise AresError(f"{where}: none of the {len(problems):,} {split} problems has a gold rationale, and "
+                        "the baseline learns from them; write some into a column `rationale`, in every "
+                        "split.")
     bare = sum(not (p.solution.strip() or p.lecture.strip()) for p in splits["train"])
     if config.teacher == "reference" and bare:
         say(f"{bare:,} of {len(splits['train']):,} train problems have neither rationale nor lecture; "

@@ -49,8 +49,8 @@ def _planned_splits(
         return sizes, splits, "made problems" if embedded else "the data"
     wanted = dict(train=config.train_problems, val=config.val_problems, test=config.test_problems)
     if config.problems == "own":
-        raise AresError(f"data: {shown_name(config.data)} is not on this machine, and a plan needs the number "
-                        "of its problems; name a file or a folder that is.")
+        raise AresError(f"data: {shown_name(config.data)} is not on this machine, and a plan needs the "
+                        "number of its problems; name a file or a folder that is.")
     published = _PUBLISHED[config.aokvqa_division if config.problems == "aokvqa" else config.problems]
     sizes = {s: min(wanted[s] or n, n) for s, n in zip(wanted, published)}
     return sizes, None, "a table of published sizes, since the data is not there"
