@@ -24,7 +24,7 @@ lab: $(VENV)/.dev    ## open JupyterLab on the tour; what it saves is cleaned by
 
 pages: $(VENV)/.dev  # the notebooks as the site's pages, in _proc; changed ones only
 	@PYTHONWARNINGS=ignore $(BIN)/python -c "from nbdev.serve import proc_nbs; proc_nbs()"
-	@cp _quarto.yml _proc/
+	@cp _quarto.yml _proc/ && rm -f _proc/images/*.md  # the table of the front page is no page of its own
 	@find _proc -name '*.ipynb' -exec perl -pi -e 's/```mermaid/```{mermaid}/' {} +  # as Quarto writes diagrams
 
 docs: $(VENV)/.dev   ## build the site (needs Quarto)

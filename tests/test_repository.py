@@ -167,6 +167,23 @@ def test_the_site_can_be_looked_at_without_quarto(pages):
     assert len(list(page_faults(site, site/"bad.html"))) == 5  # and each fault is found
 
 
+def shown(path):
+    "The text that a notebook's outputs hold: printed text and Markdown."
+    for cell in cells(path):
+        for output in cell.get("outputs", []):
+            yield "".join(output.get("text", output.get("data", {}).get("text/markdown", "")))
+
+
+def test_the_architecture_page_shows_the_repository_as_it_is(tmp_path):
+    page, again = ROOT/"nbs"/"explanations"/"architecture.ipynb", tmp_path/"again.ipynb"
+    command = [str(BIN/"papermill"), "--no-progress-bar", "--cwd", str(page.parent), str(page), str(again)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert any(shown(page)) and list(shown(page)) == list(shown(again)), (
+        "run papermill architecture.ipynb architecture.ipynb in nbs/explanations"
+    )
+
+
 def test_a_notebook_saved_in_jupyterlab_stays_clean(tmp_path):
     from jupyter_server.services.contents.filemanager import FileContentsManager
     copy = copied(tmp_path)
