@@ -20,7 +20,7 @@ test: $(VENV)/.dev   ## check and run the notebooks, then the tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -n 2 --dist loadfile
 
 lab: $(VENV)/.dev    ## open JupyterLab on the tour; what it saves is cleaned by nbdev
-	@$(BIN)/jupyter lab nbs --LabApp.default_url=/lab/tree/00_tour.ipynb --FileContentsManager.pre_save_hook=nbdev.clean.clean_jupyter
+	@cd nbs && $(abspath $(BIN))/jupyter lab --LabApp.default_url=/lab/tree/00_tour.ipynb --FileContentsManager.pre_save_hook=nbdev.clean.clean_jupyter
 
 pages: $(VENV)/.dev  # the notebooks as the site's pages, in _proc; changed ones only
 	@PYTHONWARNINGS=ignore $(BIN)/python -c "from nbdev.serve import proc_nbs; proc_nbs()"
