@@ -1,4 +1,4 @@
-"A reader's path in a real JupyterLab: open the tour, run it, change the reward of the lesson, see the curve change."
+"A reader in a real JupyterLab runs the tour, then changes the reward of the lesson and sees another curve."
 import base64, json, os, shutil, socket, subprocess, sys, time, urllib.request
 from pathlib import Path
 
@@ -17,8 +17,8 @@ PATIENCE = 600_000  # milliseconds, for a machine with other work
 SMALLER = dict(train_problems=48, val_problems=8, test_problems=8, gold_problems=32, baseline_epochs=1,
                collections=3, collect_problems=4, sft_skip=32, max_new_tokens=24)
 TOUR = {"make_problems(400,": "make_problems(48,", "make_problems(96,": "make_problems(8,", "[:300]": "[:32]",
-        "epochs=10,": "epochs=1,", "[300:400]": "[32:48]", "range(30)": "range(5)", "range(1, 31)": "range(1, 6)",
-        "number / 30": "number / 5"}
+        "epochs=10,": "epochs=1,", "[300:400]": "[32:48]", "range(30)": "range(5)",
+        "range(1, 31)": "range(1, 6)", "number / 30": "number / 5"}
 
 
 def free_port():
@@ -84,13 +84,13 @@ def page():
 def run_all(page, path):
     "Run all cells by the menu, wait for the end, save, and return the notebook as it is on the disk."
     def wait_for(status):
-        page.wait_for_selector(f".jp-NotebookPanel:not(.lm-mod-hidden) [data-status='{status}']")
+        page.get_by_text(f"(ipykernel) | {status}").wait_for()  # in the status bar
 
-    wait_for("idle")  # before its kernel is there, a notebook cannot run
+    wait_for("Idle")  # before its kernel is there, a notebook cannot run
     page.click(".lm-MenuBar-itemLabel:text-is('Run')")
     page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
-    wait_for("busy")
-    wait_for("idle")
+    wait_for("Busy")
+    wait_for("Idle")
     before = path.stat().st_mtime_ns
     page.keyboard.press("Control+s")
     while path.stat().st_mtime_ns == before: page.wait_for_timeout(200)
@@ -123,7 +123,7 @@ def test_another_reward_in_the_lesson_gives_another_curve(lab, page):
     page.goto(f"{address}/lab/workspaces/lesson/tree/learn/lesson.ipynb?token=t")
     page.wait_for_selector(".jp-Notebook .jp-Cell")
     first = pictures(run_all(page, path))
-    cell = page.locator(".jp-CodeCell .cm-content", has_text="overrides")
+    cell = page.locator(".jp-CodeCell .cm-content", has_text="# settings to change")
     cell.click()
     page.keyboard.press("Control+a")
     page.keyboard.insert_text(
