@@ -157,6 +157,30 @@ def _add_runs(commands):
                       help="measure both on this machine, with fresh weights")
     for command in (run, cost, plan): _add_setting(command, "replace a setting of the file")
 
+# %% ../nbs/01_cli.ipynb #f1914344
+_ON = ("scienceqa", "aokvqa", "mmmu", "mmbench", "own") # `TEST_SETS`
+
+def _add_evaluate(commands):
+    "The arguments of `ares evaluate`."
+    evaluate = commands.add_parser(
+        "evaluate", help="accuracy of a finished stage, or of a file of predictions, on other test problems"
+    )
+    evaluate.add_argument("target", nargs="?", default="", metavar="RUN", help="the name of a run")
+    evaluate.add_argument("--on", required=True, choices=_ON, help="the data set")
+    evaluate.add_argument("--data", required=True, metavar="PATH",
+                          help="its folder, its name on the hub, or a file of own problems")
+    evaluate.add_argument("--predictions", default="", metavar="FILE",
+                          help="instead of a run: what another model said, as JSON or JSON lines")
+    evaluate.add_argument("--stage", default="", help="default: the last one that is done")
+    evaluate.add_argument("--judge", default="", choices=("", "reference", "claude", "openai", "local"),
+                          help="compares rationales with the baseline's (default: no judge)")
+    evaluate.add_argument("--judge-model", default="", metavar="NAME", help="its model")
+    evaluate.add_argument("--features", default="", metavar="FOLDER",
+                          help="features of the pictures, for a run that uses features")
+    evaluate.add_argument("--column", action="append", default=[], metavar="OURS=YOURS",
+                          help="of own problems: another name of a column, e.g. question=prompt, "
+                               "choices=option1,option2")
+
 # %% ../nbs/01_cli.ipynb #982e7f04
 def _add_publish(commands):
     "The arguments of `ares publish`."
@@ -174,6 +198,16 @@ def _add_publish(commands):
                       help="make the adapter of a run with `lora` part of the weights")
     card.add_argument("--license", default="", help="identifier of the Hub, e.g. apache-2.0; on the card")
     card.add_argument("--language", default="en", help="of the rationales; on the card")
+
+def _add_feedback(commands):
+    "The arguments of `ares feedback`."
+    feedback = commands.add_parser(
+        "feedback", help="write the scores and corrections of a run as a data set with a card"
+    )
+    feedback.add_argument("target", help="the name of a run")
+    feedback.add_argument("--to", required=True, metavar="DESTINATION",
+                          help="a folder, a .parquet file, or OWNER/NAME on the Hub (token: HF_TOKEN)")
+    feedback.add_argument("--public", action="store_true", help="for everyone to see; private by default")
 
 def _add_results(commands):
     "The arguments of `ares stage`, `ares ledger` and `ares report`."
@@ -195,7 +229,8 @@ def parser() -> argparse.ArgumentParser:
     "The parser of the command line."
     top = _Parser(prog="ares", description="Teach a student to reason by sentence rewards and corrections.")
     commands = top.add_subparsers(dest="command", required=True)
-    for add in (_add_runs, _add_results, _add_publish, _add_sweep, _add_views): add(commands)
+    for add in (_add_runs, _add_results, _add_evaluate, _add_publish, _add_feedback, _add_sweep, _add_views):
+        add(commands)
     return top
 
 # %% ../nbs/01_cli.ipynb #55528b5f
@@ -274,13 +309,12 @@ def rehearsal(
 ):
     "Let the mock server answer for all providers; gives the rehearsal's folder."
     from ares.teachers.llm import load_teacher
-    from ares.pipeline.build import load_splits
+    from ares.pipeline.build import load_splits, offline_name
     from ares.teachers.mock_server import MockServer
 
     _check_rehearsal(config)
     problems = sum(load_splits(config).values(), [])
-    kind = "facts" if config.problems == "embedded" else "reference"
-    offline = load_teacher(kind, knowledge=config.teacher_knowledge)
+    offline = load_teacher(offline_name(config), knowledge=config.teacher_knowledge)
     with MockServer(problems, offline) as server:
         new = dict(ANTHROPIC_BASE_URL=server.url, ANTHROPIC_API_KEY="rehearsal",
                    OPENAI_BASE_URL=f"{server.url}/v1", OPENAI_API_KEY="rehearsal")
@@ -316,6 +350,16 @@ def _show_published(
         merge=args.merge,
     )
     print(where if args.to else f"{where}: read README.md there; --to owner/name sends it to the Hub")
+    return 0
+
+def _show_feedback(
+    run: Path, # folder of the run
+    args: argparse.Namespace, # to, public
+) -> int: # 0
+    "Export the feedback of a run and print where it is."
+    from ares.reports.dataset import export_feedback
+
+    print(export_feedback(run, args.to, private=not args.public))
     return 0
 
 # %% ../nbs/01_cli.ipynb #d8e95426
@@ -371,6 +415,48 @@ def _show_comparison(
     print(f"{table_text(compare_table(common_values(runs, args.stage)).T)}\n\nreport: {page}")
     return 0
 
+# %% ../nbs/01_cli.ipynb #05dd9a9c
+def _given_columns(
+    given: list, # of "ours=yours"; several columns of choices with commas between
+) -> dict: # as the setting `columns`
+    "The names of columns on the command line."
+    columns = {}
+    for text in given:
+        name, _, column = text.partition("=")
+        if not name or not column:
+            raise AresError(f"--column {shown_name(text, 60)}: expected `ours=yours`, e.g. question=prompt.")
+        columns[name] = column.split(",") if name == "choices" and "," in column else column
+    return columns
+
+def _check_evaluation(args: argparse.Namespace):
+    "Raise when an evaluation names no run, no file or no data."
+    _given_columns(args.column)
+    if bool(args.target) == bool(args.predictions):
+        raise AresError("ares evaluate: give the name of a run, or --predictions FILE, and not both.")
+    if args.predictions and not os.path.isfile(args.predictions):
+        raise AresError(f"--predictions {shown_name(args.predictions)}: no such file.")
+    if not os.path.exists(args.data) and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", args.data):
+        raise AresError(f"--data {shown_name(args.data)}: no such file or folder, "
+                        "and no hub name `owner/name`.")
+    if args.target: _run_folder(args.target)
+
+# %% ../nbs/01_cli.ipynb #27797f9a
+def _show_evaluation(
+    args: argparse.Namespace, # of `_add_evaluate`
+) -> int: # 0
+    "Evaluate a run or a file of predictions, and print its table."
+    columns = _given_columns(args.column)
+    if args.predictions:
+        from ares.evaluation.benchmarks import score_predictions
+        table, notes = score_predictions(args.predictions, args.on, args.data, columns)
+    else:
+        from ares.pipeline.evaluate_on import evaluate_on, evaluation_sentence, evaluation_table
+        record = evaluate_on(_run_folder(args.target), args.on, args.data, args.stage, judge=args.judge,
+                             judge_model=args.judge_model, columns=columns, features=args.features)
+        table, notes = evaluation_table(record), [evaluation_sentence(record), f"kept in {record['folder']}"]
+    print(table_text(table), *notes, sep="\n")
+    return 0
+
 # %% ../nbs/01_cli.ipynb #2a39db1f
 def _watched_folder(
     target: str, # the name or the folder of a run, or the folder of a sweep
@@ -393,7 +479,7 @@ def _show_watched(
 
 # %% ../nbs/01_cli.ipynb #d6fd1eca
 # commands on several runs, or that only show a run
-_MANY = dict(sweep=_show_sweep, compare=_show_comparison, watch=_show_watched)
+_MANY = dict(sweep=_show_sweep, compare=_show_comparison, watch=_show_watched, evaluate=_show_evaluation)
 
 def _is_main() -> bool:
     "The same as `ares.core.distributed.is_main`, without importing PyTorch."
@@ -413,13 +499,24 @@ def _show_results(
 _STAGE = re.compile(r"baseline|(rl|sft)-[1-9][0-9]{0,8}")
 
 # %% ../nbs/01_cli.ipynb #bb6a04da
+def _check_settings(
+    args: argparse.Namespace,
+    overrides: dict, # settings of the command line
+):
+    "Raise on a wrong setting; a launcher's processes are checked later, when their number is known."
+    if "WORLD_SIZE" in os.environ: return read_parameters(args.target)
+    from ares.pipeline.config import load_config, refuse_unknown
+    refuse_unknown(overrides, "-p")
+    load_config(args.target, need_data=args.command != "plan", **overrides)
+
 def _check_words(args: argparse.Namespace):
-    "Raise on errors in files, YAML, and names of runs and stages, before anything is imported."
-    _given_values(getattr(args, "p", []))
+    "Raise on errors in files, settings, and names of runs and stages, before PyTorch is imported."
+    overrides = _given_values(getattr(args, "p", []))
     _job_options(getattr(args, "job", []))
     if args.command == "watch": _watched_folder(args.target)
     elif args.command == "compare": [_run_folder(run) for run in args.runs]
     elif args.command == "sweep": read_parameters(args.target)
+    elif args.command == "evaluate": _check_evaluation(args)
     elif args.command == "stage":
         if not _STAGE.fullmatch(args.stage):
             raise AresError(f"stage: {shown_value(args.stage)} is no stage; "
@@ -429,7 +526,7 @@ def _check_words(args: argparse.Namespace):
     else:
         name = getattr(args, "name", None)
         _check_name(name or Path(args.target).stem, "--name" if name else shown_name(args.target))
-        read_parameters(args.target)
+        _check_settings(args, overrides)
 
 # %% ../nbs/01_cli.ipynb #a05e0e5b
 def _run_command(args: argparse.Namespace) -> int: # 0 when all went well
@@ -446,10 +543,10 @@ def _run_command(args: argparse.Namespace) -> int: # 0 when all went well
                            need_data=args.command != "plan")
     if args.command == "cost": return _show_cost(config)
     if args.command == "plan": return _show_plan(config, args)
-    if args.command == "publish":
+    if args.command in ("publish", "feedback"):
         from ares.pipeline.folder import check_run
         check_run(config, run)
-        return _show_published(run, args)
+        return _show_published(run, args) if args.command == "publish" else _show_feedback(run, args)
     if args.command == "ledger": return _show_ledger(config, run, args)
     from ares.pipeline.notebooks import complete_run, make_report
     if args.command == "report": return _show_results(run, run_on_main(lambda: make_report(run)))

@@ -54,6 +54,9 @@ def place(tmp_path_factory):
         failed = dict(run="a", stage="rl-1", state="failed", reason="")
         patch.setattr("ares.pipeline.sweep.run_sweep", stands_in(pd.DataFrame([failed])))
         patch.setattr("ares.reports.plan.plan_text", stands_in(""))
+        record = dict(stage="rl-1", on="own", n=1, judge="", folder="", categories={})
+        patch.setattr("ares.pipeline.evaluate_on.evaluate_on", stands_in(record))
+        patch.setattr("ares.evaluation.benchmarks.score_predictions", stands_in((pd.DataFrame(), [])))
         patch.setattr("ares.pipeline.folder.read_results", stands_in({}))
         patch.setattr("ares.reports.report.results_table", stands_in(pd.DataFrame()))
         patch.setattr("ares.reports.compare.common_values", stands_in({}))
@@ -100,7 +103,10 @@ COMMANDS = dict(
                                 option("--job"), option("--job", st.builds("{}={}".format, TEXT, VALUES)),
                                 option("--home")]),
     compare=(st.tuples(TARGETS, TARGETS), [option("--stage"), option("--to")]),
-    watch=(st.tuples(TARGETS), [option("--seconds", VALUES)]))
+    watch=(st.tuples(TARGETS), [option("--seconds", VALUES)]),
+    evaluate=(st.tuples(TARGETS, st.just("--on"), st.sampled_from(["own", "mmmu"]) | TEXT,
+                        st.just("--data"), st.sampled_from(["x.yaml", "owner/name"]) | TEXT),
+              [option("--stage"), option("--judge"), option("--predictions"), option("--column")]))
 
 
 @st.composite
@@ -173,6 +179,9 @@ def test_odd_commands_get_a_sentence(place, words):
     (["sweep", "x.yaml", "--set", "seed=0,1", "--job", "mem_gb=["], "--job mem_gb=[: not valid YAML"),
     (["watch", "mine", "--seconds", "nan"], "must be a number above 0"),
     (["compare", "mine", "other", "--to", "/"], "expected the name of a page"),
+    (["evaluate", "mine", "--on", "vqa", "--data", "x.yaml"], "invalid choice: 'vqa'"),
+    (["evaluate", "mine", "--on", "own", "--data", "none.csv"], "no such file or folder"),
+    (["evaluate", "--on", "own", "--data", "x.yaml"], "--predictions FILE, and not both"),
     (["rnu", "x.yaml"], "invalid choice"),
 ])
 def test_each_fault_has_its_sentence(place, words, message):

@@ -1,6 +1,6 @@
 "Whatever a data set's files hold, a loader returns what they say or gives one sentence."
 
-import contextlib, copy, io, json, os, shutil
+import contextlib, copy, io, json, shutil
 from pathlib import Path
 
 import datasets
@@ -15,9 +15,11 @@ from safetensors.torch import save_file
 from ares.core.io import AresError
 from ares.data.datasets import load_aokvqa, load_mmbench, load_mmmu, load_scienceqa, read_captions
 from ares.data.datasets import read_published
+from ares.data.own import load_own
 from ares.data.problem import open_image, problem_html
 from ares.data.prompts import question_text, rationale_target
 from ares.data.vision import load_features, named_rows
+from ares.evaluation.benchmarks import predicted_answer, read_predictions
 from conftest import FUZZ_EXAMPLES
 
 datasets.disable_progress_bars()
@@ -783,3 +785,50 @@ def test_bytes_that_are_no_picture(home, data):
     (home / "nothing.png").write_bytes(data)
     found = attempt(lambda: open_image(home / "nothing.png", "1"))
     assert found is None or found.mode == "RGB"
+
+
+# ---- your own data, and the predictions of other models
+
+OWN = [
+    dict(
+        id=f"q{i}", question=f"What is {i}?", choices=["ice", "lava", "tea"], answer=("B", 2, "tea")[i % 3],
+        hint="h", image="0.png" if i < 2 else None, rationale="It is.", grade=2,
+        split=("train", "dev", "test")[i % 3],
+    )
+    for i in range(6)
+]
+OWN_CSV = "id,question,A,B,C,answer,rationale\nq1,What?,ice,lava,tea,B,It is.\nq2,\"Who, me?\",1,2,,A,So.\n"
+SAID = dict(acc=50.0, results={r["id"]: 1 for r in OWN}, outputs={r["id"]: "The answer is B." for r in OWN})
+
+
+def own_file(home, name, data):
+    "A file in a folder with a picture."
+    if not (home/"own"/"0.png").exists(): draw_png(home/"own"/"0.png")
+    (home/"own"/name).write_bytes(data)
+    return home/"own"/name
+
+
+@fuzz()
+@given(records=changed(OWN), columns=st.just({}) | changed(dict(answer="answer", choices=["hint", "id"])))
+def test_own_records(home, records, columns):
+    path = own_file(home, "own.json", json.dumps(records).encode())
+    if not isinstance(columns, dict): columns = {}
+    for p in attempt(lambda: load_own(path, columns)) or []: check_problem(p)
+
+
+@fuzz(FUZZ_EXAMPLES // 2)
+@given(data=damaged_text(OWN_CSV))
+def test_own_tables(home, data):
+    path = own_file(home, "own.csv", data)
+    for p in attempt(lambda: load_own(path, divide=False)) or []: check_problem(p)
+
+
+@fuzz()
+@given(said=changed(SAID) | changed(SAID["outputs"]) | changed([dict(id=r["id"], text="B") for r in OWN]))
+def test_predictions(home, said):
+    problems = load_own(own_file(home, "whole.json", json.dumps(OWN).encode()), divide=False)
+    path = own_file(home, "said.json", json.dumps(said).encode())
+    read = attempt(lambda: read_predictions(path, problems))
+    for p in problems if read else []:
+        answer = predicted_answer(read[p.id], p)
+        assert answer is None or 0 <= answer < len(p.choices)

@@ -69,3 +69,33 @@ def test_the_prose_is_plain(path):
     counts = {turn: len(re.findall(rf"\b{re.escape(turn)}\b", text)) for turn in MANNERED}
     rate = 1000 * sum(counts.values()) / max(words, 300)  # one turn in a short page is no manner
     assert rate <= MANNER, f"{rate:.1f} a 1,000 words: { {k: v for k, v in counts.items() if v} }"
+
+
+CHAPTERS = ("core", "data", "students", "teachers", "training", "evaluation", "pipeline", "reports")
+PAGES = [p for p in NOTEBOOKS if p.parent.name in CHAPTERS]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name)
+def test_text_comes_before_every_exported_definition_or_pair(path):
+    exported, lonely = 0, []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown": exported = 0
+        elif source.startswith("#| export") and not re.match(r"#\| export\n(import|from) ", source):
+            exported += 1
+            if exported > 2: lonely.append(source.split("\n")[1])
+    assert not lonely, f"no text explains {lonely}"
+
+
+WITHOUT_FIGURE = {"00_sizes", "01_base", "02_sampling", "02_synthetic", "03_datasets", "07_mock_server", "07_vllm"}
+METHOD = [p for p in PAGES if p.parent.name in CHAPTERS[1:6] and p.stem not in WITHOUT_FIGURE]
+METHOD += [ROOT/"nbs"/p for p in ("teachers/01_base.ipynb", "pipeline/04_folder.ipynb",
+                                  "pipeline/06_stages.ipynb")]
+
+
+@pytest.mark.parametrize("path", METHOD, ids=name)
+def test_every_page_of_the_method_has_a_figure(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    drawn = any("```mermaid" in "".join(c["source"]) for c in cells)
+    outputs = [o for c in cells for o in c.get("outputs", [])]
+    assert drawn or any("image/png" in o.get("data", {}) for o in outputs)

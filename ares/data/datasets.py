@@ -44,17 +44,25 @@ def _on_hub(
     return any(folder.glob("*.parquet")) or any(folder.glob("*/*.parquet"))
 
 # %% ../../nbs/data/03_datasets.ipynb #abdac8c5
+def _hub_parts(source: str, config: str) -> list: # of dicts, split -> table; see `_hub_splits`
+    "Open the tables of each part of a data set; a single table is a train split."
+    if source.endswith(".parquet"): return [hub.load_dataset("parquet", data_files=source)]
+    if any(Path(source, name).is_file() for name in ("dataset_dict.json", "state.json")):
+        saved = hub.load_from_disk(source)
+        return [dict(train=saved) if isinstance(saved, hub.Dataset) else saved]
+    names = hub.get_dataset_config_names(source)
+    return [hub.load_dataset(source, name) for name in ([config] if config in names else names)]
+
 @lru_cache(8)
 def _hub_splits(
-    source: str, # a name on the hub, or a folder of parquet files
+    source: str, # a name on the hub, a folder or a file of parquet, or a folder of `save_to_disk`
     config: str = "", # the part of the data set to read, if it has one of this name; else all are joined
 ) -> dict: # split -> `datasets.Dataset`; the data stay on disk
-    "The tables of a hub's data set."
-    try:
-        names = hub.get_dataset_config_names(source)
-        parts = [hub.load_dataset(source, name) for name in ([config] if config in names else names)]
+    "The tables of a data set."
+    try: parts = _hub_parts(source, config)
     except Exception as e: # of the network, of a file, of the hub
         fault = "no folder in the data set's own layout, and cannot be read as parquet files or from the hub"
+        if source.endswith(".parquet"): fault = "cannot be read as parquet; write the file again"
         raise AresError(f"{clipped(source, 100)}: {fault} ({type(e).__name__}: {clipped(e, 90)}).") from None
     tables = {} # split -> tables of all parts
     for part in parts:

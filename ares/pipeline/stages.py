@@ -18,13 +18,15 @@ from ..core.io import *
 from ..core.distributed import run_on_main, is_main, init_distributed, launch, process_count, run_lock
 from ..data.prompts import rationale_prompt
 from ..students.base import ValueHead
+from ..teachers.own import keep_code, new_code
 from ..training.rollouts import add_logprobs, generate_rollouts, recompute_logprobs, score_rollouts
 from ..training.rollouts import to_score
-from ..training.ppo import PPOTrainer, SCHEDULES
+from ..training.ppo import PPOConfig, PPOTrainer, SCHEDULES
+from ..training.feedback import feedback_records, keep_rollouts
 from ..training.sft import correct_rollouts, correction_examples, fit_sft, gold_examples, to_correct
-from .config import ARESConfig
-from .build import check_keys, load_splits, load_trained, make_sampler, make_student
-from .build import make_teacher, ppo_config, sft_config
+from .config import ARESConfig, own_names
+from .build import check_gold, check_keys, load_splits, load_trained, make_sampler, make_student
+from .build import make_teacher, ppo_config, sft_config, try_own_code
 from .folder import _remedy, check_run, save_or_check_config, loading, stage_names
 from .evaluate import evaluate_stage, validation_score
 
@@ -60,6 +62,7 @@ def train_baseline(
 ) -> dict: # what it cost: teacher_calls
     "Fine-tune a new student on gold rationales."
     splits = load_splits(config)
+    check_gold(config, splits)
     set_seed(stage_seed(config, stage))
     student = make_student(config, splits["train"])
     gold = gold_examples(splits["train"][:config.gold_problems or None], config.gold_conclusion)
@@ -180,6 +183,18 @@ def rl_parts(
         return student, reference, value_head, trainer, records
     raise AresError(f"{state}/position.json: `records` must hold a record for each collection; {remedy}.")
 
+# %% ../../nbs/pipeline/06_stages.ipynb #77b4bbb2
+def _keep_collection(
+    folder: Path, # of the stage
+    records: list, # one a collection so far
+    rollouts: list, # of the last collection
+    config: PPOConfig,
+):
+    "Store the metrics of an RL stage, and the rollouts of its last collection."
+    write_jsonl(folder/"metrics.jsonl", records)
+    feedback = feedback_records(rollouts, config, records[-1]["kl_coef"])
+    keep_rollouts(folder, len(records), feedback)
+
 # %% ../../nbs/pipeline/06_stages.ipynb #30d4d23c
 def train_rl(
     config: ARESConfig,
@@ -203,7 +218,7 @@ def train_rl(
         rollouts, measured = collect(config, student, reference, value_head, teacher, chosen, sampler)
         record = trainer.update(rollouts, schedule(before / total)) | dict(collection=len(records) + 1)
         records.append(record | measured | dict(seconds=round(time.time() - started, 3)))
-        if is_main(): write_jsonl(folder/"metrics.jsonl", records)
+        if is_main(): _keep_collection(folder, records, rollouts, trainer.config)
         tracker.log(records[-1], len(records))
         if len(records) % config.save_every == 0: save_state(folder, student, value_head, trainer, records)
         bar.update(spent() - before)
@@ -319,6 +334,15 @@ def run_stage(
         if run_on_main((run/stage/"result.json").exists): return read_json(run/stage/"result.json", dict)
         return _do_stage(config, run, stage, device)
 
+# %% ../../nbs/pipeline/06_stages.ipynb #b246c092
+def _open_run(config: ARESConfig, run: Path):
+    "Store or check the settings of a run and its copy of own code."
+    names = own_names(config)
+    new = new_code(names, run/"code")
+    if new: try_own_code(config)
+    save_or_check_config(config, run)
+    keep_code(new, run/"code")
+
 # %% ../../nbs/pipeline/06_stages.ipynb #883770f3
 def notebook_record(
     config: ARESConfig,
@@ -328,7 +352,7 @@ def notebook_record(
     "Store the settings of the run, and run one stage; for the notebook of a stage."
     check_stage(config, Path(run), stage)
     with run_lock(run):
-        save_or_check_config(config, Path(run))
+        _open_run(config, Path(run))
         return run_stage(config, run, stage)
 
 # %% ../../nbs/pipeline/06_stages.ipynb #8eebcbf5
@@ -362,7 +386,7 @@ def run_ares(
     init_distributed(pick_device(config.device))
     run_on_main(lambda: check_keys(config))
     with run_lock(run):
-        run_on_main(lambda: save_or_check_config(config, run))
+        run_on_main(lambda: _open_run(config, run))
         run_on_main(lambda: check_run(config, run))
         results = _all_stages(config, run, execute)
         run_on_main(lambda: write_json(run/"complete.json", dict(stages=list(results))))

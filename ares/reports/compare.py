@@ -130,7 +130,7 @@ def compare_table(
 def direct_wins(
     runs: list, # folders of runs
     values: dict, # of `common_values`
-) -> dict: # run after the first -> what `win_rate` returns; empty when the judge is a language model
+) -> dict: # run after the first -> what `win_rate` returns; empty unless the judge is an offline teacher
     "How often the other runs win against the first."
     config = load_config(read_json(Path(runs[0])/"config.json"))
     if (config.judge or config.teacher) not in OFFLINE: return {}

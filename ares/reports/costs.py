@@ -23,7 +23,8 @@ from ..teachers.requests import make_question, picture_bytes
 from ..pipeline.folder import stage_order
 from ..data.sentences import sentences_of
 from ..teachers.sender import expected_tokens
-from ..pipeline.config import ARESConfig, OFFLINE, asked_models, load_config
+from ..teachers.own import is_own, short_own
+from ..pipeline.config import ARESConfig, OFFLINE, asked_models, load_config, own_names
 from ..pipeline.build import ledger_path, load_splits
 
 # %% ../../nbs/reports/04_costs.ipynb #e1f26ab1
@@ -47,7 +48,8 @@ def _calls_of(
     tested = sizes[config.evaluate_on]
     calls.append(("test", "score", "teacher", tested, 1))
     if kind != "baseline": calls.append(("test", "compare", "judge", 2 * tested, 2))
-    return calls
+    scores = not config.reward or config.teacher in config.reward
+    return calls if scores else [call for call in calls if call[1] != "score"]
 
 # %% ../../nbs/reports/04_costs.ipynb #f708dc0a
 _CACHED_FROM = 512 # tokens; the default model does not cache a shorter beginning
@@ -73,7 +75,7 @@ def _tokens_of(
         sentences, picture = sentences_of(text), picture_bytes(p)
         size = dict(width=picture[2][0], height=picture[2][1]) if picture else None
         texts = [sentences if kind == "score" else text] * rationales
-        question = make_question(kind, p, texts, "", config.teacher_knowledge)
+        question = make_question(kind, p, texts, "", config.teacher_knowledge, rubric=config.rubric)
         whole, constant = expected_tokens(question, size), len(question["instructions"]) // 3
         cached = constant if constant >= _CACHED_FROM else 0
         rows.append((whole - cached, cached, _reply_tokens(kind, rationales, text, sentences)))
@@ -124,7 +126,8 @@ def cost_sentences(
 ) -> str:
     "The estimate in sentences: prices, total, and whether the budget is enough."
     if len(table) == 1:
-        return f"teacher: {config.teacher}, judge: {config.judge or 'the teacher'}; neither costs anything."
+        names = f"teacher: {short_own(config.teacher)}, judge: {short_own(config.judge) or 'the teacher'}"
+        return f"{names}; neither costs anything{' as far as ARES knows' if own_names(config) else ''}."
     unpriced = [m for m in table["model"][:-1].unique() if model_facts(m, config.prices)["input"] is None]
     total = table.iloc[-1]
     text = [f"Prices of {PRICES_OF}, before tax; `prices` in a parameter file replaces them."]
@@ -174,17 +177,26 @@ _TESTED_ON = dict(
 def _role_text(config: ARESConfig, role: str) -> str:
     "The name of the teacher or judge, with its model if it is a language model."
     name, models = getattr(config, role), asked_models(config)
-    return f"{name} ({models[role][1]})" if role in models else name
+    return f"{name} ({models[role][1]})" if role in models else short_own(name)
+
+def _reward_text(config: ARESConfig) -> str:
+    "The parts of a mixed reward, and the rubric, in a sentence each."
+    total = sum(config.reward.values())
+    parts = [f"{weight / total:.3g} times {short_own(name)}" for name, weight in config.reward.items()]
+    reward = f" The score of a sentence is {' plus '.join(parts)}." if parts else ""
+    return reward + (" A rubric of the run's own is part of the instructions." if config.rubric else "")
 
 def describe_teacher(config: ARESConfig) -> str:
     "Describe the teacher and the judge in a sentence."
     judge = _role_text(config, "judge") if config.judge else "the teacher itself"
-    if (config.judge or config.teacher) in OFFLINE: told = ""
+    judging = config.judge or config.teacher
+    if judging in OFFLINE or is_own(judging): told = ""
     elif config.judge_sees_answer: told = " and is told the right answer"
     else: told = " and is not told the right answer"
     tested = _TESTED_ON[config.aokvqa_division] if config.problems == "aokvqa" else ""
-    return (f"Teacher: {_role_text(config, 'teacher')}, with the knowledge of `{config.teacher_knowledge}`. "
-            f"The judge is {judge}{told}; it compares each pair in both orders.{tested}")
+    return (f"Teacher: {_role_text(config, 'teacher')}, with the knowledge of `{config.teacher_knowledge}`."
+            f"{_reward_text(config)} The judge is {judge}{told}; it compares each pair in both orders."
+            f"{tested}")
 
 # %% ../../nbs/reports/04_costs.ipynb #3341f20f
 def cost_table(

@@ -22,7 +22,7 @@ from ..core.plotting import COLOURS, PAGE, PALE, figure_style
 from ..data.synthetic import make_problems
 from ..data.prompts import answer_target, rationale_prompt
 from ..students.base import train_tokenizer
-from ..students.t5 import SIZES
+from ..students.sizes import T5_SIZES
 from ..students.loading import adapter_base
 from ..pipeline.config import ARESConfig
 from ..pipeline.build import load_splits
@@ -43,11 +43,14 @@ def _planned_splits(
 ) -> tuple: # (split -> number of problems, split -> problems or None, source of the numbers)
     "The sizes of the data, and the data itself when it is on this machine."
     embedded = config.problems == "embedded"
-    if embedded or (config.data and Path(config.data).is_dir()):
+    if embedded or (config.data and Path(config.data).exists()):
         splits = load_splits(config)
         sizes = {s: len(problems) for s, problems in splits.items()}
         return sizes, splits, "made problems" if embedded else "the data"
     wanted = dict(train=config.train_problems, val=config.val_problems, test=config.test_problems)
+    if config.problems == "own":
+        raise AresError(f"data: {shown_name(config.data)} is not on this machine, and a plan needs the number "
+                        "of its problems; name a file or a folder that is.")
     published = _PUBLISHED[config.aokvqa_division if config.problems == "aokvqa" else config.problems]
     sizes = {s: min(wanted[s] or n, n) for s, n in zip(wanted, published)}
     return sizes, None, "a table of published sizes, since the data is not there"
@@ -59,7 +62,7 @@ def _token_counter(
     "A function that counts the tokens of a text."
     if not isinstance(config.student, dict):
         return (lambda text: len(text) / 4), "the data, four characters a token"
-    tokenizer = train_tokenizer(texts, (SIZES | config.student)["vocab_size"])
+    tokenizer = train_tokenizer(texts, (T5_SIZES | config.student)["vocab_size"])
     return (lambda text: len(tokenizer(text).input_ids)), "the data and the student's own tokenizer"
 
 # %% ../../nbs/reports/06_plan.ipynb #75c4ebbb

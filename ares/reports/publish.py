@@ -30,6 +30,7 @@ def _without_path(
     value, # of a setting
 ): # the same, or the last part of a path
     "Shorten a path in a setting to its last part."
+    if isinstance(value, dict): return {_without_path(name): inside for name, inside in value.items()}
     if not isinstance(value, str): return value
     text = value.replace("\\", "/")
     is_path = text.startswith(("/", "~", ".")) or text.count("/") > 1 or ":" in text or Path(value).exists()
@@ -44,7 +45,8 @@ def _card_settings(
     "The settings that the card shows."
     config = read_json(Path(run)/"config.json")
     names = settings_table(run).drop(RUNTIME_FIELDS + _PRIVATE, errors="ignore").index
-    return {k: _without_path(config[k]) for k in dict.fromkeys([*names, "seed"])}
+    shown = {k: _without_path(config[k]) for k in dict.fromkeys([*names, "seed"])}
+    return shown | {k: config[k] for k in shown if k == "rubric"}
 
 # %% ../../nbs/reports/07_publish.ipynb #c65ea559
 def base_model(
@@ -126,6 +128,7 @@ _DATA = dict(
              "a few skills, simple drawings, a small vocabulary",
     scienceqa="[ScienceQA](https://scienceqa.github.io) (Lu et al., 2022)",
     aokvqa="[A-OKVQA](https://allenai.org/project/a-okvqa/home) (Schwenk et al., 2022)",
+    own="questions of the person who trained it, which are not part of this repository",
 )
 
 def _what_it_read(
@@ -372,15 +375,16 @@ def _send_folder(
     to: str, private: bool, token: str,
     message: str, # of the commit
     endpoint: str | None = None, # another server than the Hub
+    kind: str = "model", # of the repository, or "dataset"
 ) -> str: # address of the repository
     "Create a repository, unless it exists, and upload a folder to it."
     api = HfApi(endpoint=endpoint, token=token)
     try:
-        url = api.create_repo(to, private=private, exist_ok=True)
-        if private and not api.model_info(to).private:
+        url = api.create_repo(to, private=private, exist_ok=True, repo_type=kind)
+        if private and not api.repo_info(to, repo_type=kind).private:
             raise AresError(f"--to {to}: this repository is public; say --public, or choose another name.")
-        api.upload_folder(repo_id=to, folder_path=folder, commit_message=message,
-                          delete_patterns=["*.safetensors*", "metrics/*"])
+        api.upload_folder(repo_id=to, folder_path=folder, commit_message=message, repo_type=kind,
+                          delete_patterns=["*.safetensors*", "*.parquet", "metrics/*"])
     except AresError:
         raise
     except Exception as e:

@@ -22,12 +22,13 @@ from transformers.utils import cached_file, find_adapter_config_file, logging as
 
 # %% ../../nbs/students/06_loading.ipynb #2370653d
 from ..core.io import *
-from .base import train_tokenizer
-from .t5 import MultimodalT5, MultimodalT5Config, SIZES, T5Student, _kept_no_image, image_patches
+from .base import Student, train_tokenizer
+from .t5 import MultimodalT5, MultimodalT5Config, T5Student, _kept_no_image, image_patches
 from .t5 import new_student, set_no_image, t5_student
 from .decoder import CausalStudent, as_student, keeps_states, new_decoder, read_conversation
 from .decoder import refuse_features
 from .vlm import PICTURE, as_seeing, new_vlm
+from .sizes import T5_SIZES
 
 # %% ../../nbs/students/06_loading.ipynb #068ab8dd
 _MAKERS = dict(t5=new_student, decoder=new_decoder, vlm=new_vlm)
@@ -272,7 +273,7 @@ def blank_student(
     with torch.device("meta"):
         if isinstance(source, dict):
             student = _made_student(source, [])
-            size = source.get("vocab_size", SIZES["vocab_size"])
+            size = source.get("vocab_size", T5_SIZES["vocab_size"])
             student.model.resize_token_embeddings(size, mean_resizing=False)
         elif config.model_type in ("t5", "multimodal_t5"):
             settings = {k: v for k, v in config.to_dict().items() if k != "model_type"}
@@ -427,7 +428,7 @@ def load_student(
     dtype: str = "float32", # or "bfloat16"; or "4bit" for a decoder of which only an adapter is trained
     max_prompt_tokens: int = 512, # longer prompts are cut
     image_dim: int | None = None, # width of the features that it reads, None without
-) -> T5Student:
+) -> Student:
     "A student, ready to use."
     _check_dtype(dtype)
     hf_logging.disable_progress_bar()  # loading takes a moment here; its bars would only fill the notebooks

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SLICE', 'top_k_top_p_filter', 'sample_tokens', 'next_tokens', 'vocabulary_logits', 'label_loss', 'gather_logprobs',
-           'sliced_logprobs']
+           'sliced_logprobs', 'student_logprobs']
 
 # %% ../../nbs/students/02_sampling.ipynb #63ea5e97
 import torch
@@ -140,3 +140,12 @@ def sliced_logprobs(
     out = torch.zeros(responses.shape, device=hidden.device)
     logprobs = _in_slices(gather_logprobs, model, hidden[real], responses[real], temperature, top_k)
     return out.masked_scatter(real, torch.cat(logprobs))
+
+# %% ../../nbs/students/02_sampling.ipynb #1f53fd88
+def student_logprobs(
+    self, # a student
+    hidden: torch.Tensor, responses: torch.Tensor, # (rows, length, d) and (rows, length)
+    temperature: float = 1.0, top_k: int = 0, # of the distribution
+) -> torch.Tensor: # (rows, length); zero at padding
+    "Log-probabilities of the tokens of responses."
+    with self.precision(): return sliced_logprobs(self.model, hidden, responses, temperature, top_k)

@@ -88,9 +88,9 @@ class LLMTeacher:
 
     def __init__(
         self, path: str | Path, model: str, knowledge: str = "answer", rationales_per_request: int = 4,
-        send: str = "live", stage: str = "", batch_wait_minutes: float = 1440.0, **limits,
+        send: str = "live", stage: str = "", batch_wait_minutes: float = 1440.0, rubric: str = "", **limits,
     ):
-        self.ledger, self.model, self.knowledge = Ledger(path), model, knowledge
+        self.ledger, self.model, self.knowledge, self.rubric = Ledger(path), model, knowledge, rubric
         self.stage, self.send, self.patience = stage, send, batch_wait_minutes * 60
         self.size = dict(score=rationales_per_request, correct=rationales_per_request, compare=1)
         options = DEFAULTS | dict(provider=self.provider, send=send) | limits
@@ -112,7 +112,8 @@ class LLMTeacher:
     def item(self, kind, problem, rationale) -> str:
         "The key of one rationale or pair."
         block = problem_block(problem, self.knowledge)
-        return key_of([kind, VERSION[kind], self.model, block, self.picture(problem), rationale])
+        asked = [kind, VERSION[kind], self.model, block, self.picture(problem)]
+        return item_key(asked, self.rubric, rationale)
 
 # %% ../../nbs/teachers/06_llm.ipynb #2b298cbf
 @patch
@@ -157,7 +158,8 @@ def queue(self: LLMTeacher, kind: str, group: dict): # item -> (problem, rationa
             raise AresError(f"{self.ledger.path}: no reply is kept for `{kind}` of problem {problem.id} "
                             f"by {self.model}; `teacher_send: live` would ask for it.")
         rationales = rationale if kind == "compare" else [rationale for _, (_, rationale) in part]
-        question = make_question(kind, problem, rationales, self.model, self.knowledge, self.picture(problem))
+        question = make_question(kind, problem, rationales, self.model, self.knowledge,
+                                 self.picture(problem), self.rubric)
         places = [(place, item) for place, (item, _) in enumerate(part)]
         key = self.ledger.queue(question, self.provider, places, self.stage, problem.id)
         self.open[key] = problem

@@ -1,0 +1,115 @@
+"A reward of the user's own, from a file and a line of a parameter file to the report."
+import os, subprocess, sys
+from pathlib import Path
+
+import papermill
+import pytest
+
+from conftest import ROOT, results_of
+from ares.core.io import AresError, read_jsonl
+from ares.data.sentences import sentences_of
+from ares.pipeline.config import load_config
+from ares.pipeline.sweep import sweep_configs
+
+ARES = Path(sys.executable).parent/"ares"
+REWARD = """
+def short(problem, sentences):
+    "The fewer words, the higher the score."
+    return [1 / len(s.split()) for s in sentences]
+"""
+PARAMS = """
+train_problems: 32
+val_problems: 8
+test_problems: 12
+student: {d_model: 32, d_ff: 64, num_layers: 1, num_decoder_layers: 1, num_heads: 2, vocab_size: 600}
+max_new_tokens: 24
+device: cpu
+seed: 0
+baseline_lr: 1.0e-2
+baseline_epochs: 3
+baseline_batch_size: 16
+method: rl
+rounds: 1
+collections: 2
+collect_problems: 8
+num_samples: 2
+rl_lr: 1.0e-3
+ppo_epochs: 1
+rl_batch_size: 16
+rl_grad_accum: 1
+answer_model: conclusion
+reward: {my_reward.py:short: 1}
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    "A folder with a reward and a parameter file, and another one in which the command is called."
+    (tmp_path/"project").mkdir()
+    (tmp_path/"elsewhere").mkdir()
+    (tmp_path/"project"/"my_reward.py").write_text(REWARD)
+    (tmp_path/"project"/"own.yaml").write_text(PARAMS)
+    return tmp_path/"project"
+
+
+def ares(project, *words):
+    "Call the command in the other folder."
+    return subprocess.run([str(ARES), *words], cwd=project.parent/"elsewhere", capture_output=True, text=True,
+                          env=os.environ | dict(OMP_NUM_THREADS="1"))
+
+
+def test_a_reward_in_a_file_trains_a_student(project):
+    done = ares(project, "run", "../project/own.yaml")
+    assert done.returncode == 0, done.stderr
+    run = project.parent/"elsewhere"/"runs"/"own"
+    assert (run/"code"/"my_reward.py").read_text() == REWARD
+    for stage, record in results_of(run).items():  # each stage was made by the kernel of a notebook
+        scores = []
+        for line in read_jsonl(run/stage/"rationales.jsonl"):
+            assert line["scores"] == [1 / len(s.split()) for s in sentences_of(line["text"])]
+            scores += line["scores"]
+        assert record["sentence_score"] == pytest.approx(sum(scores) / len(scores), abs=1e-4)
+    assert "my_reward.py:short" in (run/"report.html").read_text()
+
+    (project/"my_reward.py").write_text(REWARD.replace("1 /", "0.5 /"))
+    changed = ares(project, "run", "own")
+    assert changed.returncode == 1 and "Traceback" not in changed.stderr
+    assert "my_reward.py: has changed since this run was started" in changed.stderr
+
+
+def test_a_faulty_reward_is_found_before_anything_starts(project):
+    (project/"my_reward.py").write_text(REWARD.replace("for s in sentences", "for s in sentences[1:]"))
+    done = ares(project, "run", "../project/own.yaml")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "my_reward.py:short: `score` must return a number for each of the" in done.stderr
+    assert not (project.parent/"elsewhere"/"runs"/"own"/"config.json").exists()
+
+
+def test_a_sweep_compares_rewards(project, monkeypatch):
+    monkeypatch.chdir(project)
+    rewards = [{"my_reward.py:short": 1}, {"my_reward.py:short": 1, "facts": 3}, {"facts": 1}]
+    configs = sweep_configs("own.yaml", dict(reward=rewards))
+    full = f"{project}/my_reward.py:short"
+    assert [list(config.reward) for config in configs.values()] == [[full], [full, "facts"], ["facts"]]
+    again = load_config({"reward": {full: 1}, "train_problems": 8, "val_problems": 8, "test_problems": 8})
+    assert again.reward == {full: 1}
+    with pytest.raises(AresError, match="`reward` must be in a file that exists"):
+        load_config("own.yaml", reward={"other.py:short": 1})
+
+
+def test_the_page_with_an_own_reward_runs(tmp_path):
+    overrides = dict(
+        train_problems=32, gold_problems=32, val_problems=8, test_problems=12, baseline_epochs=2, method="rl",
+        rounds=1, collections=2, collect_problems=4, ppo_epochs=1, max_new_tokens=24,
+        answer_model="conclusion",
+    )
+    done = papermill.execute_notebook(
+        str(ROOT/"nbs"/"learn"/"07_your_experiment.ipynb"), str(tmp_path/"out.ipynb"),
+        dict(params=str(ROOT/"params"/"smoke.yaml"), home=str(tmp_path/"runs"), overrides=overrides),
+        progress_bar=False, extra_arguments=["--log-level=ERROR"], cwd=str(tmp_path),
+    )
+    shown = "".join(str(cell.get("outputs", [])) for cell in done.cells)
+    for name in ("baseline", "trained with facts", "trained with short", "trained with both"):
+        assert name in shown
+    assert (tmp_path/"runs"/"short"/"code"/"my_reward.py").exists()
+    assert not (tmp_path/"runs"/"facts"/"code").exists()
