@@ -8,7 +8,7 @@ export OMP_NUM_THREADS
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_PROGRESS_BARS := 1
 
-.PHONY: help demo test lab docs readme figures bench clean-demo
+.PHONY: help demo test lab pages docs preview readme figures bench clean-demo
 help:                ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
 
@@ -20,14 +20,21 @@ test: $(VENV)/.dev   ## check and run the notebooks, then the tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -n 2 --dist loadfile
 
 lab: $(VENV)/.dev    ## open JupyterLab on the tour; what it saves is cleaned by nbdev
-	@$(BIN)/jupyter lab nbs --LabApp.default_url=/lab/tree/00_tour.ipynb --FileContentsManager.pre_save_hook=nbdev.clean.clean_jupyter
+	@cd nbs && $(abspath $(BIN))/jupyter lab --LabApp.default_url=/lab/tree/00_tour.ipynb --FileContentsManager.pre_save_hook=nbdev.clean.clean_jupyter
+
+pages: $(VENV)/.dev  # the notebooks as the site's pages, in _proc; changed ones only
+	@PYTHONWARNINGS=ignore $(BIN)/python -c "from nbdev.serve import proc_nbs; proc_nbs()"
+	@cp _quarto.yml _proc/ && rm -f _proc/images/*.md  # the table of the front page is no page of its own
+	@find _proc -name '*.ipynb' -exec perl -pi -e 's/```mermaid/```{mermaid}/' {} +  # as Quarto writes diagrams
 
 docs: $(VENV)/.dev   ## build the site (needs Quarto)
 	@command -v quarto >/dev/null || { echo "make docs: Quarto is missing; install it from https://quarto.org and call make docs again."; exit 1; }
-	@$(BIN)/nbdev_proc_nbs && cp _quarto.yml _proc/
-	@find _proc -name '*.ipynb' -exec sed -i 's/```mermaid/```{mermaid}/' {} +  # as Quarto writes it
-	@quarto render _proc --output-dir ../_docs
-	@rm -f nbs/_quarto.yml nbs/nbdev.yml  # copies that nbdev leaves beside the notebooks
+	@$(MAKE) --no-print-directory pages && quarto render _proc --output-dir ../_docs
+
+preview: pages       ## build the site without Quarto, to look at it on this machine (two minutes; then seconds)
+	@$(BIN)/smalldocs render _proc --quiet 2>_proc/_warnings.txt || { cat _proc/_warnings.txt; exit 1; }
+	@! grep -v "output-file is not read\|code-tools is ignored" _proc/_warnings.txt  # a broken link is an error
+	@echo "The site is in _proc/_docs: open _proc/_docs/index.html (formulas and diagrams need the network)."
 
 readme: $(VENV)/.dev ## write README.md from nbs/index.ipynb
 	@$(BIN)/jupyter nbconvert --log-level ERROR --to markdown --stdout --TagRemovePreprocessor.remove_input_tags=hidden nbs/index.ipynb | sed -E 's#\]\((images|runs|experiments|explanations|learn|howto|core|data|students|teachers|training|evaluation|pipeline|reports|[0-9]{2}_)#](nbs/\1#g' | cat -s > $(README)

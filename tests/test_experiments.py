@@ -201,6 +201,19 @@ def test_experiment_runs(name, tmp_path, monkeypatch):
     assert any("data" in o for o in outputs), "it should show a table or a figure"
 
 
+def test_the_lesson_runs(tmp_path):
+    settings = yaml.safe_load((ROOT/"params"/"lesson.yaml").read_text())
+    (tmp_path/"smaller.yaml").write_text(yaml.safe_dump(settings | SMALLER | dict(sft_skip=16)))
+    parameters = dict(params=str(tmp_path/"smaller.yaml"), home=str(tmp_path/"runs"), seeds=[0])
+    quiet = dict(progress_bar=False, extra_arguments=["--log-level=ERROR"], cwd=str(tmp_path))
+    page = str(ROOT/"nbs"/"learn"/"lesson.ipynb")
+    done = papermill.execute_notebook(page, str(tmp_path/"out.ipynb"), parameters, **quiet)
+    kinds = set()
+    for cell in done.cells:
+        for output in cell.get("outputs", []): kinds |= set(output.get("data", {}))
+    assert {"image/png", "text/html"} <= kinds
+
+
 @pytest.mark.parametrize("name", ["judge", "teachers"])
 def test_a_language_model_joins_and_its_replies_are_replayed(name, tmp_path, monkeypatch):
     own, place = (

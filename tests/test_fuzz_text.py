@@ -8,7 +8,7 @@ from rouge import Rouge
 from ares.core.io import data_folder
 from ares.evaluation.metrics import bleu_tokens, failure_signatures, rationale_metrics, rouge_l
 from ares.data.problem import Problem
-from ares.data.prompts import read_answer, read_direct, read_reply
+from ares.data.prompts import read_answer, read_direct, find_answer
 from ares.data.sentences import drop_repeated, is_finished, read_ending, sentence_chars
 from ares.data.sentences import sentences_of, split_sentences
 from ares.teachers.offline import ReferenceTeacher, concluded, conclusion_of, content_words
@@ -111,7 +111,7 @@ def test_the_reference_teacher_takes_any_text(text, solution, choices):
     both = {teacher.compare(problem, text, solution), teacher.compare(problem, solution, text)}
     assert both in ({"a", "b"}, {"tie"})
     assert all(count > 0 for count in content_words(text).values())
-    assert read_reply(text, Problem("q", "?", [], 0, direct_answers=["mug"])) is None or text.strip()
+    assert find_answer(text, Problem("q", "?", [], 0, direct_answers=["mug"])) is None or text.strip()
 
 
 @FUZZ

@@ -107,26 +107,82 @@ def test_the_site_lists_every_page_and_no_other(tmp_path):
     assert sorted(pages(site["website"]["sidebar"])) == sorted(map(name, NOTEBOOKS))
 
 
-def test_the_notebooks_can_be_made_into_pages(tmp_path):
-    copy = copied(tmp_path)
-    # nbdev would download Quarto where it finds none; making the pages does not need it
-    (tmp_path/"quarto").write_text("#!/bin/sh\n")
-    (tmp_path/"quarto").chmod(0o755)
-    done = subprocess.run(
-        [str(BIN / "nbdev_proc_nbs")],
-        cwd=copy,
-        capture_output=True,
-        text=True,
-        env=os.environ | dict(PATH=f"{tmp_path}:{os.environ['PATH']}"),
-    )
+def make(target, folder):
+    "Call a target of the Makefile with this environment."
+    command = ["make", "-s", target, "-o", ".venv/.dev", f"BIN={BIN}"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    "A copy of the repository with the site's pages in `_proc`."
+    copy = copied(tmp_path_factory.mktemp("pages"))
+    done = make("pages", copy)
     assert done.returncode == 0, done.stderr[-3000:]
-    pages = {p.relative_to(copy/"_proc") for p in (copy/"_proc").rglob("*.ipynb")}
-    assert pages == {p.relative_to(ROOT/"nbs") for p in NOTEBOOKS}
-    for page in pages:  # nbdev makes a page's title of the first cell and drops what else stands in it
-        missing = words(ROOT/"nbs"/page) - words(copy/"_proc"/page)
+    return copy
+
+
+def test_the_notebooks_can_be_made_into_pages(pages):
+    found = {p.relative_to(pages/"_proc") for p in (pages/"_proc").rglob("*.ipynb")}
+    assert found == {p.relative_to(ROOT/"nbs") for p in NOTEBOOKS}
+    for page in found:  # nbdev makes a page's title of the first cell and drops what else stands in it
+        missing = words(ROOT/"nbs"/page) - words(pages/"_proc"/page)
         assert not missing, (
             f"{page}: the site loses {missing}; keep title and description alone in the first cell"
         )
+
+
+def page_faults(site, path):
+    "What is wrong with a page of the built site: emptiness, raw marks, missing pictures and link targets."
+    from bs4 import BeautifulSoup
+    page = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser").find("main")
+    for picture in page.find_all("img"):
+        name = picture["src"]
+        if not name.startswith(("data:", "https:")) and not (path.parent/name).exists():
+            yield f"no picture {name}"
+    for link in page.find_all("a", href=True):
+        name, _, anchor = link["href"].partition("#")
+        if re.match(r"\w+:", name): continue
+        target = path.parent/name if name else path
+        if not (target/"index.html" if target.is_dir() else target).exists(): yield f"no page {name}"
+        elif anchor and f'id="{anchor}"' not in target.read_text(encoding="utf-8"):
+            yield f"no place {link['href']}"
+    if len(page.get_text().split()) < 40: yield "hardly a word"
+    for code in page.find_all(["pre", "code", "script", "style"]): code.decompose()
+    marks = re.search(r":::|^#\||```|\]\([\w/]+\.ipynb", page.get_text(), re.M)
+    if marks: yield f"raw marks {marks.group()}"
+
+
+def test_the_site_can_be_looked_at_without_quarto(pages):
+    pytest.importorskip("smalldocs", reason="make preview needs the package smalldocs")
+    done = make("preview", pages)
+    assert done.returncode == 0 and "_proc/_docs/index.html" in done.stdout, done.stdout + done.stderr
+    site = pages/"_proc"/"_docs"
+    built = {str(p.relative_to(site).with_suffix("")) for p in site.rglob("*.html")}
+    assert built == {str(p.relative_to(ROOT/"nbs").with_suffix("")) for p in NOTEBOOKS}
+    for path in sorted(site.rglob("*.html")):
+        faults = list(page_faults(site, path))
+        assert not faults, f"{path.relative_to(site)}: {'; '.join(faults)}"
+    bad = '<main>:::<img src="no.png"><a href="no.html">x</a><a href="#no">y</a></main>'
+    (site/"bad.html").write_text(bad)
+    assert len(list(page_faults(site, site/"bad.html"))) == 5  # and each fault is found
+
+
+def shown(path):
+    "The text that a notebook's outputs hold: printed text and Markdown."
+    for cell in cells(path):
+        for output in cell.get("outputs", []):
+            yield "".join(output.get("text", output.get("data", {}).get("text/markdown", "")))
+
+
+def test_the_architecture_page_shows_the_repository_as_it_is(tmp_path):
+    page, again = ROOT/"nbs"/"explanations"/"architecture.ipynb", tmp_path/"again.ipynb"
+    command = [str(BIN/"papermill"), "--no-progress-bar", "--cwd", str(page.parent), str(page), str(again)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert any(shown(page)) and list(shown(page)) == list(shown(again)), (
+        "run papermill architecture.ipynb architecture.ipynb in nbs/explanations"
+    )
 
 
 def test_a_notebook_saved_in_jupyterlab_stays_clean(tmp_path):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['question_text', 'rationale_prompt', 'rationale_target', 'answer_prompt', 'answer_target', 'read_answer',
-           'read_direct', 'read_reply']
+           'read_direct', 'find_answer']
 
 # %% ../../nbs/data/04_prompts.ipynb #8bf48b5a
 import re
@@ -320,7 +320,7 @@ def read_direct(
     words = re.split(r"\banswer(?: is\b:?|:)", text, flags=re.IGNORECASE)[-1].strip(" \n\t*_`\"")
     return words.partition("\n")[0].rstrip().removesuffix(".").rstrip(" *_`\"").strip() or None
 
-def read_reply(
+def find_answer(
     text: str,
     problem: Problem,
 ) -> int | str | None: # index of a choice, or words

@@ -11,7 +11,7 @@ import regex
 
 # %% ../../nbs/data/05_sentences.ipynb #c0fb438b
 from .problem import Problem
-from .prompts import read_reply
+from .prompts import find_answer
 
 # %% ../../nbs/data/05_sentences.ipynb #1fefbfc1
 _MARKS = r"[\p{Sentence_Terminal}…‥]" # as Unicode has them, and the ellipses
@@ -158,7 +158,7 @@ def read_ending(
     "The answer at the end of a rationale, or None."
     longest = max([1, *(len(split_sentences(c)) for c in problem.options)])
     for count in range(1, longest + 1):
-        answer = read_reply(" ".join(s.strip() for s in sentences[-count:]), problem)
+        answer = find_answer(" ".join(s.strip() for s in sentences[-count:]), problem)
         if answer is not None: return answer
     return None
 

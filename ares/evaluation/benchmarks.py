@@ -20,7 +20,7 @@ from ..data.datasets import filter_supported, load_aokvqa, load_mmbench, load_mm
 from ..data.datasets import _read_records
 from ..data.own import load_own
 from ..data.problem import Problem
-from ..data.prompts import read_reply
+from ..data.prompts import find_answer
 from .metrics import CATEGORIES
 
 # %% ../../nbs/evaluation/03_benchmarks.ipynb #cb11d86e
@@ -138,7 +138,7 @@ def _aligned(
     labels = found.get("labels") or [""] * len(order)
     for id, label in zip(order, labels, strict=False):
         problem = by_id.get(id)
-        right = read_reply(str(label), problem) if problem and label else None
+        right = find_answer(str(label), problem) if problem and label else None
         if right is not None and problem.credit(right) == 0:
             raise AresError(f"{file}: the label at the place of problem {id} is {shown_value(label)}, but "
                             f"its answer is {shown_value(problem.answer_text)}; the list has another order.")
@@ -198,7 +198,7 @@ def predicted_answer(
     if problem.direct_answers and prediction.text in problem.direct_answers: return prediction.text
     if not problem.direct_answers and problem.choices.count(prediction.text) == 1:
         return problem.choices.index(prediction.text)
-    return read_reply(prediction.text, problem)
+    return find_answer(prediction.text, problem)
 
 # %% ../../nbs/evaluation/03_benchmarks.ipynb #0ced7493
 def score_predictions(
@@ -212,7 +212,7 @@ def score_predictions(
     predictions = read_predictions(file, problems, source)
     said = [predictions[p.id] for p in problems]
     answers = [predicted_answer(one, p) for one, p in zip(said, problems)]
-    both = [(one.choice, read_reply(one.text, p)) for one, p in zip(said, problems)
+    both = [(one.choice, find_answer(one.text, p)) for one, p in zip(said, problems)
             if one.choice is not None and one.text]
     extra, differ = len(predictions) - len(problems), sum(stated != read for stated, read in both)
     notes = [f"Predictions of other problems, not counted: {extra:,}."] if extra else []

@@ -102,7 +102,7 @@ def check_gold(
                         "split.")
     bare = sum(not (p.solution.strip() or p.lecture.strip()) for p in splits["train"])
     if config.teacher == "reference" and bare:
-        say(f"{bare:,} of {len(splits['train']):,} train problems have neither rationale nor lecture; "
+        print_note(f"{bare:,} of {len(splits['train']):,} train problems have neither rationale nor lecture; "
             "the reference teacher scores their sentences 0.5, and only conclusions by the answer.")
 
 # %% ../../nbs/pipeline/03_build.ipynb #926c6dbf
@@ -241,7 +241,7 @@ def check_keys(
     for role, (name, _) in asked_models(config).items():
         if name == "claude": check_key("anthropic", f"{role}: claude")
         if name != "openai": continue
-        if config.judge_base_url: say(server_note(config.judge_base_url))
+        if config.judge_base_url: print_note(server_note(config.judge_base_url))
         else: check_key("openai", f"{role}: openai")
 
 # %% ../../nbs/pipeline/03_build.ipynb #09b16a9b

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHOICES', 'RUNTIME_FIELDS', 'PLACE_FIELDS', 'OFFLINE', 'SLOW', 'setting', 'ARESConfig', 'settings_help',
            'config_diff', 'refuse_unknown', 'typed', 'asked_models', 'check_teachers', 'own_names', 'check_sampler',
-           'check_config', 'bfloat16_slowdown', 'say', 'warn_slow', 'load_config', 'notebook_config']
+           'check_config', 'bfloat16_slowdown', 'print_note', 'warn_slow', 'load_config', 'notebook_config']
 
 # %% ../../nbs/pipeline/02_config.ipynb #d7dba811
 import difflib, importlib.util, math, os, re, sys, timeit, typing, unicodedata
@@ -672,7 +672,7 @@ def bfloat16_slowdown() -> float: # above 1: slower
 SLOW = 2 # a note is printed when bfloat16 takes this many times as long
 
 @lru_cache
-def say(sentence: str):
+def print_note(sentence: str):
     "Print a note for the user, once in a process."
     print(f"note: {sentence}", file=sys.stderr)
 
@@ -684,7 +684,7 @@ def warn_slow(
     name, quick = ("mixed_precision", "no") if config.mixed_precision == "bf16" else ("dtype", "float32")
     value = getattr(config, name)
     if value == quick or pick_device(config.device).type != "cpu" or slowdown() < SLOW: return
-    say(f"{source}: `{name}: {value}` takes about {slowdown():.0f} times as long as float32 "
+    print_note(f"{source}: `{name}: {value}` takes about {slowdown():.0f} times as long as float32 "
         f"on this processor, which has no instructions for it; set `{name}: {quick}`, "
         "or take another machine.")
 

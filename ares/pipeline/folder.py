@@ -212,7 +212,7 @@ def run_splits(
     try: return load_splits(config)
     except AresError:
         if not (run/_PROBLEMS).exists(): raise
-    say(f"{run}: the data set is not there; its problems are shown as the run has kept them, without "
+    print_note(f"{run}: the data set is not there; its problems are shown as the run has kept them, without "
         "pictures.")
     splits = dict(train=[], val=[], test=[])
     for record in _kept_records(run):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_RUNS', 'AFTER_BASELINE', 'SWEEP_PANELS', 'read_values', 'run_name', 'sweep_configs', 'baseline_key', 'link',
-           'share_stage', 'baseline_donor', 'RunJob', 'fate', 'make_executor', 'local_slots', 'keep_failure',
+           'share_stage', 'baseline_donor', 'RunJob', 'make_executor', 'local_slots', 'keep_failure',
            'differing_settings', 'flat_record', 'run_rows', 'sweep_table', 'run_sweep', 'make_runs', 'by_setting',
            'plot_sweep', 'summary_table', 'report_sweep']
 
@@ -158,7 +158,7 @@ class RunJob(Checkpointable):
         return ""
 
 # %% ../../nbs/pipeline/08_sweep.ipynb #6effcd52
-def fate(
+def _job_fault(
     job: submitit.Job, # a finished one
 ) -> str: # "" when all went well
     "Why a job failed."
@@ -307,7 +307,7 @@ def run_sweep(
         for name in [n for n, (going, _) in under_way.items() if going.done()]:
             going, slot = under_way.pop(name)
             free.append(slot)
-            if reason := fate(going): keep_failure(configs[name], home/name, reason)
+            if reason := _job_fault(going): keep_failure(configs[name], home/name, reason)
             bar.update()
         for name in list(waiting):
             donor = baseline_donor(name, keys, home)

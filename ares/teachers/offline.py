@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from ..core.io import *
 from ..data.problem import Problem
 from ..data.synthetic import SKILLS, is_well_formed, sentence_slot, true_sentences
-from ..data.prompts import read_reply
+from ..data.prompts import find_answer
 from ..data.sentences import is_finished, read_ending, sentence_key, sentences_of, split_sentences
 from ..data.sentences import words_of
 from .base import OfflineTeacher
@@ -174,7 +174,7 @@ def read_conclusion_in(
     sentence: str, # any sentence, not only the last
 ) -> int | str | None: # None when the sentence is a step, or names no choice
     "The answer that a sentence concludes."
-    return read_reply(sentence, problem) if _CONCLUDES.match(sentence) else None
+    return find_answer(sentence, problem) if _CONCLUDES.match(sentence) else None
 
 # %% ../../nbs/teachers/02_offline.ipynb #f13e2535
 def conclusion_of(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCALE', 'VERSION', 'SCORE', 'CORRECT', 'COMPARE', 'INSTRUCTIONS', 'SCHEMAS', 'EXPORTED', 'instructions_with',
            'shown_question', 'problem_block', 'labels', 'user_text', 'picture_bytes', 'make_question', 'key_of',
-           'exact_schema', 'parse', 'words_of', 'read_reply', 'ask_again', 'item_key', 'item_keys', 'read_exported']
+           'exact_schema', 'parse', 'read_reply', 'ask_again', 'item_key', 'item_keys', 'read_exported']
 
 # %% ../../nbs/teachers/03_requests.ipynb #c7b75421
 import base64, hashlib, io, json, re
@@ -425,7 +425,7 @@ def _read_scores(
     return values, "; ".join(faults)
 
 # %% ../../nbs/teachers/03_requests.ipynb #fb67f144
-def words_of(text: str) -> set:
+def _words_of(text: str) -> set:
     "The distinct words of a text."
     return set(re.findall(r"\w+", text.lower()))
 
@@ -438,7 +438,7 @@ def _another_language(
     "Whether a text shares too few words with the texts it was made from."
     sources = [problem.question, problem.hint, problem.caption, problem.lecture, problem.solution,
                rationale, *problem.choices]
-    known, words = words_of(" ".join(sources)) | STOPWORDS, words_of(text)
+    known, words = _words_of(" ".join(sources)) | STOPWORDS, _words_of(text)
     return len(words & known) < len(words) / 4
 
 # %% ../../nbs/teachers/03_requests.ipynb #8fb8faee

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BATCH_BYTES', 'MOST_LOST', 'DEFAULTS', 'expected_tokens', 'kind_of_error', 'short', 'url_fault', 'server_note',
-           'whole', 'ask_live', 'Run', 'batch_requests', 'note_batch', 'main', 'tell', 'Sender']
+           'whole', 'ask_live', 'Run', 'batch_requests', 'note_batch', 'run_sender', 'tell', 'Sender']
 
 # %% ../../nbs/teachers/05_sender.ipynb #f6f5257f
 import asyncio, base64, inspect, json, math, os, random, re, subprocess, sys, threading, time, uuid
@@ -576,7 +576,7 @@ async def _send_batches(run: Run):
         await _sleep_unless(run.over, 0 if shrunk else run.options["batch_poll_seconds"])
 
 # %% ../../nbs/teachers/05_sender.ipynb #6fc96a38
-def main():
+def run_sender():
     "Start a sender: its argument is the ledger's path, the first line of its standard input the options."
     try: _run_sender(Ledger(sys.argv[1]), json.loads(sys.stdin.buffer.readline()))
     except AresError as e: sys.exit(str(e))
@@ -651,7 +651,7 @@ class Sender(_Notes):
         "Start a sender if none runs; raise an error if the last one had a reason to stop."
         if self.process and self.process.poll() is None: return self.show_note()
         if self.process: self.raise_reason()
-        code = "from ares.teachers.sender import main; main()"
+        code = "from ares.teachers.sender import run_sender; run_sender()"
         with open(self.ledger.with_suffix(".log"), "a") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", code, str(self.ledger.resolve())], stdin=subprocess.PIPE,

@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from ..core.io import *
 from ..students.loading import merged
 from ..core.distributed import all_gather_lists, rank_slice
-from ..data.prompts import answer_prompt, answer_target, read_reply
+from ..data.prompts import answer_prompt, answer_target, find_answer
 from ..data.problem import Problem
 from ..data.sentences import read_ending, split_sentences
 from .sft import SFTConfig, fit_sft
@@ -173,5 +173,5 @@ def predict_answers(
             inputs = answerer.inputs([e["prompt"] for e in batch], views(batch))
             tokens, _ = answerer.generate(inputs, max_new_tokens=max_new_tokens, sample=False)
             texts = answerer.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-            answers += [read_reply(text, p) for text, (p, _) in zip(texts, asked)]
+            answers += [find_answer(text, p) for text, (p, _) in zip(texts, asked)]
     return all_gather_lists(answers)
