@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conftest import ROOT
 from test_repository import copied
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")

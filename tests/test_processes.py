@@ -1,13 +1,11 @@
 "Two processes, with whole and with sharded weights: the same steps as one, the whole loop, and a kill."
 import json, os, re, subprocess, sys, time
-from pathlib import Path
 
 import psutil
 import pytest
 import torch
 import yaml
 
-from ares.core.io import AresError
 from ares.core.distributed import launch
 from conftest import ROOT, end, lines, results_of, start_loop
 

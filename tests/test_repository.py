@@ -1,5 +1,5 @@
 "The repository keeps its own rules: clean notebooks in sync with the package, readable, self-contained."
-import json, os, re, shutil, subprocess, sys
+import json, re, shutil, subprocess, sys
 from collections import Counter
 from pathlib import Path
 

@@ -31,7 +31,7 @@ from ..teachers.own import MixedReward, OwnTeacher, is_own, try_own
 from ..training.ppo import PPOConfig
 from ..training.sft import SFTConfig
 from ..training.answers import add_adapter, freeze_vision
-from .config import ARESConfig, OFFLINE, asked_models, own_names, say
+from .config import ARESConfig, OFFLINE, asked_models, own_names, print_note
 
 # %% ../../nbs/pipeline/03_build.ipynb #efc6c342
 def shown_splits(

@@ -23,7 +23,7 @@ from ..data.datasets import is_hub_name
 from ..data.problem import Problem
 from ..data.vision import load_features
 from .config import ARESConfig, PLACE_FIELDS, RUNTIME_FIELDS, asked_models, config_diff
-from .config import load_config, say
+from .config import load_config, print_note
 from .build import ledger_path, load_splits
 
 # %% ../../nbs/pipeline/04_folder.ipynb #fb7c34ab

@@ -15,7 +15,7 @@ from PIL import Image
 
 # %% ../../nbs/reports/08_explorer.ipynb #0f6adea0
 from ..core.io import *
-from ..data.sentences import sentence_key, sentences_of
+from ..data.sentences import sentence_key
 from ..training.feedback import kept_rollouts
 from ..pipeline.build import load_splits
 from ..pipeline.folder import done_stages, loading, read_config, read_results
