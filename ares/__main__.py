@@ -258,10 +258,29 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     init = commands.add_parser("init", help="copy the parameter files that come with ARES")
     init.add_argument("folder", nargs="?", default=".", help="where to (default: here)")
+    listed = commands.add_parser("settings", help="list the settings of a parameter file")
+    listed.add_argument("word", nargs="?", default="", help="only those whose name or help holds it")
     adders = (_add_runs, _add_results, _add_answer, _add_evaluate, _add_publish, _add_feedback, _add_sweep,
               _add_views)
     for add in adders: add(commands)
     return top
+
+# %% ../nbs/01_cli.ipynb #0f2c5778
+def _show_settings(
+    word: str, # "" for all settings
+) -> int: # 0
+    "Print settings in their groups, with their defaults, what they take, and their help."
+    from ares.pipeline.config import settings_help
+    rows = [r for r in settings_help() if word.lower() in f"{r['setting']} {r['help']}".lower()]
+    if not rows:
+        raise AresError(f"settings: no setting holds {shown_value(word)}; call `ares settings` for all.")
+    group = ""
+    for row in rows:
+        if row["group"] != group: print(f"\n{row['group']}")
+        group, values = row["group"], f" ({row['values']})" if row["values"] else ""
+        default = '""' if row["default"] == "" else row["default"]
+        print(f"  {row['setting']}: {default}{values}\n      {row['help']}")
+    return 0
 
 # %% ../nbs/01_cli.ipynb #55528b5f
 def _show_cost(
@@ -587,7 +606,7 @@ def _check_settings(
     if "WORLD_SIZE" in os.environ: return read_parameters(args.target)
     from ares.pipeline.config import load_config, refuse_unknown
     refuse_unknown(overrides, "-p")
-    load_config(args.target, need_data=args.command != "plan", **overrides)
+    load_config(args.target, need_data=args.command in ("run", "cost"), **overrides)
 
 def _check_words(args: argparse.Namespace):
     "Raise on errors in files, settings, and names of runs and stages, before PyTorch is imported."
@@ -651,6 +670,7 @@ def main(
     args = parser().parse_args(argv)
     try:
         if args.command == "init": return _copy_files(args.folder)
+        if args.command == "settings": return _show_settings(args.word)
         _find_file(args)
         _check_words(args)
         return _run_command(args)
