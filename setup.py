@@ -1,4 +1,4 @@
-"The package as settings.ini describes it; the notebooks of nbs/runs travel along as ares_runs."
+"The package as settings.ini describes it, with the notebooks of nbs/runs (ares_runs) and the files of params."
 from configparser import ConfigParser
 from pathlib import Path
 from setuptools import find_packages, setup
@@ -19,9 +19,9 @@ setup(
     author_email=cfg["author_email"],
     url=cfg["git_url"],
     license="Apache-2.0",
-    packages=[*find_packages(include=["ares", "ares.*"]), "ares_runs"],
-    package_dir={"ares": "ares", "ares_runs": "nbs/runs"},
-    package_data={"ares_runs": ["*.ipynb"]},
+    packages=[*find_packages(include=["ares", "ares.*"]), "ares_runs", "ares.params"],
+    package_dir={"ares": "ares", "ares_runs": "nbs/runs", "ares.params": "params"},
+    package_data={"ares_runs": ["*.ipynb"], "ares.params": ["*.yaml", "*.sh"], "ares.reports": ["*.html"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=requirements("requirements"),
     extras_require={

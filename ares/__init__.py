@@ -15,6 +15,7 @@ _HOME = { # name -> the module it is imported from when it is first used
     "accuracy_by_category": "evaluation.metrics", "win_rate": "evaluation.judge",
     "ARESConfig": "pipeline.config", "load_config": "pipeline.config", "load_splits": "pipeline.build",
     "run_ares": "pipeline.stages", "read_results": "pipeline.folder",
+    "load_run": "pipeline.answer",
 }
 __all__ = ["__version__", *_HOME]
 

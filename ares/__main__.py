@@ -12,7 +12,7 @@ from pathlib import Path
 
 # %% ../nbs/01_cli.ipynb #2f3f9f67
 from .core.io import *
-from .pipeline.parameter_files import parse_yaml, read_parameters
+from .pipeline.parameter_files import copy_parameters, named_file, parse_yaml, read_parameters
 
 # %% ../nbs/01_cli.ipynb #82afc697
 def _run_folder(
@@ -23,7 +23,8 @@ def _run_folder(
     for run in (home/target, Path(target)):
         if os.path.exists(run/"config.json"): return run
     name = shown_name(target) or "no name"
-    raise AresError(f"{name}: neither a parameter file (.yaml) nor a run in {home}/.")
+    raise AresError(f"{name}: neither a parameter file (.yaml, or a name such as `demo`) "
+                    f"nor a run in {home}/.")
 
 def _is_file(target: str) -> bool:
     "Whether the argument is a parameter file and not a run."
@@ -52,13 +53,13 @@ def _find_run(
     home: Path = Path("runs"), need_data: bool = True, # where runs live; see `check_config`
 ): # (config, folder)
     "The settings and the folder of a run, new or old."
-    from ares.pipeline.config import RUNTIME_FIELDS, load_config, refuse_unknown
+    from ares.pipeline.config import PLACE_FIELDS, RUNTIME_FIELDS, load_config, refuse_unknown
     refuse_unknown(overrides, "-p")
     if _is_file(target):
         run = home/_check_name(name or Path(target).stem, "--name" if name else shown_name(target))
         return load_config(target, need_data=need_data, **overrides), run
     run = _run_folder(target, home)
-    fixed = [k for k in overrides if k not in RUNTIME_FIELDS]
+    fixed = [k for k in overrides if k not in RUNTIME_FIELDS + PLACE_FIELDS]
     said = f" (`{fixed[0]}`)" if fixed else ""
     if name or fixed:
         raise AresError(f"{shown_name(target)}: a run keeps its name and settings{said}; "
@@ -140,7 +141,8 @@ def _add_views(commands):
 def _add_runs(commands):
     "The arguments of `ares run`, `ares cost` and `ares plan`."
     run = commands.add_parser("run", help="start a run from a parameter file, or go on with one")
-    run.add_argument("target", help="a parameter file such as params/demo.yaml, or the name of a run")
+    run.add_argument("target", help="a parameter file such as params/demo.yaml, the name of one that comes "
+                                    "with ARES such as demo, or the name of a run")
     run.add_argument("--name", help="name of the new run (default: the file's name)")
     run.add_argument(
         "--rehearse", action="store_true",
@@ -199,6 +201,16 @@ def _add_publish(commands):
     card.add_argument("--license", default="", help="identifier of the Hub, e.g. apache-2.0; on the card")
     card.add_argument("--language", default="en", help="of the rationales; on the card")
 
+def _add_feedback(commands):
+    "The arguments of `ares feedback`."
+    feedback = commands.add_parser(
+        "feedback", help="write the scores and corrections of a run as a data set with a card"
+    )
+    feedback.add_argument("target", help="the name of a run")
+    feedback.add_argument("--to", required=True, metavar="DESTINATION",
+                          help="a folder, a .parquet file, or OWNER/NAME on the Hub (token: HF_TOKEN)")
+    feedback.add_argument("--public", action="store_true", help="for everyone to see; private by default")
+
 def _add_results(commands):
     "The arguments of `ares stage`, `ares ledger` and `ares report`."
     stage = commands.add_parser(
@@ -214,12 +226,41 @@ def _add_results(commands):
     report = commands.add_parser("report", help="write the table and report.html of a run again")
     report.add_argument("target", help="the name of a run")
 
+# %% ../nbs/01_cli.ipynb #bb094ef0
+def _add_answer(commands):
+    "The arguments of `ares answer` and `ares demo`."
+    answer = commands.add_parser(
+        "answer", help="ask a finished run a question: the rationale, its scores, and the answer"
+    )
+    answer.add_argument("target", help="the name of a run")
+    answer.add_argument("--question", default="", help="a new question")
+    answer.add_argument("--choices", nargs="+", default=[], metavar="TEXT",
+                        help="its choices; none for a run that answers in words")
+    answer.add_argument("--image", metavar="FILE", help="a picture that belongs to the question")
+    answer.add_argument("--hint", default="", help="context in words")
+    answer.add_argument("--problem", default="", metavar="ID", help="or a problem of the run's own data")
+    answer.add_argument("--stage", default="", help="default: the last one that is done")
+    answer.add_argument("--scores", action="store_true",
+                        help="let a language model score the sentences, which may cost money; "
+                             "other teachers are always asked")
+    demo = commands.add_parser("demo", help="open a page that asks two stages of a run the same question")
+    demo.add_argument("target", help="the name of a run")
+    demo.add_argument("--stages", nargs=2, default=[], metavar="STAGE",
+                      help="default: the first and the last")
+    demo.add_argument("--port", type=int, default=7860, help="of the page on this machine (default: 7860)")
+    for command in (answer, demo):
+        _add_setting(command, "replace a setting that says where the run computes, such as `device`")
+
 # %% ../nbs/01_cli.ipynb #bd14a41d
 def parser() -> argparse.ArgumentParser:
     "The parser of the command line."
     top = _Parser(prog="ares", description="Teach a student to reason by sentence rewards and corrections.")
     commands = top.add_subparsers(dest="command", required=True)
-    for add in (_add_runs, _add_results, _add_evaluate, _add_publish, _add_sweep, _add_views): add(commands)
+    init = commands.add_parser("init", help="copy the parameter files that come with ARES")
+    init.add_argument("folder", nargs="?", default=".", help="where to (default: here)")
+    adders = (_add_runs, _add_results, _add_answer, _add_evaluate, _add_publish, _add_feedback, _add_sweep,
+              _add_views)
+    for add in adders: add(commands)
     return top
 
 # %% ../nbs/01_cli.ipynb #55528b5f
@@ -298,13 +339,12 @@ def rehearsal(
 ):
     "Let the mock server answer for all providers; gives the rehearsal's folder."
     from ares.teachers.llm import load_teacher
-    from ares.pipeline.build import load_splits
+    from ares.pipeline.build import load_splits, offline_name
     from ares.teachers.mock_server import MockServer
 
     _check_rehearsal(config)
     problems = sum(load_splits(config).values(), [])
-    kind = "facts" if config.problems == "embedded" else "reference"
-    offline = load_teacher(kind, knowledge=config.teacher_knowledge)
+    offline = load_teacher(offline_name(config), knowledge=config.teacher_knowledge)
     with MockServer(problems, offline) as server:
         new = dict(ANTHROPIC_BASE_URL=server.url, ANTHROPIC_API_KEY="rehearsal",
                    OPENAI_BASE_URL=f"{server.url}/v1", OPENAI_API_KEY="rehearsal")
@@ -327,6 +367,38 @@ def _refuse_rehearsed(
     raise AresError(f"{shown_name(run.name)}: this is a rehearsal; go on with it by --rehearse, "
                     "or start the run from its parameter file.")
 
+# %% ../nbs/01_cli.ipynb #0100e7a7
+def _check_question(args: argparse.Namespace): # target, question, choices, image, hint, problem
+    "Raise when a question is incomplete."
+    _run_folder(args.target)
+    if not args.question and not args.problem: raise AresError("ares answer: give --question or --problem.")
+    if args.problem and (args.question or args.choices or args.image or args.hint):
+        raise AresError("ares answer: --problem brings its own question; give one of the two.")
+
+# %% ../nbs/01_cli.ipynb #1ef2064e
+def _show_answer(
+    args: argparse.Namespace, # of `_check_question`; stage, scores, p
+) -> int: # 0
+    "Print the rationale and the answer to a question."
+    from ares.pipeline.answer import find_problem, load_run, question_problem
+    where = _given_values(args.p)
+    config, run = _find_run(args.target, overrides=where, need_data=bool(args.problem))
+    if args.problem: problem = find_problem(config, args.problem)
+    else: problem = question_problem(config, args.question, args.choices, args.image, args.hint)
+    print(load_run(run, args.stage, **where).solve(problem, args.scores))
+    return 0
+
+# %% ../nbs/01_cli.ipynb #84a442bb
+def _show_demo(
+    args: argparse.Namespace, # target, stages, port, p
+) -> int: # 0
+    "Serve the page until Ctrl-C."
+    from ares.reports.demo import show_demo
+    where = _given_values(args.p)
+    _, run = _find_run(args.target, overrides=where, need_data=False)
+    show_demo(run, args.stages, args.port, **where)
+    return 0
+
 # %% ../nbs/01_cli.ipynb #4150f83c
 def _show_published(
     run: Path, # folder of the run
@@ -340,6 +412,16 @@ def _show_published(
         merge=args.merge,
     )
     print(where if args.to else f"{where}: read README.md there; --to owner/name sends it to the Hub")
+    return 0
+
+def _show_feedback(
+    run: Path, # folder of the run
+    args: argparse.Namespace, # to, public
+) -> int: # 0
+    "Export the feedback of a run and print where it is."
+    from ares.reports.dataset import export_feedback
+
+    print(export_feedback(run, args.to, private=not args.public))
     return 0
 
 # %% ../nbs/01_cli.ipynb #d8e95426
@@ -475,6 +557,24 @@ def _show_results(
     if _is_main(): print(f"{table_text(results_table(read_results(run)))}\n\nreport: {report}")
     return 0
 
+# %% ../nbs/01_cli.ipynb #4afc7f48
+def _copy_files(
+    folder: str, # where to
+) -> int: # 0
+    "Copy the parameter files that come with ARES, and say what can be done next."
+    for name, new in copy_parameters(folder).items():
+        print(f"{Path(folder)/'params'/name}{'' if new else ' (was there already, left as it is)'}")
+    print("\nnext: `ares run demo`, then open runs/demo/report.html")
+    return 0
+
+# %% ../nbs/01_cli.ipynb #5c78c40c
+def _find_file(args: argparse.Namespace): # target, name
+    "Replace the name of a parameter file by its path, unless a run is meant."
+    if args.command not in ("run", "cost", "plan", "sweep") or _is_file(args.target): return
+    new = args.command == "sweep" or getattr(args, "name", None)
+    exists = any(os.path.exists(run/"config.json") for run in (Path("runs")/args.target, Path(args.target)))
+    if new or not exists: args.target = str(named_file(args.target) or args.target)
+
 # %% ../nbs/01_cli.ipynb #4b3e1a43
 _STAGE = re.compile(r"baseline|(rl|sft)-[1-9][0-9]{0,8}")
 
@@ -495,6 +595,7 @@ def _check_words(args: argparse.Namespace):
     _job_options(getattr(args, "job", []))
     if args.command == "watch": _watched_folder(args.target)
     elif args.command == "compare": [_run_folder(run) for run in args.runs]
+    elif args.command == "answer": _check_question(args)
     elif args.command == "sweep": read_parameters(args.target)
     elif args.command == "evaluate": _check_evaluation(args)
     elif args.command == "stage":
@@ -512,6 +613,8 @@ def _check_words(args: argparse.Namespace):
 def _run_command(args: argparse.Namespace) -> int: # 0 when all went well
     "Run a command."
     if args.command in _MANY: return _MANY[args.command](args)
+    if args.command == "answer": return _show_answer(args)
+    if args.command == "demo": return _show_demo(args)
     from ares.core.distributed import run_on_main, launcher_settings
     if args.command == "stage":
         from ares.pipeline.folder import read_config
@@ -520,13 +623,13 @@ def _run_command(args: argparse.Namespace) -> int: # 0 when all went well
         return 0 if run_stage(read_config(run), run, args.stage) else 1
     overrides = _given_values(getattr(args, "p", [])) | launcher_settings()
     config, run = _find_run(args.target, getattr(args, "name", None), overrides,
-                           need_data=args.command != "plan")
+                           need_data=args.command in ("run", "cost"))
     if args.command == "cost": return _show_cost(config)
     if args.command == "plan": return _show_plan(config, args)
-    if args.command == "publish":
+    if args.command in ("publish", "feedback"):
         from ares.pipeline.folder import check_run
         check_run(config, run)
-        return _show_published(run, args)
+        return _show_published(run, args) if args.command == "publish" else _show_feedback(run, args)
     if args.command == "ledger": return _show_ledger(config, run, args)
     from ares.pipeline.notebooks import complete_run, make_report
     if args.command == "report": return _show_results(run, run_on_main(lambda: make_report(run)))
@@ -547,6 +650,8 @@ def main(
     "The `ares` command."
     args = parser().parse_args(argv)
     try:
+        if args.command == "init": return _copy_files(args.folder)
+        _find_file(args)
         _check_words(args)
         return _run_command(args)
     except (AresError, OSError) as e:

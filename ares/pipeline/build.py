@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['shown_splits', 'load_splits', 'check_gold', 'shown_width', 'student_ways', 'lora_settings', 'make_student',
-           'load_trained', 'ledger_path', 'llm_settings', 'offline_name', 'make_teacher', 'make_judge', 'check_keys',
-           'try_own_code', 'ppo_config', 'sft_config', 'make_sampler']
+           'adapter_student', 'load_trained', 'ledger_path', 'llm_settings', 'offline_name', 'make_teacher',
+           'make_judge', 'check_keys', 'try_own_code', 'ppo_config', 'sft_config', 'make_sampler']
 
 # %% ../../nbs/pipeline/03_build.ipynb #8db849e5
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,10 +22,11 @@ from ..data.vision import load_features, with_features
 from ..students.base import set_ways
 from ..students.t5 import set_no_image
 from ..students.decoder import check_length, set_conversation
-from ..students.loading import load_student
+from ..students.loading import adapter_base, load_student
 from ..students.vllm import VLLMSampler
 from ..teachers.sender import server_note
 from ..teachers.llm import check_key, load_teacher
+from ..teachers.replay import ReplayTeacher
 from ..teachers.own import MixedReward, OwnTeacher, is_own, try_own
 from ..training.ppo import PPOConfig
 from ..training.sft import SFTConfig
@@ -143,13 +145,19 @@ def make_student(
     if config.lora: add_adapter(student, **lora_settings(config), base=config.student)
     return student
 
+# %% ../../nbs/pipeline/03_build.ipynb #43016065
+def adapter_student(config: ARESConfig) -> str: # "" where a saved adapter names it
+    "The folder of the student that a run's adapters belong to; it may have moved since they were saved."
+    if not config.lora or not os.path.exists(config.student): return ""
+    return "" if adapter_base(config.student) else config.student
+
 # %% ../../nbs/pipeline/03_build.ipynb #846e4582
 def load_trained(
     config: ARESConfig,
     folder: str | Path, # where the student was saved
 ): # a `Student`
     "A saved student on the run's device."
-    return _loaded(config, str(folder))
+    return _loaded(config, str(folder), base=adapter_student(config))
 
 # %% ../../nbs/pipeline/03_build.ipynb #ledgerp1
 def ledger_path(
@@ -181,12 +189,13 @@ def offline_name(config: ARESConfig) -> str: # a key of `TEACHERS`
 
 def _named_teacher(
     config: ARESConfig,
-    name: str, # a key of `TEACHERS`, or own code
+    name: str, # a key of `TEACHERS`, "replay", or own code
     run: str | Path = "", stage: str = "", noise: bool = False, # see `make_teacher`
 ): # a `Teacher`
     "The teacher of that name."
     knowledge = config.teacher_knowledge
     if is_own(name): return OwnTeacher(name, _named_teacher(config, offline_name(config)))
+    if name == "replay": return ReplayTeacher(config.replay)
     if name in OFFLINE:
         own = dict(similarity=config.similarity) if name == "reference" else {}
         noise = config.teacher_noise if noise else 0.0
@@ -246,8 +255,8 @@ def try_own_code(config: ARESConfig):
 # %% ../../nbs/pipeline/03_build.ipynb #b989e043
 def ppo_config(config: ARESConfig) -> PPOConfig:
     "The settings of `PPOTrainer`."
-    same = """advantage ppo_epochs clip vf_coef gamma lam kl_coef neutral feedback normalize_advantages
-        value_warmup max_grad_norm temperature""".split()
+    same = """advantage ppo_epochs clip vf_coef gamma lam kl_coef neutral feedback credit
+        normalize_advantages value_warmup max_grad_norm temperature""".split()
     return PPOConfig(
         **{n: getattr(config, n) for n in same},
         lr=config.rl_lr,

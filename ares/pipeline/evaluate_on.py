@@ -18,7 +18,6 @@ from ..data.datasets import filter_supported, is_hub_name
 from ..data.own import columns_fault
 from ..data.prompts import rationale_target
 from ..data.vision import with_features
-from ..training.rollouts import Rollout
 from ..evaluation.benchmarks import TEST_SETS, answer_table, load_test_problems, table_categories
 from ..evaluation.judge import ConclusionJudge, win_rate
 from ..evaluation.metrics import failure_signatures, rationale_metrics
@@ -101,7 +100,8 @@ def _kept_answers(
     path = folder/stage/"rationales.jsonl"
     kept = read_jsonl(path)
     if all("answer" in line for line in kept): return [line["answer"] for line in kept]
-    if config.answer_model == "adapter":
+    trained = (run/stage/"answers"/"model").exists() # not in a run of an earlier version
+    if config.answer_model == "adapter" and not trained:
         shutil.copy(run/stage/"train_rationales.jsonl", folder/stage)
         train = load_splits(config)["train"]
         answers = stage_answers(student, train, rollouts, folder/stage, config)

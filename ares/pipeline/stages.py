@@ -21,7 +21,8 @@ from ..students.base import ValueHead
 from ..teachers.own import keep_code, new_code
 from ..training.rollouts import add_logprobs, generate_rollouts, recompute_logprobs, score_rollouts
 from ..training.rollouts import to_score
-from ..training.ppo import PPOTrainer, SCHEDULES
+from ..training.ppo import PPOConfig, PPOTrainer, SCHEDULES
+from ..training.feedback import feedback_records, keep_rollouts
 from ..training.sft import correct_rollouts, correction_examples, fit_sft, gold_examples, to_correct
 from .config import ARESConfig, own_names
 from .build import check_gold, check_keys, load_splits, load_trained, make_sampler, make_student
@@ -182,6 +183,49 @@ def rl_parts(
         return student, reference, value_head, trainer, records
     raise AresError(f"{state}/position.json: `records` must hold a record for each collection; {remedy}.")
 
+# %% ../../nbs/pipeline/06_stages.ipynb #77b4bbb2
+def _keep_collection(
+    folder: Path, # of the stage
+    records: list, # one a collection so far
+    rollouts: list, # of the last collection
+    config: PPOConfig,
+):
+    "Store the metrics of an RL stage, and the rollouts of its last collection."
+    write_jsonl(folder/"metrics.jsonl", records)
+    feedback = feedback_records(rollouts, config, records[-1]["kl_coef"])
+    keep_rollouts(folder, len(records), feedback)
+
+# %% ../../nbs/pipeline/06_stages.ipynb #36c451c5
+_SCORES = "problem_scores.json" # in the folder of an RL stage
+
+def _keep_scores(
+    folder: Path, # of an RL stage
+    rollouts: list, # of a collection, scored
+):
+    "Keep the mean sentence score of each problem's newest samples."
+    path, rows = folder/_SCORES, {}
+    for r in rollouts:
+        if r.scores: rows.setdefault(r.problem.id, []).extend(r.scores)
+    means = {id: sum(row) / len(row) for id, row in rows.items()}
+    write_json(path, (read_json(path, dict) if path.exists() else {}) | means)
+
+# %% ../../nbs/pipeline/06_stages.ipynb #a4c14c37
+def _selected(
+    config: ARESConfig,
+    run: Path, # folder of the run
+    stage: str, # "sft-1", ...
+    problems: list,
+) -> list: # of problems; one without scores is among them
+    "The problems that are worth a correction, by the scores of the RL stage before."
+    if not config.sft_select: return problems
+    names = stage_names(config)
+    path = run/names[names.index(stage) - 1]/_SCORES
+    remedy = _remedy(path.parent)
+    if not path.exists(): raise AresError(f"{path}: missing, and `sft_select` needs its scores; {remedy}.")
+    with loading(path, remedy):
+        means = read_json(path, dict)
+        return [p for p in problems if means.get(p.id, 0.0) < config.sft_select]
+
 # %% ../../nbs/pipeline/06_stages.ipynb #30d4d23c
 def train_rl(
     config: ARESConfig,
@@ -205,7 +249,8 @@ def train_rl(
         rollouts, measured = collect(config, student, reference, value_head, teacher, chosen, sampler)
         record = trainer.update(rollouts, schedule(before / total)) | dict(collection=len(records) + 1)
         records.append(record | measured | dict(seconds=round(time.time() - started, 3)))
-        if is_main(): write_jsonl(folder/"metrics.jsonl", records)
+        if is_main(): _keep_collection(folder, records, rollouts, trainer.config)
+        if is_main() and config.sft_select: _keep_scores(folder, rollouts)
         tracker.log(records[-1], len(records))
         if len(records) % config.save_every == 0: save_state(folder, student, value_head, trainer, records)
         bar.update(spent() - before)
@@ -249,19 +294,21 @@ def train_sft(
     set_seed(stage_seed(config, stage))
     student = load_previous_model(config, run, stage)
     problems = load_splits(config)["train"][config.sft_skip:][:config.sft_problems or None]
+    problems = _selected(config, run, stage, problems)
     corrections = corrected(config, student, problems, run, stage)
     examples = correction_examples(corrections, problems)
-    if len(examples) < 2:
+    if len(examples) < 2 and not config.sft_select:
         raise AresError(
             f"{stage}: {len(examples)} of {len(corrections)} corrections have any text to learn from; the "
             "student says nothing that the teacher can mend. Start another run with a higher `kl_coef`, a "
             "lower `rl_lr`, or more `teacher_knowledge`."
         )
-    aside = max(1, len(examples) // 10)
-    set_seed(stage_seed(config, stage))
-    tracker = Tracker(config.report_to, run, stage)
-    fit_sft(student, examples[aside:], examples[:aside], run/stage/"fit", sft_config(config, "sft"), stage,
-            tracker)
+    if len(examples) > 1:  # with `sft_select` there may be nothing to correct, and the student stays as it is
+        aside = max(1, len(examples) // 10)
+        set_seed(stage_seed(config, stage))
+        tracker = Tracker(config.report_to, run, stage)
+        fit_sft(student, examples[aside:], examples[:aside], run/stage/"fit", sft_config(config, "sft"), stage,
+                tracker)
     save_model(student, run/stage/"model")
     return dict(teacher_calls=len(corrections), uncorrected=sum(c["corrected"] is None for c in corrections))
 

@@ -87,7 +87,7 @@ def common_values(
 ) -> dict: # name of a run -> `_problem_values` of the shared problems
     "The values of runs on the problems that all of them share."
     if len(runs) < 2: raise AresError("compare: name at least two runs.")
-    for run in map(Path, runs): check_run(read_config(run), run)
+    for run in map(Path, runs): check_run(read_config(run, need_data=False), run)
     values = {name: _problem_values(run, stage) for name, run in _named_runs(runs).items()}
     first, *others = values.values()
     ids = [i for i in first.index if _is_shared(first.loc[i, "problem"], others)]
@@ -132,7 +132,7 @@ def direct_wins(
     values: dict, # of `common_values`
 ) -> dict: # run after the first -> what `win_rate` returns; empty unless the judge is an offline teacher
     "How often the other runs win against the first."
-    config = load_config(read_json(Path(runs[0])/"config.json"))
+    config = load_config(read_json(Path(runs[0])/"config.json"), need_data=False)
     if (config.judge or config.teacher) not in OFFLINE: return {}
     texts = {}
     for name, v in values.items(): texts[name] = [r.text for r in v.rollout]

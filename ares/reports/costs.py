@@ -135,6 +135,7 @@ def cost_sentences(
     text.append(f"Live: ${total['live $']:.2f} for {total['calls']:,.0f} calls. "
                 f"As batches: ${total['batch $']:.2f}; but a collection waits for its scores, "
                 "so batches suit corrections and tests.")
+    if config.sft_select: text.append("`sft_select` may leave corrections out; all of them are counted here.")
     if config.budget_usd:
         enough = total["live $"] <= config.budget_usd
         verdict = "enough." if enough else "the run will stop before it is done."
@@ -203,7 +204,7 @@ def cost_table(
     run: str | Path, # folder of a run
 ) -> pd.DataFrame: # a row for each stage and kind of question; empty without a language model
     "The calls of a run and what they cost."
-    config = load_config(read_json(Path(run)/"config.json"))
+    config = load_config(read_json(Path(run)/"config.json"), need_data=False)
     if not asked_models(config): return pd.DataFrame()
     table = open_ledger(config, run).totals().drop(columns="answered")
     if table["model"].nunique() < 2: table = table.drop(columns="model")

@@ -124,6 +124,7 @@ def _planned_work(
     rl, sft = (sum(s.startswith(kind) for s in stage_names(config)) for kind in ("rl", "sft"))
     collections = math.ceil(config.round_calls / rollouts) if config.round_calls else config.collections
     passes = collections * config.ppo_epochs
+    # at most: `sft_select` may leave some out
     corrected = min(config.sft_problems or n, n - config.sft_skip) * config.sft_samples
     corrected = min(corrected, config.round_calls or n * config.sft_samples)
     gold = _fit_steps(config, "baseline", min(config.gold_problems or n, n), config.baseline_epochs)

@@ -19,10 +19,10 @@ from safetensors import safe_open
 from ..core.io import *
 from .costs import describe_teacher
 from ..students.loading import merged, gguf_file
-from ..pipeline.folder import done_stages, read_results, stage_order
+from ..pipeline.folder import done_stages, read_results, run_splits, stage_order
 from .report import settings_table, shown, with_interval
 from ..pipeline.config import ARESConfig, RUNTIME_FIELDS, load_config
-from ..pipeline.build import load_splits
+from ..pipeline.build import adapter_student
 from ..students.loading import load_student
 
 # %% ../../nbs/reports/07_publish.ipynb #bfda030e
@@ -230,17 +230,48 @@ def limits(
 
 # %% ../../nbs/reports/07_publish.ipynb #c950d8d0
 _HOW_TO = """```python
-from ares.data.problem import Problem
-from ares.data.prompts import rationale_prompt
-from ares.training.rollouts import generate_rollouts
-from ares.students.loading import load_student
+from PIL import Image
+from ares import Problem, generate_rollouts, load_student, rationale_prompt
 
 student = load_student("{name}", max_prompt_tokens={config.max_prompt_tokens})
-problem = Problem("1", "Which of these is a mammal?", ["a trout", "a whale"], 1)  # image="..." for a picture
+picture = {picture}
+problem = Problem("1", "Which of these is a mammal?", ["a trout", "a whale"], 1, image=picture)
 rollout = generate_rollouts(student, [problem], [rationale_prompt(problem)], num_samples=1, \
 max_new_tokens={config.max_new_tokens}, sample=False)[0]
 print(rollout.text)
 ```"""
+
+# %% ../../nbs/reports/07_publish.ipynb #ee7746f7
+_AUTO_CLASSES = """`transformers` loads the same weights (without a picture here):
+
+```python
+import ares.students.t5  # registers the class of this model
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+tokenizer, model = AutoTokenizer.from_pretrained("{name}"), AutoModelForSeq2SeqLM.from_pretrained("{name}")
+text = "Question: Which is a mammal?\\nContext: N/A\\nOptions: (A) a trout (B) a whale\\nSolution:"
+ids = tokenizer(text, return_tensors="pt").input_ids
+written = model.generate(ids, max_new_tokens={config.max_new_tokens})
+print(tokenizer.decode(written[0], skip_special_tokens=True))
+```"""
+
+# %% ../../nbs/reports/07_publish.ipynb #bbad57a3
+def _how_to_load(
+    config: ARESConfig,
+    name: str, # of the repository; "" for the folder itself
+    model: Path, # folder of a saved student
+) -> str: # Markdown
+    "The section with code that can be pasted."
+    _, t5, sees = _model_kind(model)
+    shows = sees and config.use_images and not config.features
+    picture = 'Image.new("RGB", (64, 64), "white")  # or Image.open("whale.png"); None for no picture'
+    if not shows: picture = "None"
+    parts = [f"In a shell: `{install_command()}`. Then in Python:", _HOW_TO, *[_AUTO_CLASSES] * t5]
+    if not name: parts[0] = parts[0].replace("Python:", "Python, in the folder of these files:")
+    if config.features:
+        parts.append("It was trained on features of pictures, not on pixels: `ares.data.vision` makes them.")
+    filled = "\n\n".join(parts[1:]).format(name=name or ".", config=config, picture=picture)
+    return f"{parts[0]}\n\n{filled}"
 
 # %% ../../nbs/reports/07_publish.ipynb #b1b97837
 def _card_header(
@@ -270,15 +301,15 @@ def _card_parts(
     scores, failures = (_markdown_table(score_table(results, c), "stage") for c in (_SCORES, _FAILURES))
     models = dict(teacher_model=_without_path(config.teacher_model),
                   judge_model=_without_path(config.judge_model))
-    how_to = _HOW_TO.format(name=name or "owner/name", config=config)
+    how_to = _how_to_load(config, name, model or run/stage/"model")
     settings = yaml.safe_dump(_card_settings(run), sort_keys=False, width=1000)
     title = name.split("/")[-1] or f"{run.resolve().name}, {stage}"
     return {
         f"# {title}": _what_it_is(config, run, stage, model),
-        "## Data": _what_it_read(config, {s: len(p) for s, p in load_splits(config).items()}),
+        "## Data": _what_it_read(config, {s: len(p) for s, p in run_splits(config, run).items()}),
         "## Teacher and judge": describe_teacher(replace(config, **models)),
         "## Scores": f"{scores}\n\n{_BELOW_SCORES}\n\n{failures}",
-        "## How to load it": f"`pip install ares-reason`, then\n\n{how_to}",
+        "## How to load it": how_to,
         "## Limits": limits(config, stage),
         "## Settings": "What differs from the defaults, as a parameter file of ARES "
                        f"(the last part of paths only):\n\n```yaml\n{settings}```",
@@ -294,7 +325,7 @@ def model_card(
 ) -> str: # Markdown with a YAML header
     "The model card of a stage's student."
     run = Path(run)
-    config = load_config(read_json(run/"config.json"))
+    config = load_config(read_json(run/"config.json"), need_data=False)
     header = _card_header(config, license, language, *_model_kind(model or run/stage/"model")[1:])
     parts = _card_parts(config, run, stage, name, license, model)
     return "\n\n".join([header, *(f"{head}\n\n{text}" for head, text in parts.items())]) + "\n"
@@ -345,14 +376,17 @@ def _write_published(
     **how, # for `model_card`: name, license, language
 ) -> Path: # `published` in the run's folder
     "Put a stage's model, card, results and curves into a folder."
-    files, folder, model = _published_files(run, stage), Path(run)/"published", Path(run)/stage/"model"
+    run = Path(run)
+    files, folder, model = _published_files(run, stage), run/"published", run/stage/"model"
     _check_adapter(model, merge)
     shutil.rmtree(folder, ignore_errors=True)
     for name, path in files.items():
         if merge and path.parent == model: continue
         (folder/name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, folder/name)
-    if merge: merged(load_student(str(model))).save(folder)
+    if merge:
+        config = load_config(read_json(run/"config.json"), need_data=False)
+        merged(load_student(str(model), base=adapter_student(config))).save(folder)
     write_json(folder/"results.json", read_results(run))
     (folder/"README.md").write_text(model_card(run, stage, model=folder, **how), encoding="utf-8")
     return folder
@@ -375,15 +409,16 @@ def _send_folder(
     to: str, private: bool, token: str,
     message: str, # of the commit
     endpoint: str | None = None, # another server than the Hub
+    kind: str = "model", # of the repository, or "dataset"
 ) -> str: # address of the repository
     "Create a repository, unless it exists, and upload a folder to it."
     api = HfApi(endpoint=endpoint, token=token)
     try:
-        url = api.create_repo(to, private=private, exist_ok=True)
-        if private and not api.model_info(to).private:
+        url = api.create_repo(to, private=private, exist_ok=True, repo_type=kind)
+        if private and not api.repo_info(to, repo_type=kind).private:
             raise AresError(f"--to {to}: this repository is public; say --public, or choose another name.")
-        api.upload_folder(repo_id=to, folder_path=folder, commit_message=message,
-                          delete_patterns=["*.safetensors*", "metrics/*"])
+        api.upload_folder(repo_id=to, folder_path=folder, commit_message=message, repo_type=kind,
+                          delete_patterns=["*.safetensors*", "*.parquet", "metrics/*"])
     except AresError:
         raise
     except Exception as e:

@@ -65,7 +65,7 @@ class StepwiseStudent(Student, Protocol):
         "A batch without content: prompts of a length, and so many patches (0: no pictures; None: pixels)."
     def prefill(self, inputs: dict): "Read a batch of prompts."
     def init_cache(self, read, inputs: dict, num_samples: int, length: int):
-        "The cache for samples of up to `length` tokens; `read` is what `prefill` returned."
+        "The cache for samples of up to `length` tokens; `prefill` is what `prefill` returned."
     def decode_step(self, cache, last: torch.Tensor, step: int) -> torch.Tensor:
         "The states (rows, d) after the last token of each row, which is the `step`-th."
 

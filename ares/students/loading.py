@@ -380,12 +380,13 @@ def merged(
 # %% ../../nbs/students/06_loading.ipynb #5d946115
 def _saved_student(
     source: str, # a folder, a .gguf file, or the name of a checkpoint on a hub
-    device, dtype: str, image_dim: int | None, # see `load_student`
+    device, dtype: str, image_dim: int | None, base: str = "", # see `load_student`
 ): # a `Student`; in float32, unless `dtype` is "4bit"
     "A student from its files, with its adapter where it has one."
-    if base := adapter_base(source):
-        whole = _saved_student(base, device, dtype, image_dim or _adapter_width(source))
+    if named := adapter_base(source):
+        whole = _saved_student(base or named, device, dtype, image_dim or _adapter_width(source))
         student = _load_adapter(whole, source)
+        student.model.peft_config["default"].base_model_name_or_path = base or named
         return set_no_image(student, _kept_no_image(student, source))
     config, tokenizer = read_source(source)
     if config.model_type not in ("t5", "multimodal_t5"):
@@ -428,13 +429,14 @@ def load_student(
     dtype: str = "float32", # or "bfloat16"; or "4bit" for a decoder of which only an adapter is trained
     max_prompt_tokens: int = 512, # longer prompts are cut
     image_dim: int | None = None, # width of the features that it reads, None without
+    base: str = "", # where an adapter's student is now; "" for the place that the adapter names
 ) -> Student:
     "A student, ready to use."
     _check_dtype(dtype)
     hf_logging.disable_progress_bar()  # loading takes a moment here; its bars would only fill the notebooks
     if isinstance(source, dict): student = _made_student(source, texts or [], image_dim)
     else:
-        try: student = _saved_student(source, device, dtype, image_dim)
+        try: student = _saved_student(source, device, dtype, image_dim, base)
         except AresError: raise
         except Exception as e:  # what is damaged leads to errors of any kind
             raise AresError(f"student: {clipped(source, 80)!r} cannot be loaded ({clipped(e, 80)}); "
@@ -450,7 +452,7 @@ def _four_bits(
 ) -> dict: # arguments for `from_pretrained`
     "Arguments to load the linear layers of a checkpoint in 4 bits."
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise AresError("dtype: 4bit needs the package bitsandbytes (pip install ares-reason[quantized]).")
+        raise AresError(f"dtype: 4bit needs the package bitsandbytes ({install_command('quantized')}).")
     return dict(
         dtype=torch.bfloat16,
         device_map={"": device},

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoConfig, Seq2SeqTrainer, Seq2SeqTrainingArguments, T5Config
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, Seq2SeqTrainer, Seq2SeqTrainingArguments, T5Config
 from transformers import T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.models.t5.modeling_t5 import T5Stack
@@ -132,6 +132,9 @@ class MultimodalT5(T5ForConditionalGeneration):
         "Logits of the decoder's states (..., d), in float32."
         if self.config.scale_decoder_outputs: hidden = hidden * self.config.d_model ** -0.5
         return self.lm_head(hidden).float()
+
+# %% ../../nbs/students/03_t5.ipynb #cf8a3dd7
+AutoModelForSeq2SeqLM.register(MultimodalT5Config, MultimodalT5)
 
 # %% ../../nbs/students/03_t5.ipynb #34200f3e
 @torch.no_grad()

@@ -312,7 +312,7 @@ class LocalTeacher(LLMTeacher):
         self, path: str | Path, model: str = "", device: str = "cpu", batch_size: int = 8, **settings
     ):
         if importlib.util.find_spec("llguidance") is None:
-            raise AresError("teacher: local needs the package llguidance (pip install ares-reason[local]).")
+            raise AresError(f"teacher: local needs the package llguidance ({install_command('local')}).")
         if not model:
             raise AresError("teacher_model: `teacher: local` needs the name, the folder or the .gguf file "
                             "of a chat model.")

@@ -7,7 +7,7 @@ __all__ = ['SCHEDULES', 'compute_advantages', 'whiten', 'sentence_places', 'grou
            'PPOConfig', 'padded', 'rollout_advantages', 'batch_losses', 'kl_estimate', 'PPOTrainer']
 
 # %% ../../nbs/training/03_ppo.ipynb #6dc935ad
-import math, random, time
+import math, time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from ..core.io import *
 from ..core.distributed import DTensor, clip_gradients, divided_state, run_on_main, process_count
 from ..core.distributed import process_index, sum_gradients, all_reduce_sum, full_state_dict
-from .rewards import regrade, settle_cut_off, token_rewards
+from .rewards import credited, regrade, settle_cut_off, token_rewards
 from .rollouts import batch_of
 
 # %% ../../nbs/training/03_ppo.ipynb #0c793f81
@@ -124,6 +124,7 @@ class PPOConfig:
     target_kl: float | None = None # stop when the policy has moved this far (KL in nats a token)
     neutral: float = 0.5 # the score that earns nothing
     feedback: str = "sentence" # which part of the scores the student learns from: see `regrade`
+    credit: str = "sum" # value of a sentence, from the rewards to come: see `credited`
     temperature: float = 1.0 # with which the rollouts were sampled
     top_k: int = 0 # > 0 if their logprobs are those of the truncated distribution
     value_warmup: int = 0 # number of first updates that train only the value head
@@ -176,6 +177,7 @@ def rollout_advantages(
 ): # (advantages, returns), (rollouts, longest response); advantages are zero where there are no scores
     "Advantages and returns of all tokens of a rollout batch."
     rollouts = regrade(rollouts, config.feedback, config.neutral)
+    rollouts = credited(rollouts, config.credit, config.neutral)
     rewards = padded([token_rewards(r, kl_coef, config.neutral) for r in rollouts])
     mask = padded([[1.0] * len(r.tokens) for r in rollouts])
     scored = mask * torch.tensor([[r.scores is not None] for r in rollouts])
@@ -320,6 +322,9 @@ def _check_ppo(config: PPOConfig):
     if config.advantage == "group" and config.value_warmup:
         raise AresError("PPO: `value_warmup` must be 0 with `advantage: group`, "
                         f"which has no value head to train; it is {config.value_warmup}.")
+    if config.credit == "min" and (config.gamma != 1 or config.feedback != "sentence"):
+        raise AresError("PPO: `credit: min` goes with `gamma` 1 and `feedback: sentence`; "
+                        f"they are {config.gamma} and {config.feedback}.")
     if config.lr <= 0: raise AresError(f"PPO: `lr` must be above 0, not {config.lr}.")
 
 # %% ../../nbs/training/03_ppo.ipynb #1fc6744f
