@@ -20,6 +20,7 @@ from pathlib import Path
 import datasets as hub
 from pyarrow import default_memory_pool
 
+# %% ../../nbs/data/03_datasets.ipynb #50ba3cba
 from ..core.io import *
 from .problem import Problem, inside, open_image
 
