@@ -201,6 +201,7 @@ def _add_publish(commands):
     card.add_argument("--license", default="", help="identifier of the Hub, e.g. apache-2.0; on the card")
     card.add_argument("--language", default="en", help="of the rationales; on the card")
 
+# %% ../nbs/01_cli.ipynb #485b6556
 def _add_feedback(commands):
     "The arguments of `ares feedback`."
     feedback = commands.add_parser(
@@ -211,6 +212,7 @@ def _add_feedback(commands):
                           help="a folder, a .parquet file, or OWNER/NAME on the Hub (token: HF_TOKEN)")
     feedback.add_argument("--public", action="store_true", help="for everyone to see; private by default")
 
+# %% ../nbs/01_cli.ipynb #96889488
 def _add_results(commands):
     "The arguments of `ares stage`, `ares ledger` and `ares report`."
     stage = commands.add_parser(
@@ -433,6 +435,7 @@ def _show_published(
     print(where if args.to else f"{where}: read README.md there; --to owner/name sends it to the Hub")
     return 0
 
+# %% ../nbs/01_cli.ipynb #032538c6
 def _show_feedback(
     run: Path, # folder of the run
     args: argparse.Namespace, # to, public

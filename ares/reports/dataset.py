@@ -31,6 +31,7 @@ _TYPES = pyarrow.schema([
     ("scores", pyarrow.list_(pyarrow.float64())), ("correction", pyarrow.string()),
 ])
 
+# %% ../../nbs/reports/09_dataset.ipynb #6f9cfb97
 def _row(problem, stage: str, kind: str, rationale: str, **more) -> dict:
     "A row of the data set; what is not given is empty."
     known = dict(id=problem.id, question=problem.question, choices=problem.options,
@@ -54,6 +55,7 @@ def _tested_rows(run: Path, stage: str, problems: list) -> list:
     rollouts, _ = read_rollouts(run, stage, problems)
     return [_row(r.problem, stage, "scored", r.text, finished=r.finished, scores=r.scores) for r in rollouts]
 
+# %% ../../nbs/reports/09_dataset.ipynb #e704a32c
 def run_feedback(
     run: str | Path, # folder of a run
 ) -> dict: # "train" and "test" -> rows, see the card for their columns
@@ -71,7 +73,8 @@ def run_feedback(
 _CARD = """# Feedback of the run {name}
 
 Scores of single sentences, and corrections of whole rationales, by the teacher `{teacher}`. The rationales
-were written by the student ({student}) of an [ARES](https://arxiv.org/abs/2407.00087) run (seed {seed}, {date}).
+were written by the student ({student}) of an [ARES](https://arxiv.org/abs/2407.00087) run
+(seed {seed}, {date}).
 
 | split | rows | scored | corrected |
 |---|---|---|---|
@@ -100,6 +103,7 @@ scored = data.filter(lambda row: row["kind"] == "scored" and row["scores"])
 A parameter file with `teacher: replay` and `replay: {source}` repeats the run without its teacher.
 """
 
+# %% ../../nbs/reports/09_dataset.ipynb #8c7f7f49
 def _card(run: Path, feedback: dict, source: str) -> str: # source: where the set will be
     "The card of the data set."
     lines = []
@@ -120,6 +124,7 @@ def _hub_token(to: str) -> str: # to: "owner/name"
         raise AresError(f"--to {to}: this is a name on the Hub, and the environment has no HF_TOKEN; set it, "
                         f"or write ./{to} for a folder.") from None
 
+# %% ../../nbs/reports/09_dataset.ipynb #16c3dbe7
 def _write_parquet(path: Path, rows: list):
     "Write rows at once."
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,6 +139,7 @@ def _write_folder(run: Path, folder: Path, source: str):
     for split, rows in feedback.items(): _write_parquet(folder/f"{split}.parquet", rows)
     (folder/"README.md").write_text(_card(run, feedback, source), encoding="utf-8")
 
+# %% ../../nbs/reports/09_dataset.ipynb #312e4664
 def export_feedback(
     run: str | Path, # folder of a run
     to: str, # a folder, a file that ends in .parquet, or "owner/name" on the Hub

@@ -56,6 +56,7 @@ def _rationale_entry(sentences: list, scores: list | None, finished: bool) -> di
     if repeated := _repeated(sentences): entry["k"] = repeated
     return entry
 
+# %% ../../nbs/reports/08_explorer.ipynb #93b82e45
 def _stage_entries(
     run: Path, stage: str,
     problems: list, # all that the stage was evaluated on
@@ -96,6 +97,7 @@ def _last_samples(
         samples.append(record)
     return latest
 
+# %% ../../nbs/reports/08_explorer.ipynb #587297f9
 def _sample_entry(
     record: dict, # from `kept_rollouts`
     pieces: dict, # id of a token -> its number; new tokens are added
@@ -117,6 +119,7 @@ def _corrections(folder: Path) -> dict: # problem id -> list of dict(before, aft
         found.setdefault(record["id"], []).append(entry)
     return found
 
+# %% ../../nbs/reports/08_explorer.ipynb #a1e271f7
 def _steps(
     run: Path,
     stages: list,
@@ -147,6 +150,7 @@ def _piece_texts(
     with loading(folders[0], "restore this folder"): tokenizer = AutoTokenizer.from_pretrained(folders[0])
     return [tokenizer.decode([token]).strip() for token in tokens]
 
+# %% ../../nbs/reports/08_explorer.ipynb #73d7e7d8
 def _trained(
     run: Path,
     problems: list, # train problems
@@ -167,9 +171,10 @@ def _trained(
 _NOTES = """Sentence scores are the teacher's. The bar and the number below a sentence are its reward: the
 score minus {neutral}. Rationales of test problems are greedy, one for each stage; words that the stage before
 did not write are underlined. "Better" and "worse" compare mean sentence scores of the two chosen stages. The
-page holds {test} of {all_test} {title} and {train} of {all_train} train problems; in training, the samples of a
-problem are those of its last collection."""
+page holds {test} of {all_test} {title} and {train} of {all_train} train problems; in training, the samples of
+a problem are those of its last collection."""
 
+# %% ../../nbs/reports/08_explorer.ipynb #34ac92cf
 def explorer_data(
     run: str | Path, # folder of a run
     tested: int = 600, # test problems shown, the first of the set
@@ -210,6 +215,7 @@ def explorer_html(
     template = (files("ares.reports")/"explorer.html").read_text(encoding="utf-8")
     return template.replace("/*DATA*/", text)
 
+# %% ../../nbs/reports/08_explorer.ipynb #4f3f9e36
 def write_explorer(
     run: str | Path, # folder of a run
 ) -> Path: # explorer.html

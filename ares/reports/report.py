@@ -38,10 +38,10 @@ def shown(
     return "–" if value is None else f"{value * scale:,.{digits}f}"
 
 # %% ../../nbs/reports/01_report.ipynb #b00d22b3
-def _student_words(student) -> str: # the setting `student`
+def _student_words(source: str | dict) -> str: # the setting `student`
     "Name a student in a few words."
-    if not isinstance(student, dict): return str(student)
-    return f"new T5 of width {student['d_model']}" if "d_model" in student else "new T5"
+    if isinstance(source, str): return source
+    return f"new T5 of width {source['d_model']}" if "d_model" in source else "new T5"
 
 def run_facts(
     run: str | Path, # folder of a run

@@ -35,6 +35,7 @@ def _parquet_rows(path: Path) -> list: # of dicts
     except Exception as e:
         raise AresError(f"{path}: cannot be read as parquet ({clipped(e, 70)}).") from None
 
+# %% ../../nbs/teachers/09_replay.ipynb #30a58b5c
 def feedback_rows(
     source: str | Path, # a parquet file, a folder with parquet files, or `owner/name` on the Hub
 ) -> list: # of dicts with at least id, kind, rationale, sentences, scores, correction
@@ -55,6 +56,7 @@ def _to_correct(rationale: str) -> str:
     "A rationale as a teacher is asked to correct it: each sentence once."
     return " ".join(drop_repeated(sentences_of(rationale)))
 
+# %% ../../nbs/teachers/09_replay.ipynb #5a4b7e20
 class ReplayTeacher(OfflineTeacher):
     "A teacher that repeats the scores and corrections of a feedback data set."
     def __init__(self, source: str | Path): # see `feedback_rows`
