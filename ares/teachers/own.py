@@ -32,6 +32,7 @@ def _parts(name: str) -> tuple: # (file or module, the name inside it)
 
 def _is_file(place: str) -> bool: return place.endswith(".py")
 
+# %% ../../nbs/teachers/08_own.ipynb #a775e5b4
 def short_own(
     name: str, # of a teacher, judge or reward
 ) -> str: # without the folder of a file
@@ -104,6 +105,7 @@ def _run_file(
     exec(compile(content, str(file), "exec"), module.__dict__)
     return module
 
+# %% ../../nbs/teachers/08_own.ipynb #2766d3d7
 def _module_of(
     name: str, file: Path, # of own code
     content: bytes, # of the file
@@ -132,6 +134,7 @@ def _made(name: str, file: Path, module: ModuleType): # an object with some of `
     raise AresError(f"{short_own(name)}: is neither a function nor a class with one of the methods "
                     f"{', '.join(METHODS)}; mend {shown_name(file, 60)}.")
 
+# %% ../../nbs/teachers/08_own.ipynb #fbf3da85
 @lru_cache
 def _load_version(name: str, file: Path, content: bytes): # content: of the file, so that a change is seen
     "The object of one version of a file."
@@ -251,6 +254,7 @@ def new_code(
                             "continue with the changed file.")
     return [file for file, copy in copies.items() if not copy.exists()]
 
+# %% ../../nbs/teachers/08_own.ipynb #b7312513
 def keep_code(
     files: list, # of `new_code`
     folder: Path, # for the copies; made when missing

@@ -117,6 +117,7 @@ Reply with JSON only: {{"better": "1"}}, {{"better": "2"}} or {{"better": "tie"}
 # %% ../../nbs/teachers/03_requests.ipynb #1bdfd81b
 INSTRUCTIONS = dict(score=SCORE, correct=CORRECT, compare=COMPARE)
 
+# %% ../../nbs/teachers/03_requests.ipynb #ea9b4cb3
 _RUBRIC = """
 
 The person who trains the student adds this rubric. Where it differs from what was said above, the rubric \
