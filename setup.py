@@ -21,7 +21,7 @@ setup(
     license="Apache-2.0",
     packages=[*find_packages(include=["ares", "ares.*"]), "ares_runs"],
     package_dir={"ares": "ares", "ares_runs": "nbs/runs"},
-    package_data={"ares_runs": ["*.ipynb"]},
+    package_data={"ares_runs": ["*.ipynb"], "ares.reports": ["*.html"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=requirements("requirements"),
     extras_require={

@@ -199,6 +199,16 @@ def _add_publish(commands):
     card.add_argument("--license", default="", help="identifier of the Hub, e.g. apache-2.0; on the card")
     card.add_argument("--language", default="en", help="of the rationales; on the card")
 
+def _add_feedback(commands):
+    "The arguments of `ares feedback`."
+    feedback = commands.add_parser(
+        "feedback", help="write the scores and corrections of a run as a data set with a card"
+    )
+    feedback.add_argument("target", help="the name of a run")
+    feedback.add_argument("--to", required=True, metavar="DESTINATION",
+                          help="a folder, a .parquet file, or OWNER/NAME on the Hub (token: HF_TOKEN)")
+    feedback.add_argument("--public", action="store_true", help="for everyone to see; private by default")
+
 def _add_results(commands):
     "The arguments of `ares stage`, `ares ledger` and `ares report`."
     stage = commands.add_parser(
@@ -219,7 +229,8 @@ def parser() -> argparse.ArgumentParser:
     "The parser of the command line."
     top = _Parser(prog="ares", description="Teach a student to reason by sentence rewards and corrections.")
     commands = top.add_subparsers(dest="command", required=True)
-    for add in (_add_runs, _add_results, _add_evaluate, _add_publish, _add_sweep, _add_views): add(commands)
+    for add in (_add_runs, _add_results, _add_evaluate, _add_publish, _add_feedback, _add_sweep, _add_views):
+        add(commands)
     return top
 
 # %% ../nbs/01_cli.ipynb #55528b5f
@@ -298,13 +309,12 @@ def rehearsal(
 ):
     "Let the mock server answer for all providers; gives the rehearsal's folder."
     from ares.teachers.llm import load_teacher
-    from ares.pipeline.build import load_splits
+    from ares.pipeline.build import load_splits, offline_name
     from ares.teachers.mock_server import MockServer
 
     _check_rehearsal(config)
     problems = sum(load_splits(config).values(), [])
-    kind = "facts" if config.problems == "embedded" else "reference"
-    offline = load_teacher(kind, knowledge=config.teacher_knowledge)
+    offline = load_teacher(offline_name(config), knowledge=config.teacher_knowledge)
     with MockServer(problems, offline) as server:
         new = dict(ANTHROPIC_BASE_URL=server.url, ANTHROPIC_API_KEY="rehearsal",
                    OPENAI_BASE_URL=f"{server.url}/v1", OPENAI_API_KEY="rehearsal")
@@ -340,6 +350,16 @@ def _show_published(
         merge=args.merge,
     )
     print(where if args.to else f"{where}: read README.md there; --to owner/name sends it to the Hub")
+    return 0
+
+def _show_feedback(
+    run: Path, # folder of the run
+    args: argparse.Namespace, # to, public
+) -> int: # 0
+    "Export the feedback of a run and print where it is."
+    from ares.reports.dataset import export_feedback
+
+    print(export_feedback(run, args.to, private=not args.public))
     return 0
 
 # %% ../nbs/01_cli.ipynb #d8e95426
@@ -523,10 +543,10 @@ def _run_command(args: argparse.Namespace) -> int: # 0 when all went well
                            need_data=args.command != "plan")
     if args.command == "cost": return _show_cost(config)
     if args.command == "plan": return _show_plan(config, args)
-    if args.command == "publish":
+    if args.command in ("publish", "feedback"):
         from ares.pipeline.folder import check_run
         check_run(config, run)
-        return _show_published(run, args)
+        return _show_published(run, args) if args.command == "publish" else _show_feedback(run, args)
     if args.command == "ledger": return _show_ledger(config, run, args)
     from ares.pipeline.notebooks import complete_run, make_report
     if args.command == "report": return _show_results(run, run_on_main(lambda: make_report(run)))

@@ -1,45 +1,87 @@
-"The exercises know a right answer from a wrong one."
-import json
+"The pages of nbs/learn accept their solutions, refuse wrong answers, and keep answers and hints folded."
+import contextlib, io, json, re
 
+import pytest
+
+from ares.core.checks import Exercises
 from conftest import ROOT
 
-RIGHT = {
-    "my_count": 3,
-    "my_scores": [0.5, 1.0, 0.0, 0.0],
-    "my_rewards": [0, 0, 0, 0, 0, 0.5, 0, 0, -0.5, 0, 0, -0.5],
-    "my_fee": 0.07,
-    "my_advantages_lambda_1": [0.3, 0.3, 0.3],
-    "my_advantages_lambda_0": [0, 0, 0.3],
-    "my_group_advantages": [-0.25, -0.25],
-    "my_loss": -1.2,
-    "my_gradient": "no",
-    "my_survivors": [1, 2],
-}
+LEARN = ROOT/"nbs"/"learn"
 
 
-def verdicts(answers, capsys):
-    "Run the notebook's cells with some answers; what every check says."
-    cells = json.loads((ROOT/"nbs"/"learn"/"exercises.ipynb").read_text())["cells"]
-    sources = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
-    namespace, said = {}, []
-    for number, source in enumerate(sources):
-        for name, value in answers.items(): source = source.replace(f"{name} = None", f"{name} = {value!r}")
-        exec(source, namespace)
-        if number == 1:
-            real = namespace["check"]
-            namespace["check"] = lambda *args: said.append(real(*args)) or said[-1]
-        elif number == 2: said.clear()  # the cell that tests `check` itself
-    capsys.readouterr()
-    return said
+def cells(path): return json.loads(path.read_text(encoding="utf-8"))["cells"]
+def source(cell): return "".join(cell["source"])
 
 
-def test_without_answers_nothing_is_right(capsys):
-    assert set(verdicts({}, capsys)) == {"not answered yet"}
+def asked(path):
+    "Number of exercise -> the name of the reader's answer, for each check of a page."
+    code = "\n".join(source(c) for c in cells(path) if c["cell_type"] == "code")
+    return {number.strip('"'): name for number, name in re.findall(r"^check\((\S+), (my_\w+)\)", code, re.M)}
 
 
-def test_right_answers_are_right_and_wrong_ones_wrong(capsys):
-    assert verdicts(RIGHT, capsys) == ["✓ right"] * len(RIGHT)
-    assert all(
-        v.startswith("✗")
-        for v in verdicts({name: "maybe" if isinstance(v, str) else 99 for name, v in RIGHT.items()}, capsys)
-    )
+PAGES = [p for p in sorted(LEARN.glob("*.ipynb")) if asked(p)]
+
+
+def page_name(path): return path.stem
+
+
+def solutions():
+    "Page -> its section of the solutions, as a dict from the name of an answer to the answer."
+    sections, names = {}, None
+    for cell in cells(LEARN/"solutions.ipynb"):
+        heading = re.search(r"^## \[.*\]\((\w+\.ipynb)\)", source(cell), re.M)
+        if cell["cell_type"] == "markdown" and heading: names = sections.setdefault(heading[1], {})
+        if cell["cell_type"] == "code": exec(source(cell), {}, names)
+    return sections
+
+
+def page_of(path):
+    "Run a page without its slow cells; its exercises."
+    namespace = {"display": lambda shown: None}
+    with contextlib.redirect_stdout(io.StringIO()):
+        for cell in cells(path):
+            if cell["cell_type"] == "code" and "slow" not in cell["metadata"].get("tags", []):
+                exec(source(cell), namespace)
+    return next(value for value in namespace.values() if isinstance(value, Exercises))
+
+
+def wrong(answer):
+    "An answer of the same form that is wrong."
+    if isinstance(answer, str): return {"yes": "no", "no": "yes"}.get(answer, "maybe")
+    return [99] * len(answer) if isinstance(answer, list) else 99
+
+
+def test_each_page_has_its_solutions_and_no_others():
+    assert {p.name: set(asked(p).values()) for p in PAGES} == {n: set(s) for n, s in solutions().items()}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_name)
+def test_solutions_are_right_and_wrong_answers_are_not(path, monkeypatch):
+    monkeypatch.chdir(LEARN)
+    page, answers = page_of(path), solutions()[path.name]
+    assert set(page.exercises) == set(asked(path))
+    for number, name in asked(path).items():
+        assert page.check(number, None).right is None
+        verdict = page.check(number, wrong(answers[name]))
+        assert verdict.right is False, f"exercise {number}: {verdict}"
+        verdict = page.check(number, answers[name])
+        assert verdict.right, f"exercise {number}: {verdict}"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_name)
+def test_stored_figures_need_no_running_notebook(path):
+    text = path.read_text(encoding="utf-8")
+    assert "vnd.jupyter.widget-view" not in text, "store the page with ARES_STATIC=1 in the environment"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_name)
+def test_answers_and_hints_are_folded_and_stored_answers_are_open(path):
+    for cell in cells(path):
+        if cell["cell_type"] != "code": continue
+        if "page.add(" in source(cell):
+            assert cell["metadata"].get("jupyter", {}).get("source_hidden") and not cell["outputs"]
+            assert re.match(r"#\| code-summary: .*\n#\| code-fold: true\n", source(cell))
+        if source(cell).startswith("my_"):
+            assert re.match(r"my_\w+ = None\b", source(cell)), source(cell)
+            texts = [output["data"]["text/plain"] for output in cell["outputs"]]
+            assert texts in ([], [["not answered yet"]]), texts

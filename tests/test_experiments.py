@@ -31,6 +31,7 @@ SMALL = {
             max_new_tokens=24, rounds=1, sft_epochs=1,
         ),
     ),
+    "answer_only": dict(params=SMOKE, seeds=[0]),
     "corrections": dict(params=SMOKE, parallel=1, seeds=[0], overrides=dict(rounds=1, collections=2)),
     "selection": dict(params=SMOKE, seeds=[0], overrides=dict(rounds=1, collections=2)),
     "learning_rate": dict(
@@ -156,7 +157,7 @@ FOLDERS = { # parameters of a page that say where it writes
         name: ["home"]
         for name in (
             "why_alternate", "real_images", "estimators", "students", "corrections", "learning_rate", "parts",
-            "teachers", "selection",
+            "teachers", "answer_only", "selection",
         )
     },
 }

@@ -1,6 +1,6 @@
 "Whatever a data set's files hold, a loader returns what they say or gives one sentence."
 
-import contextlib, copy, io, json, os, shutil
+import contextlib, copy, io, json, shutil
 from pathlib import Path
 
 import datasets

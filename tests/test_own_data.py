@@ -124,3 +124,13 @@ def test_a_fault_in_the_data_stops_the_command_before_it_writes_anything(tmp_pat
     assert main(["run", "my.yaml"]) == 1
     assert "ares: quiz.jsonl, record 1, field `answer`: 'C' is not the index" in capsys.readouterr().err
     assert not Path("runs").exists()
+
+
+def test_a_plan_counts_the_questions(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_jsonl("quiz.jsonl", quiz())
+    Path("my.yaml").write_text(PARAMS)
+    assert main(["plan", "my.yaml"]) == 0
+    assert "Numbers of problems: the data" in capsys.readouterr().out
+    assert main("plan my.yaml -p data other.jsonl".split()) == 1
+    assert "a plan needs the number of its problems" in capsys.readouterr().err

@@ -10,7 +10,8 @@ from conftest import ROOT
 
 BIN = Path(sys.executable).parent
 NOTEBOOKS = sorted(p for p in (ROOT/"nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
-LIBRARY = sorted(p for p in NOTEBOOKS if re.match(r"\d\d_", p.name) and p.name != "00_tour.ipynb")
+LIBRARY = sorted(p for p in NOTEBOOKS if re.match(r"\d\d_", p.name)
+                 and p.name != "00_tour.ipynb" and p.parent.name != "learn")
 
 
 def name(path): return str(path.relative_to(ROOT/"nbs"))

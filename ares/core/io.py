@@ -9,7 +9,7 @@ __all__ = ['LONGEST_MESSAGE', 'BAR', 'clipped', 'AresError', 'shown_value', 'sho
            'tracker_names', 'tracker_fault', 'tracker_settings', 'Tracker', 'data_folder']
 
 # %% ../../nbs/core/01_io.ipynb #b911f35a
-import hashlib, json, os, random, re, reprlib, sys, uuid
+import gzip, hashlib, json, os, random, re, reprlib, sys, uuid, zlib
 from collections import Counter
 from pathlib import Path
 
@@ -142,15 +142,23 @@ def append_jsonl(
         f.flush()
 
 # %% ../../nbs/core/01_io.ipynb #365ea2e0
+def _lines_of(path: Path) -> list: # of texts; a missing file has none
+    "The lines of a text file, which is compressed if its name ends in .gz."
+    if not path.exists(): return []
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz": content = gzip.decompress(content)
+        return content.decode("utf-8").split("\n")
+    except UnicodeDecodeError: raise AresError(f"{path}: not a text in UTF-8.") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise AresError(f"{path}: not a complete gzip file.") from None
+    except OSError as e: raise AresError(f"{path}: cannot be read ({e.strerror}).") from None
+
 def read_jsonl(
-    path: str | Path, # a file of JSON lines; a missing one is empty
+    path: str | Path, # a file of JSON lines, also compressed (.gz); a missing one is empty
 ) -> list: # its records, each a dict
     "Read JSON lines, without an incomplete last line."
-    path = Path(path)
-    try: lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
-    except OSError as e: raise AresError(f"{path}: cannot be read ({e.strerror}).") from None
-    except UnicodeDecodeError: raise AresError(f"{path}: not a text in UTF-8.") from None
-    records = []
+    lines, records = _lines_of(Path(path)), []
     for number, line in enumerate(lines, 1):
         if not line: continue
         try: record = _json_of(line)
@@ -164,16 +172,17 @@ def read_jsonl(
 
 # %% ../../nbs/core/01_io.ipynb #e360c192
 def write_jsonl(
-    path: str | Path, # the file to write
+    path: str | Path, # the file to write; compressed if its name ends in .gz
     records: list, # its records, one a line
 ):
     "Write all records at once so that the file is either the old one or the new one."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(
-        "".join(json.dumps(r, sort_keys=True, ensure_ascii=False) + "\n" for r in records), encoding="utf-8"
-    )
+    lines = [json.dumps(r, sort_keys=True, ensure_ascii=False) + "\n" for r in records]
+    content = "".join(lines).encode("utf-8")
+    # without a time stamp, the same records always give the same file
+    part.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
     part.replace(path)
 
 # %% ../../nbs/core/01_io.ipynb #3163560b

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OWN_FILES', 'OWN_COLUMNS', 'is_own_file', 'columns_fault', 'load_own']
 
-# %% ../../nbs/data/07_own.ipynb #cf3eae08
+# %% ../../nbs/data/07_own.ipynb #6668c015
 import ast, csv, hashlib, io, json, math, os, re
 from collections import Counter
 from dataclasses import replace
@@ -14,14 +14,14 @@ from pathlib import Path
 
 import datasets as hub
 
-# %% ../../nbs/data/07_own.ipynb #3f593ab5
+# %% ../../nbs/data/07_own.ipynb #34f8c48f
 from ..core.io import *
 from .problem import Problem
 from .datasets import HubImage, TEXT_FIELDS, is_hub_name, _check_pictures, _hub_closed
 from .datasets import _hub_splits, _id_fault, _own_pictures, _record_fault, _refuse_doubles
 from .datasets import _text_fault
 
-# %% ../../nbs/data/07_own.ipynb #ea4d20f3
+# %% ../../nbs/data/07_own.ipynb #a0591c62
 OWN_FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 def _json_rows(path: Path): # yields (place, default id, split, dict)
@@ -36,7 +36,7 @@ def _json_rows(path: Path): # yields (place, default id, split, dict)
         if not isinstance(record, dict): raise AresError(f"{place}: {shown_value(record)} is not a record.")
         yield place, str(number), "", record
 
-# %% ../../nbs/data/07_own.ipynb #2c9640d6
+# %% ../../nbs/data/07_own.ipynb #b36b6f99
 def _csv_rows(path: Path): # as `_json_rows`
     "The records of a CSV file; the first line names the columns."
     text = read_text(path).removeprefix("\ufeff")
@@ -57,7 +57,7 @@ def _csv_rows(path: Path): # as `_json_rows`
                             f"{mark!r} in double quotes.")
         yield place, str(number), "", {name: cell or None for name, cell in row.items()}
 
-# %% ../../nbs/data/07_own.ipynb #240aaccf
+# %% ../../nbs/data/07_own.ipynb #787b0eb0
 _SPLIT_NAMES = dict(train="train", val="val", validation="val", dev="val", test="test")
 
 def _table_rows(source: str, picture: str): # as `_json_rows`; `picture`: name of the column of pictures
@@ -73,7 +73,7 @@ def _table_rows(source: str, picture: str): # as `_json_rows`; `picture`: name o
             if encoded: row = row | {picture: HubImage(source, split, i, picture) if there[i] else None}
             yield f"{clipped(source, 80)}, split {split}, row {i}", f"{split}-{i}", _SPLIT_NAMES[split], row
 
-# %% ../../nbs/data/07_own.ipynb #c5442b69
+# %% ../../nbs/data/07_own.ipynb #b5c06580
 def is_own_file(
     source: str | Path, # as in the setting `data`
 ) -> bool:
@@ -95,7 +95,7 @@ def _own_rows(source: str | Path, picture: str) -> list: # of (place, default id
     if not rows: raise AresError(f"{clipped(source, 150)}: holds no records; write one a line.")
     return rows
 
-# %% ../../nbs/data/07_own.ipynb #8d645b89
+# %% ../../nbs/data/07_own.ipynb #04454cc8
 OWN_COLUMNS = ("question", "choices", "answer", "id", "hint", "image", "rationale", "lecture", "caption",
                "split", "subject", "topic", "category", "skill", "grade")
 _USUAL = dict(
@@ -103,7 +103,7 @@ _USUAL = dict(
     answer="answerKey answer_key label target correct correct_answer gold labels",
 )
 
-# %% ../../nbs/data/07_own.ipynb #d026fded
+# %% ../../nbs/data/07_own.ipynb #6f275ab8
 def columns_fault(
     columns: dict, # the setting: our name -> name of a column, or for `choices` a list of names
 ) -> str: # "" when nothing is wrong
@@ -115,7 +115,7 @@ def columns_fault(
             return f"`{name}` must be the name of a column, not {shown_value(column)}"
     return ""
 
-# %% ../../nbs/data/07_own.ipynb #26509ffb
+# %% ../../nbs/data/07_own.ipynb #e6387a99
 _LETTERED = re.compile(r"(?:(?:choice|option)[ _-]?([A-Za-z])|([A-Z]))")
 
 def _lettered_columns(
@@ -130,7 +130,7 @@ def _lettered_columns(
     count = next((i for i, letter in enumerate(letters) if letter not in found), 26)
     return [found[letter] for letter in letters[:count]] if count > 1 else []
 
-# %% ../../nbs/data/07_own.ipynb #4f790e3f
+# %% ../../nbs/data/07_own.ipynb #da50f473
 def _column_names(
     columns: dict, # the setting
     there: list, # names of columns that the data have
@@ -155,7 +155,7 @@ def _column_names(
                         f"`columns: {{{name}: {usual}}}`.")
     return names
 
-# %% ../../nbs/data/07_own.ipynb #0af8d846
+# %% ../../nbs/data/07_own.ipynb #1a960912
 def _as_text(value): # a number as text; anything else as it is
     return str(value) if type(value) in (int, float) else value
 
@@ -163,7 +163,7 @@ def _absent(value) -> bool:
     "Whether a cell is empty: null, NaN or no text."
     return value is None or value == "" or isinstance(value, float) and math.isnan(value)
 
-# %% ../../nbs/data/07_own.ipynb #608d6060
+# %% ../../nbs/data/07_own.ipynb #273e2e1a
 def _list_in(
     text: str,
     where: str, # file, record and field, for error messages
@@ -176,7 +176,7 @@ def _list_in(
     raise AresError(f"{where}: {shown_value(text)} is not a list; write it as "
                     '`["cat", "dog"]`, or take a column for each choice (A, B, C, ...).')
 
-# %% ../../nbs/data/07_own.ipynb #4f0d967b
+# %% ../../nbs/data/07_own.ipynb #8b31c333
 def _own_choices(
     row: dict,
     columns: str | list | None, # that hold the choices
@@ -199,7 +199,7 @@ def _own_choices(
     if _absent(value) or value == []: return [], letters
     return list(map(_as_text, value)) if isinstance(value, list) else value, letters
 
-# %% ../../nbs/data/07_own.ipynb #7ed26090
+# %% ../../nbs/data/07_own.ipynb #78a9912f
 def _answer_index(
     value, # as in the data
     choices: list, labels: list, # of `_own_choices`
@@ -221,7 +221,7 @@ def _answer_index(
     if meant: return f"{said} could mean several choices; write it in another way (index, letter or text)"
     return f"{said} is not the index, the letter or the text of one of the {len(choices)} choices"
 
-# %% ../../nbs/data/07_own.ipynb #89c95392
+# %% ../../nbs/data/07_own.ipynb #fc26dc10
 def _right_texts(
     value,
     where: str, # file, record and field, for error messages
@@ -233,7 +233,7 @@ def _right_texts(
     if fault: raise AresError(f"{where}: {fault}; write the right answer as a text.")
     return [text.strip() for text in texts] * 3
 
-# %% ../../nbs/data/07_own.ipynb #4f1fee95
+# %% ../../nbs/data/07_own.ipynb #65b21042
 _URL = re.compile(r"[a-z][a-z0-9+.-]{1,9}://|data:", re.IGNORECASE)
 
 def _own_picture(value, column: str, folder: Path, where: str) -> Path | HubImage | None:
@@ -245,7 +245,7 @@ def _own_picture(value, column: str, folder: Path, where: str) -> Path | HubImag
                         "picture beside the data, and write the name of the file.")
     return _own_pictures({column: value}, [column], folder, where)[0]
 
-# %% ../../nbs/data/07_own.ipynb #4f9b791b
+# %% ../../nbs/data/07_own.ipynb #1ddfe21a
 def _own_split(
     value,
     where: str, # file, record and field, for error messages
@@ -255,7 +255,7 @@ def _own_split(
     if split: return split
     raise AresError(f"{where}: {shown_value(value)} is not a split; write train, val or test.")
 
-# %% ../../nbs/data/07_own.ipynb #ce7480c3
+# %% ../../nbs/data/07_own.ipynb #138548c2
 def _worded(
     fault: str, # of `_record_fault`: "field `x`: what is wrong"
     names: dict, # of `_column_names`
@@ -267,7 +267,7 @@ def _worded(
     if field != "choices": return f"{fault}; write a text"
     return f"{fault}; write a list of texts, or no column of choices for answers in words"
 
-# %% ../../nbs/data/07_own.ipynb #4b5ea0ed
+# %% ../../nbs/data/07_own.ipynb #7b1702a1
 def _checked_answer(
     value,
     choices: list, labels: list, # of `_own_choices`
@@ -280,7 +280,7 @@ def _checked_answer(
     if choices[index].strip(): return index
     raise AresError(f"{where}: the right choice is empty; write a text.")
 
-# %% ../../nbs/data/07_own.ipynb #f41e053a
+# %% ../../nbs/data/07_own.ipynb #8924ce09
 def _own_problem(
     row: tuple, # of `_own_rows`
     names: dict, # of `_column_names`
@@ -310,7 +310,7 @@ def _own_problem(
     return Problem(str(id), choices=choices, answer=answer, direct_answers=right, image=image, split=split,
                    with_picture=found.get("image") is not None, **texts)
 
-# %% ../../nbs/data/07_own.ipynb #56d492f0
+# %% ../../nbs/data/07_own.ipynb #2bfc8f5c
 def _split_key(
     problem: Problem,
     picture, # the cell of its picture: the name of a file, a `HubImage`, or nothing
@@ -319,7 +319,7 @@ def _split_key(
     if isinstance(picture, HubImage): return hashlib.sha256(picture.data() or problem.id.encode()).hexdigest()
     return os.path.normpath(picture) if isinstance(picture, str) and picture else problem.id
 
-# %% ../../nbs/data/07_own.ipynb #8317f64b
+# %% ../../nbs/data/07_own.ipynb #618a1f03
 def _share(text: str) -> float: # 0 .. 1
     return int(hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:8], 16) / 16 ** 8
 
@@ -341,7 +341,7 @@ def _fill_splits(
             order.pop(0)
     return [replace(p, split=place.get(g, p.split)) for p, g in zip(problems, groups)], missing
 
-# %% ../../nbs/data/07_own.ipynb #87f08168
+# %% ../../nbs/data/07_own.ipynb #d871aeb5
 @lru_cache
 def _note(sentence: str): print(sentence)
 
@@ -359,7 +359,7 @@ def _report_splits(problems: list, made: list, source: str | Path):
     if made: _note(f"{Path(source).name}: no split {' or '.join(made)}; it takes a tenth of the train "
                    f"problems, by a hash of the id or the picture: {sizes}")
 
-# %% ../../nbs/data/07_own.ipynb #b798c028
+# %% ../../nbs/data/07_own.ipynb #d8957347
 @_hub_closed()
 def load_own(
     source: str | Path, # a file, a folder, or a hub name

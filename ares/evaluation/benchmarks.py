@@ -8,7 +8,6 @@ __all__ = ['TEST_SETS', 'load_test_problems', 'table_categories', 'answer_table'
 
 # %% ../../nbs/evaluation/03_benchmarks.ipynb #8e9a4486
 import os
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 

@@ -25,6 +25,7 @@ from ..students.loading import load_student
 from ..students.vllm import VLLMSampler
 from ..teachers.sender import server_note
 from ..teachers.llm import check_key, load_teacher
+from ..teachers.replay import ReplayTeacher
 from ..teachers.own import MixedReward, OwnTeacher, is_own, try_own
 from ..training.ppo import PPOConfig
 from ..training.sft import SFTConfig
@@ -180,12 +181,13 @@ def offline_name(config: ARESConfig) -> str: # a key of `TEACHERS`
 
 def _named_teacher(
     config: ARESConfig,
-    name: str, # a key of `TEACHERS`, or own code
+    name: str, # a key of `TEACHERS`, "replay", or own code
     run: str | Path = "", stage: str = "", noise: bool = False, # see `make_teacher`
 ): # a `Teacher`
     "The teacher of that name."
     knowledge = config.teacher_knowledge
     if is_own(name): return OwnTeacher(name, _named_teacher(config, offline_name(config)))
+    if name == "replay": return ReplayTeacher(config.replay)
     if name in OFFLINE:
         own = dict(similarity=config.similarity) if name == "reference" else {}
         noise = config.teacher_noise if noise else 0.0

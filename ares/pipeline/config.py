@@ -87,8 +87,9 @@ class _StudentSettings(_ProblemSettings):
     max_new_tokens: int = setting(512, "longer rationales are cut off (paper)", low=1)
     teacher: str = setting("facts",
         '"facts" for embedded problems, "reference" for real ones; "claude", "openai" or "local" for '
-        "both; or code of yours (nbs/teachers/08_own.ipynb)",
-        choices=("facts", "reference", "claude", "openai", "local"), own=True)
+        "both; \"replay\" repeats a feedback data set; or code of yours (nbs/teachers/08_own.ipynb)",
+        choices=("facts", "reference", "claude", "openai", "local", "replay"), own=True)
+    replay: str = setting("", "a feedback data set, for `teacher: replay`: a folder, a file, or a hub name")
     reward: dict = setting(dict,
         "sentence scores as a weighted mean, for example {my_file.py:short: 0.3, facts: 0.7}; {} for the "
         "scores of `teacher`, which always corrects")
@@ -459,7 +460,7 @@ def check_teachers(
     "Raise an error if a language model cannot be used with these settings."
     _check_prices(config, need)
     need("teacher_noise", not config.teacher_noise or config.teacher in OFFLINE,
-         "0 for a language model, and for code of yours")
+         "0 for a language model, for a replay, and for code of yours")
     if config.judge_base_url: _check_address(config.judge_base_url)
     models = asked_models(config)
     need("rubric", models or not config.rubric,
@@ -486,7 +487,7 @@ def own_names(config: ARESConfig) -> list:
     named = [config.teacher, config.judge, *config.reward]
     return [name for name in dict.fromkeys(named) if is_own(name)]
 
-def _check_own(
+def _check_own_code(
     config: ARESConfig, need, # of `check_config`
     need_file: bool, # False: the files may be on another machine
 ):
@@ -504,6 +505,19 @@ def _check_own(
         need("reward", not fault, fault)
     need("reward", "facts" not in config.reward or config.problems == "embedded",
          "without `facts` for real problems, whose facts no program knows")
+
+# %% ../../nbs/pipeline/02_config.ipynb #331e274d
+def _check_replay(
+    config: ARESConfig, need, # of `check_config`
+    need_file: bool, # False: the data set may be on another machine
+):
+    "Raise an error if a feedback data set is missing, or is not used."
+    need("replay", bool(config.replay) == (config.teacher == "replay"),
+         "a feedback data set for `teacher: replay`, and empty for other teachers")
+    there = not config.replay or os.path.exists(config.replay) or _is_hub_name(config.replay)
+    need("replay", there or not need_file, "a folder or file that exists, or `owner/name` on the Hub")
+    need("judge", config.judge or config.teacher != "replay",
+         "named for `teacher: replay`, which holds no comparisons (for example, facts or reference)")
 
 # %% ../../nbs/pipeline/02_config.ipynb #66850d00
 def check_sampler(config: ARESConfig, need): # see `check_teachers`
@@ -621,7 +635,8 @@ def check_config(
          "a data set with a train split (mmmu and mmbench have none; a trained student is evaluated on them "
          "with `load_mmmu` and `load_mmbench` of ares.data.datasets)")
     _check_fields(config, need)
-    _check_own(config, need, need_data)
+    _check_own_code(config, need, need_data)
+    _check_replay(config, need, need_data)
     if isinstance(config.student, dict): check_sizes(config.student, source)
     _check_method(config, need)
     _check_data(config, need, need_data)

@@ -5,20 +5,19 @@
 # %% auto #0
 __all__ = ['check_evaluation', 'evaluation_folder', 'evaluate_on', 'evaluation_table', 'evaluation_sentence']
 
-# %% ../../nbs/pipeline/09_evaluate_on.ipynb #d5132785
+# %% ../../nbs/pipeline/09_evaluate_on.ipynb #b383dbd4
 import os, shutil, time
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
-# %% ../../nbs/pipeline/09_evaluate_on.ipynb #8cbadb4f
+# %% ../../nbs/pipeline/09_evaluate_on.ipynb #7133c7eb
 from ..core.io import *
 from ..data.datasets import filter_supported, is_hub_name
 from ..data.own import columns_fault
 from ..data.prompts import rationale_target
 from ..data.vision import with_features
-from ..training.rollouts import Rollout
 from ..evaluation.benchmarks import TEST_SETS, answer_table, load_test_problems, table_categories
 from ..evaluation.judge import ConclusionJudge, win_rate
 from ..evaluation.metrics import failure_signatures, rationale_metrics
@@ -27,7 +26,7 @@ from .build import check_keys, load_splits, load_trained, make_judge
 from .folder import done_stages, loading, read_config
 from .evaluate import stage_answers, write_rationales
 
-# %% ../../nbs/pipeline/09_evaluate_on.ipynb #64748422
+# %% ../../nbs/pipeline/09_evaluate_on.ipynb #ef2f5a25
 def check_evaluation(
     run: str | Path, # folder of a run
     on: str, data: str | Path, # see `load_test_problems`
@@ -47,7 +46,7 @@ def check_evaluation(
     if fault: raise AresError(f"columns: {fault}.")
     return stage or stages[-1]
 
-# %% ../../nbs/pipeline/09_evaluate_on.ipynb #97d4205a
+# %% ../../nbs/pipeline/09_evaluate_on.ipynb #4258d365
 def _evaluation_config(
     run: str | Path, stage: str,
     judge: str, judge_model: str, # as the settings of the same names; "" for no judge
@@ -67,7 +66,7 @@ def _evaluation_config(
     if judge: check_keys(replace(config, teacher="reference"))
     return config
 
-# %% ../../nbs/pipeline/09_evaluate_on.ipynb #a779b9cb
+# %% ../../nbs/pipeline/09_evaluate_on.ipynb #ac2406aa
 def _asked_problems(config: ARESConfig, on: str, data: str | Path, columns: dict, features: str) -> list:
     "The problems of an evaluation, as the student of a run sees them."
     if config.problems == on and Path(data).resolve() == Path(config.data).resolve():
@@ -77,7 +76,7 @@ def _asked_problems(config: ARESConfig, on: str, data: str | Path, columns: dict
     if not config.use_images: problems = [replace(p, image=None, images=[]) for p in problems]
     return with_features(problems, features) if features else problems
 
-# %% ../../nbs/pipeline/09_evaluate_on.ipynb #f0e50629
+# %% ../../nbs/pipeline/09_evaluate_on.ipynb #4fc4fc7c
 def evaluation_folder(
     run: str | Path,
     on: str, problems: list, # the data set, and its problems
@@ -92,7 +91,7 @@ def _rationales(config: ARESConfig, run: Path, stage: str, problems: list, folde
         student = load_trained(config, run/stage/"model")
     return write_rationales(student, problems, folder/stage/"rationales.jsonl", config), student
 
-# %% ../../nbs/pipeline/09_evaluate_on.ipynb #b64738d1
+# %% ../../nbs/pipeline/09_evaluate_on.ipynb #dbae2e96
 def _kept_answers(
     config: ARESConfig, run: Path, stage: str, student,
     rollouts: list, folder: Path, # of the evaluation
@@ -110,7 +109,7 @@ def _kept_answers(
     write_jsonl(path, [r.to_dict() | dict(answer=a) for r, a in zip(rollouts, answers)])
     return answers
 
-# %% ../../nbs/pipeline/09_evaluate_on.ipynb #0f7dcb5a
+# %% ../../nbs/pipeline/09_evaluate_on.ipynb #dc94a39c
 def _compared(config: ARESConfig, run: Path, rollouts: list, folder: Path) -> dict: # see `win_rate`
     "Win rates over the baseline's rationales of the same problems."
     problems, texts = [r.problem for r in rollouts], [r.text for r in rollouts]
@@ -120,7 +119,7 @@ def _compared(config: ARESConfig, run: Path, rollouts: list, folder: Path) -> di
     second = {f"answer_{name}": second[name] for name in ("win_rate", "ties", "wins", "losses")}
     return win_rate(judge, problems, texts, before, desc="judge") | second
 
-# %% ../../nbs/pipeline/09_evaluate_on.ipynb #40c650b5
+# %% ../../nbs/pipeline/09_evaluate_on.ipynb #01ee6d85
 def _record(problems: list, rollouts: list, answers: list, on: str) -> dict:
     "The metrics of an evaluation that need no judge."
     table = answer_table(problems, answers, table_categories(on, problems))
@@ -131,7 +130,7 @@ def _record(problems: list, rollouts: list, answers: list, on: str) -> dict:
     pairs = [(r.text, rationale_target(r.problem, prefix=False)) for r in rollouts if r.problem.solution]
     return record | (rationale_metrics(*map(list, zip(*pairs))) if pairs else {})
 
-# %% ../../nbs/pipeline/09_evaluate_on.ipynb #e933584d
+# %% ../../nbs/pipeline/09_evaluate_on.ipynb #31ca88c1
 def evaluate_on(
     run: str | Path, # folder of a run
     on: str, # "scienceqa", "aokvqa", "mmmu", "mmbench" or "own"
@@ -159,7 +158,7 @@ def evaluate_on(
     write_json(folder/stage/"result.json", record)
     return record
 
-# %% ../../nbs/pipeline/09_evaluate_on.ipynb #7a9cb586
+# %% ../../nbs/pipeline/09_evaluate_on.ipynb #0232833b
 def evaluation_table(
     record: dict, # of `evaluate_on`
 ) -> pd.DataFrame: # a row for each category, see `answer_table`

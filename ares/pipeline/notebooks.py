@@ -145,13 +145,16 @@ h1, h2, h3 { line-height: 1.2; margin: 1.6em 0 .4em; }
 blockquote { margin: 0; opacity: .75; } a.anchor-link { display: none; }
 .output_png img, .jp-RenderedImage img, img[alt="No description has been provided for this image"] {
   max-width: 100%; height: auto; border-radius: 6px; }
+.output_png img[width], .jp-RenderedImage img[width] { width: 100%; }
 .output_subarea { overflow-x: auto; } pre { font-size: 14px; white-space: pre-wrap; }
 table.dataframe { margin: .8em 0; border-collapse: collapse; border: 0; font-size: 14px;
   font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 table.dataframe th, table.dataframe td { border: 0; border-bottom: 1px solid #8884; padding: 4px 8px;
   text-align: right; white-space: nowrap; }
+table.dataframe thead th { white-space: normal; vertical-align: bottom; }
 table.dataframe tbody th { text-align: left; white-space: normal; max-width: 22em; }
-code { font-size: 90%; }"""
+code { font-size: 90%; }
+@media (max-width: 600px) { table:not(.dataframe) td { display: block; width: auto !important; } }"""
 
 # %% ../../nbs/pipeline/07_notebooks.ipynb #86dc3dfc
 HEAD = """<!DOCTYPE html>
@@ -173,19 +176,22 @@ def _page_title(nb) -> str: # of a notebook: its first heading
 def export_html(
     notebook: str | Path, # an executed notebook
     page: str | Path, # the file to write
+    title: str = "", # of the page, instead of the notebook's own
 ):
     "Turn an executed notebook into one self-contained HTML file without code cells and scripts."
     import nbformat
     from nbconvert import HTMLExporter  # both are slow to load, and only pages need them
     nb = nbformat.read(notebook, as_version=4)
+    own = _page_title(nb)
+    if title: nb.cells[0].source = nb.cells[0].source.replace(f"# {own}", f"# {title}", 1)
     for cell in nb.cells:
         outputs = cell.get("outputs", []) if cell.cell_type == "code" else []
         cell.outputs = [o for o in outputs if o.get("name") != "stderr"]
     exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_input_prompt=True,
                             exclude_output_prompt=True)
     body, _ = exporter.from_notebook_node(nb)
-    title = f"<title>{html.escape(_page_title(nb))}</title>"
-    text = f"{HEAD}\n{title}\n<style>\n{CSS}\n</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    head = f"{HEAD}\n<title>{html.escape(title or own)}</title>"
+    text = f"{head}\n<style>\n{CSS}\n</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     Path(page).write_text(text, encoding="utf-8")
 
 # %% ../../nbs/pipeline/07_notebooks.ipynb #ee31acc3
@@ -193,11 +199,12 @@ def make_page(
     name: str, # a notebook of `nbs/runs/`
     output: Path, # the executed notebook
     page: Path, # the page that is made of it
+    title: str = "", # of the page, instead of the notebook's own
     **parameters,
 ) -> Path: # the page
     "Execute a notebook and turn it into a page."
     with alone(): execute_notebook(name, output, parameters)
-    export_html(output, page)
+    export_html(output, page, title)
     return page
 
 # %% ../../nbs/pipeline/07_notebooks.ipynb #22955839
@@ -208,7 +215,8 @@ def make_report(
     if not (run / "results.json").exists():
         raise AresError(f"{run}: no finished stage to report on; start one with `ares run`.")
     check_run(read_config(run), run)
-    return make_page("report", run/"notebooks"/"report.ipynb", run/"report.html", run=str(run))
+    title = f"Report of the run {run.resolve().name}"
+    return make_page("report", run/"notebooks"/"report.ipynb", run/"report.html", title, run=str(run))
 
 # %% ../../nbs/pipeline/07_notebooks.ipynb #c03556e9
 def run_notebooks(

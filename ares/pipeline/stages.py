@@ -21,7 +21,8 @@ from ..students.base import ValueHead
 from ..teachers.own import keep_code, new_code
 from ..training.rollouts import add_logprobs, generate_rollouts, recompute_logprobs, score_rollouts
 from ..training.rollouts import to_score
-from ..training.ppo import PPOTrainer, SCHEDULES
+from ..training.ppo import PPOConfig, PPOTrainer, SCHEDULES
+from ..training.feedback import feedback_records, keep_rollouts
 from ..training.sft import correct_rollouts, correction_examples, fit_sft, gold_examples, to_correct
 from .config import ARESConfig, own_names
 from .build import check_gold, check_keys, load_splits, load_trained, make_sampler, make_student
@@ -182,6 +183,18 @@ def rl_parts(
         return student, reference, value_head, trainer, records
     raise AresError(f"{state}/position.json: `records` must hold a record for each collection; {remedy}.")
 
+# %% ../../nbs/pipeline/06_stages.ipynb #77b4bbb2
+def _keep_collection(
+    folder: Path, # of the stage
+    records: list, # one a collection so far
+    rollouts: list, # of the last collection
+    config: PPOConfig,
+):
+    "Store the metrics of an RL stage, and the rollouts of its last collection."
+    write_jsonl(folder/"metrics.jsonl", records)
+    feedback = feedback_records(rollouts, config, records[-1]["kl_coef"])
+    keep_rollouts(folder, len(records), feedback)
+
 # %% ../../nbs/pipeline/06_stages.ipynb #36c451c5
 _SCORES = "problem_scores.json" # in the folder of an RL stage
 
@@ -236,7 +249,7 @@ def train_rl(
         rollouts, measured = collect(config, student, reference, value_head, teacher, chosen, sampler)
         record = trainer.update(rollouts, schedule(before / total)) | dict(collection=len(records) + 1)
         records.append(record | measured | dict(seconds=round(time.time() - started, 3)))
-        if is_main(): write_jsonl(folder/"metrics.jsonl", records)
+        if is_main(): _keep_collection(folder, records, rollouts, trainer.config)
         if is_main() and config.sft_select: _keep_scores(folder, rollouts)
         tracker.log(records[-1], len(records))
         if len(records) % config.save_every == 0: save_state(folder, student, value_head, trainer, records)

@@ -375,15 +375,16 @@ def _send_folder(
     to: str, private: bool, token: str,
     message: str, # of the commit
     endpoint: str | None = None, # another server than the Hub
+    kind: str = "model", # of the repository, or "dataset"
 ) -> str: # address of the repository
     "Create a repository, unless it exists, and upload a folder to it."
     api = HfApi(endpoint=endpoint, token=token)
     try:
-        url = api.create_repo(to, private=private, exist_ok=True)
-        if private and not api.model_info(to).private:
+        url = api.create_repo(to, private=private, exist_ok=True, repo_type=kind)
+        if private and not api.repo_info(to, repo_type=kind).private:
             raise AresError(f"--to {to}: this repository is public; say --public, or choose another name.")
-        api.upload_folder(repo_id=to, folder_path=folder, commit_message=message,
-                          delete_patterns=["*.safetensors*", "metrics/*"])
+        api.upload_folder(repo_id=to, folder_path=folder, commit_message=message, repo_type=kind,
+                          delete_patterns=["*.safetensors*", "*.parquet", "metrics/*"])
     except AresError:
         raise
     except Exception as e:

@@ -7,7 +7,7 @@ __all__ = ['SCHEDULES', 'compute_advantages', 'whiten', 'sentence_places', 'grou
            'PPOConfig', 'padded', 'rollout_advantages', 'batch_losses', 'kl_estimate', 'PPOTrainer']
 
 # %% ../../nbs/training/03_ppo.ipynb #6dc935ad
-import math, random, time
+import math, time
 from dataclasses import dataclass
 from pathlib import Path
 

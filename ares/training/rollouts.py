@@ -61,7 +61,7 @@ def _tint(
 def _sentence_html(sentence: str, score: float | None) -> str:
     "A sentence on a background that shows its score."
     style = f"background:{_tint(score)};color:#111;border-radius:4px;padding:1px 5px;line-height:1.9"
-    number = "" if score is None else f"<sub style=opacity:.65> {score:.1f}</sub>"
+    number = "" if score is None else f"<sub style=opacity:.65>&nbsp;{score:.1f}</sub>"
     return f"<span style='{style}'>{html.escape(sentence)}{number}</span>"
 
 def tinted_html(
