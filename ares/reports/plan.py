@@ -214,7 +214,7 @@ def stage_seconds(
     machine: dict,
 ) -> Counter: # limit -> seconds of one process; their sum is the time of the stage
     "How long a stage takes, and what bounds its parts."
-    each = {name: __limits(work, machine) for name, work in parts.items()}
+    each = {name: _limits(work, machine) for name, work in parts.items()}
     seconds = Counter()
     for name, n in _part_counts(config, stage, row, sizes, tokens).items():
         if n: seconds[max(each[name], key=each[name].get)] += n * max(each[name].values())
