@@ -493,6 +493,7 @@ def own_names(config: ARESConfig) -> list:
     named = [config.teacher, config.judge, *config.reward]
     return [name for name in dict.fromkeys(named) if is_own(name)]
 
+# %% ../../nbs/pipeline/02_config.ipynb #64f86970
 def _check_own_code(
     config: ARESConfig, need, # of `check_config`
     need_file: bool, # False: the files may be on another machine
@@ -697,6 +698,7 @@ def _rubric_text(rubric: str, folder: str | Path) -> str:
     if text: return text
     raise AresError(f"{shown_name(path)}: is empty; write down what you want from a rationale.")
 
+# %% ../../nbs/pipeline/02_config.ipynb #f7204739
 def _resolved(
     values: dict, # settings as they were given
     folder: str | Path, # where relative paths begin
