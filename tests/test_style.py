@@ -87,7 +87,8 @@ def test_text_comes_before_every_exported_definition_or_pair(path):
     assert not lonely, f"no text explains {lonely}"
 
 
-WITHOUT_FIGURE = {"00_sizes", "01_base", "02_sampling", "02_synthetic", "03_datasets", "07_mock_server", "07_vllm"}
+WITHOUT_FIGURE = {"00_sizes", "01_base", "02_sampling", "02_synthetic", "03_datasets", "07_mock_server",
+                  "07_vllm"}
 METHOD = [p for p in PAGES if p.parent.name in CHAPTERS[1:6] and p.stem not in WITHOUT_FIGURE]
 METHOD += [ROOT/"nbs"/p for p in ("teachers/01_base.ipynb", "pipeline/04_folder.ipynb",
                                   "pipeline/06_stages.ipynb")]

@@ -300,7 +300,7 @@ def launch(
 def part_of(
     whole: torch.Tensor,
     param: torch.Tensor, # perhaps divided
-) -> torch.Tensor: # this process's part of `unsharded`, if it has the shape of a divided `param`; else `unsharded`
+) -> torch.Tensor: # this process's part of `whole`, if it has the shape of a divided `param`
     "Divide a tensor as a parameter is."
     if not isinstance(param, DTensor) or isinstance(whole, DTensor) or whole.shape != param.shape:
         return whole

@@ -57,6 +57,11 @@ class _ProblemSettings:
         'the gold rationale of three: "join", "longest" or "first"', choices=("join", "longest", "first"))
     aokvqa_answers: str = setting("choice",
         'a "choice" among four, or a "direct" answer in words, without choices', choices=("choice", "direct"))
+
+# %% ../../nbs/pipeline/02_config.ipynb #e2dd7380
+@dataclass
+class _PictureSettings(_ProblemSettings):
+    "Pictures, and the numbers of problems."
     use_images: bool = setting(True,
         "False: text and captions only; embedded problems get a caption of their picture")
     features: str = setting("",
@@ -79,7 +84,7 @@ class _ProblemSettings:
 
 # %% ../../nbs/pipeline/02_config.ipynb #4dda1306
 @dataclass
-class _StudentSettings(_ProblemSettings):
+class _StudentSettings(_PictureSettings):
     "The student and the offline teacher."
     student: str | dict = setting("declare-lab/flan-alpaca-base",
         "a name, a folder, or the sizes of a new student", place=True)
@@ -88,6 +93,11 @@ class _StudentSettings(_ProblemSettings):
         "variables of its chat template, for example {enable_thinking: false}")
     max_prompt_tokens: int = setting(512, "longer prompts are cut (paper)", low=1)
     max_new_tokens: int = setting(512, "longer rationales are cut off (paper)", low=1)
+
+# %% ../../nbs/pipeline/02_config.ipynb #3d374d22
+@dataclass
+class _OfflineSettings(_StudentSettings):
+    "The teacher."
     teacher: str = setting("facts",
         '"facts" for embedded problems, "reference" for real ones; "claude", "openai" or "local" for '
         "both; \"replay\" repeats a feedback data set; or code of yours (nbs/teachers/08_own.ipynb)",
@@ -106,7 +116,7 @@ class _StudentSettings(_ProblemSettings):
 
 # %% ../../nbs/pipeline/02_config.ipynb #88edba64
 @dataclass
-class _MachineSettings(_StudentSettings):
+class _MachineSettings(_OfflineSettings):
     "The machine, and where to log and evaluate."
     seed: int = setting(42, "seed of all random numbers (paper)", low=0)
     device: str = setting("auto", '"auto" takes a GPU where there is one; or "cpu", "cuda", "cuda:1", "mps"',
@@ -147,6 +157,11 @@ class _TeacherSettings(_MachineSettings):
         "rationales of one problem scored together; 1 as in the paper", low=1)
     ledger: str = setting("", "file that keeps the replies; \"\" for ledger.sqlite in the run's folder",
         place=True)
+
+# %% ../../nbs/pipeline/02_config.ipynb #587b84ec
+@dataclass
+class _SendingSettings(_TeacherSettings):
+    "How a language model is reached."
     teacher_send: str = setting("live",
         '"batch": half the price, within a day; "replay": only replies in the ledger',
         choices=("live", "batch", "replay"), runtime=True)
@@ -168,7 +183,7 @@ class _TeacherSettings(_MachineSettings):
 
 # %% ../../nbs/pipeline/02_config.ipynb #6bd55795
 @dataclass
-class _RoundSettings(_TeacherSettings):
+class _RoundSettings(_SendingSettings):
     "The training of the baseline, and the rounds."
     baseline_lr: float = setting(8e-5, "learning rate of the fine-tuning on gold rationales", above=0)
     baseline_epochs: int = setting(20, "passes over the gold rationales", low=1)
@@ -190,6 +205,11 @@ class _SamplingSettings(_RoundSettings):
     rollout_batch_size: int = setting(64,
         "problems sampled at a time; a language model scores one batch while the next is written", low=1)
     num_samples: int = setting(4, "rationales for each problem, K (paper)", low=1)
+
+# %% ../../nbs/pipeline/02_config.ipynb #2a559286
+@dataclass
+class _DistributionSettings(_SamplingSettings):
+    "The distribution that is sampled."
     temperature: float = setting(1.0, "of the samples in RL", above=0)
     top_k: int = setting(50, "sample from the k likeliest tokens (paper); 0 for all", low=0)
     top_p: float = setting(1.0,
@@ -206,7 +226,7 @@ class _SamplingSettings(_RoundSettings):
 
 # %% ../../nbs/pipeline/02_config.ipynb #54281d26
 @dataclass
-class _PPOSettings(_SamplingSettings):
+class _PPOSettings(_DistributionSettings):
     "PPO."
     rl_lr: float = setting(2e-5, "learning rate of PPO (paper)", above=0)
     rl_schedule: str = setting("constant",
@@ -220,6 +240,11 @@ class _PPOSettings(_SamplingSettings):
     value_model: str = setting("separate",
         '"separate" copy of the trunk (paper) or "shared"', choices=("separate", "shared"))
     value_warmup: int = setting(0, "first collections that train the value head alone", low=0)
+
+# %% ../../nbs/pipeline/02_config.ipynb #746f5988
+@dataclass
+class _UpdateSettings(_PPOSettings):
+    "The update of PPO."
     ppo_epochs: int = setting(10, "passes over a collection (paper)", low=1)
     rl_batch_size: int = setting(8, "rollouts in one forward pass (paper)", low=1)
     rl_grad_accum: int = setting(8, "forward passes for one step (paper)", low=1)
@@ -248,7 +273,7 @@ class _PPOSettings(_SamplingSettings):
 
 # %% ../../nbs/pipeline/02_config.ipynb #b1de284c
 @dataclass
-class _OptimizerSettings(_PPOSettings):
+class _OptimizerSettings(_UpdateSettings):
     "Saving, adapters, and the optimizers."
     save_every: int = setting(10, "collections between two saved states", low=1)
     lora: bool = setting(False,
@@ -278,6 +303,11 @@ class _CorrectionSettings(_OptimizerSettings):
     sft_epochs: int = setting(20, "passes over the corrections (paper)", low=1)
     sft_batch_size: int = setting(8, "corrections in one forward pass (paper)", low=1)
     sft_grad_accum: int = setting(1, "forward passes for one step: baseline, corrections and answers", low=1)
+
+# %% ../../nbs/pipeline/02_config.ipynb #b5d82219
+@dataclass
+class _AnswerSettings(_CorrectionSettings):
+    "The answers."
     answer_model: str = setting("adapter",
         "\"adapter\": LoRA on each stage's student (paper); \"separate\": one model for all stages, on gold "
         "and the baseline's rationales (after MM-CoT); \"conclusion\": read from the rationale's last "
@@ -296,7 +326,7 @@ class _CorrectionSettings(_OptimizerSettings):
 
 # %% ../../nbs/pipeline/02_config.ipynb #e7b7395b
 @dataclass
-class ARESConfig(_CorrectionSettings):
+class ARESConfig(_AnswerSettings):
     "All settings of a run; each field can be a key of its YAML file."
 
 CHOICES = {f.name: f.metadata["choices"] for f in fields(ARESConfig) if f.metadata["choices"]}
@@ -318,6 +348,7 @@ def _group_of(name: str) -> str: # of a field
     owner = next(c for c in reversed(ARESConfig.__mro__) if name in getattr(c, "__annotations__", {}))
     return owner.__doc__.rstrip(".")
 
+# %% ../../nbs/pipeline/02_config.ipynb #12e1ee8f
 def settings_help() -> list: # of dict(group, setting, type, default, values, help), one a setting
     "A row for each setting."
     kinds, rows = typing.get_type_hints(ARESConfig), []
@@ -459,6 +490,7 @@ def _check_address(url: str): # of a judge
     from ares.teachers.sender import url_fault
     if fault := url_fault(url): raise AresError(f"`judge_base_url` must be {fault}.")
 
+# %% ../../nbs/pipeline/02_config.ipynb #dfada33e
 def check_teachers(
     config: ARESConfig,
     need, # of `check_config`: raises unless its second argument is true
@@ -582,6 +614,7 @@ def _is_hub_name(source: str) -> bool: # see `is_hub_name`
     from ares.data.datasets import is_hub_name
     return is_hub_name(source)
 
+# %% ../../nbs/pipeline/02_config.ipynb #539ad1f6
 def _check_own_data(config: ARESConfig, need, need_data: bool): # as in `check_config`
     "Raise an error if own data are not there, or their columns cannot be named so."
     from ares.data.own import columns_fault, is_own_file

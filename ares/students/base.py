@@ -24,9 +24,8 @@ from ..core.io import *
 from ..core.distributed import unsharded, unsharded_weights
 
 # %% ../../nbs/students/01_base.ipynb #fb46d66a
-@runtime_checkable
-class Student(Protocol):
-    "A model that writes rationales, and all that other modules use of it."
+class _StudentFacts(Protocol):
+    "What other modules read of a student."
     model: nn.Module
     tokenizer: PreTrainedTokenizerFast
     max_prompt_tokens: int # longer prompts are cut
@@ -40,6 +39,11 @@ class Student(Protocol):
     fresh: tuple # modules that its checkpoint lacked: an adapter trains and saves them whole
     frozen_vision: bool # whether training leaves its vision tower unchanged
     unlearned: tuple # tokens of its template for which its checkpoint has no vector
+
+# %% ../../nbs/students/01_base.ipynb #c277fab2
+@runtime_checkable
+class Student(_StudentFacts, Protocol):
+    "A model that writes rationales, and all that other modules use of it."
     def inputs(self, prompts: list, pictures: list) -> dict:
         "A padded batch of prompts and pictures (None for no picture) on the model's device."
     def generate(self, inputs: dict, num_samples=1, max_new_tokens=64, temperature=1.0, top_k=0, top_p=1.0,
@@ -69,22 +73,9 @@ class StepwiseStudent(Student, Protocol):
     def decode_step(self, cache, last: torch.Tensor, step: int) -> torch.Tensor:
         "The states (rows, d) after the last token of each row, which is the `step`-th."
 
-# %% ../../nbs/students/01_base.ipynb #c94cae79
-class StudentModel:
-    "A model and its tokenizer: the part of a student that is the same in all kinds."
-    fresh, unlearned, frozen_vision, follows_tokens = (), (), False, False # see `Student`
-    device = property(lambda self: self.model.device)
-    width = property(lambda self: self.model.config.get_text_config().hidden_size)
-    ends = property(lambda self: {self.tokenizer.eos_token_id})
-
-    def __init__(self, model: nn.Module, tokenizer, max_prompt_tokens: int = 512, mixed: bool = False):
-        self.model, self.tokenizer = model.eval(), tokenizer
-        self.max_prompt_tokens, self.mixed = max_prompt_tokens, mixed
-
-    def precision(self):
-        "The context of all computation: bfloat16 with mixed precision."
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed)
-
+# %% ../../nbs/students/01_base.ipynb #4f42f132
+class _ModelFiles:
+    "How a model is copied and saved."
     def copy(self):
         "An independent copy, for example the frozen reference model; frozen weights are shared."
         other = copy.copy(self)
@@ -100,6 +91,22 @@ class StudentModel:
     def unsharded(self):
         "The context in which each process has all weights: for everything but training."
         return unsharded(self.model)
+
+# %% ../../nbs/students/01_base.ipynb #c94cae79
+class StudentModel(_ModelFiles):
+    "A model and its tokenizer: the part of a student that is the same in all kinds."
+    fresh, unlearned, frozen_vision, follows_tokens = (), (), False, False # see `Student`
+    device = property(lambda self: self.model.device)
+    width = property(lambda self: self.model.config.get_text_config().hidden_size)
+    ends = property(lambda self: {self.tokenizer.eos_token_id})
+
+    def __init__(self, model: nn.Module, tokenizer, max_prompt_tokens: int = 512, mixed: bool = False):
+        self.model, self.tokenizer = model.eval(), tokenizer
+        self.max_prompt_tokens, self.mixed = max_prompt_tokens, mixed
+
+    def precision(self):
+        "The context of all computation: bfloat16 with mixed precision."
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed)
 
 # %% ../../nbs/students/01_base.ipynb #13b6a292
 def train_tokenizer(
@@ -174,8 +181,27 @@ def set_ways(
         for part in student.parts: part.compile(dynamic=True)
     return student
 
+# %% ../../nbs/students/01_base.ipynb #1d6cbc24
+class _HeadFiles:
+    "How a value head is saved, and divided among processes."
+    def save(self, folder):
+        "Write the weights of the head and of its own trunk."
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        weights = {k: v.contiguous().clone() for k, v in unsharded_weights(self).items()}
+        save_file(weights, str(Path(folder)/"value.safetensors"))
+
+    def load(self, folder): self.load_state_dict(load_file(str(Path(folder)/"value.safetensors")))
+
+    def shard(self):
+        "Divide the weights of its own trunk among the processes, like a student's."
+        if self.trunk is not None: self.student.shard()
+
+    def unsharded(self):
+        "The context in which each process has all weights, also those of a shared trunk."
+        return self.student.unsharded()
+
 # %% ../../nbs/students/01_base.ipynb #ddd61911
-class ValueHead(nn.Module):
+class ValueHead(_HeadFiles, nn.Module):
     "Predicts the reward still to come, on its own trunk or on the student's."
     def __init__(self, student, trunk: str = "separate"):
         super().__init__()
@@ -194,16 +220,3 @@ class ValueHead(nn.Module):
         return self.mlp(hidden.float())[..., 0]
 
     def forward(self, *args, **kwargs): return self.values(*args, **kwargs)
-    def save(self, folder):
-        "Write the weights of the head and of its own trunk."
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        weights = {k: v.contiguous().clone() for k, v in unsharded_weights(self).items()}
-        save_file(weights, str(Path(folder)/"value.safetensors"))
-
-    def load(self, folder): self.load_state_dict(load_file(str(Path(folder)/"value.safetensors")))
-    def shard(self):
-        "Divide the weights of its own trunk among the processes, like a student's."
-        if self.trunk is not None: self.student.shard()
-    def unsharded(self):
-        "The context in which each process has all weights, also those of a shared trunk."
-        return self.student.unsharded()
