@@ -10,13 +10,13 @@ __all__ = ['stage_names', 'stage_order', 'kept_settings', 'made_with', 'run_spli
 import gzip, hashlib, json, os, time
 from contextlib import contextmanager
 from dataclasses import asdict, fields
+from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
 
 from safetensors import safe_open
 
 # %% ../../nbs/pipeline/04_folder.ipynb #77554837
-from .. import __version__
 from ..core.io import *
 from ..core.distributed import run_lock
 from ..data.datasets import is_hub_name
@@ -54,7 +54,8 @@ def kept_settings(
 # %% ../../nbs/pipeline/04_folder.ipynb #085ed731
 def _note_start(run: Path):
     "Store the day and the version with which a run starts."
-    write_json(run/"made.json", dict(date=time.strftime("%Y-%m-%d"), version=__version__))
+    today = time.strftime("%Y-%m-%d")
+    write_json(run/"made.json", dict(date=today, version=version("ares-reason")))
 
 def made_with(
     run: str | Path, # folder of a run

@@ -307,8 +307,8 @@ def train_sft(
         aside = max(1, len(examples) // 10)
         set_seed(stage_seed(config, stage))
         tracker = Tracker(config.report_to, run, stage)
-        fit_sft(student, examples[aside:], examples[:aside], run/stage/"fit", sft_config(config, "sft"), stage,
-                tracker)
+        settings = sft_config(config, "sft")
+        fit_sft(student, examples[aside:], examples[:aside], run/stage/"fit", settings, stage, tracker)
     save_model(student, run/stage/"model")
     return dict(teacher_calls=len(corrections), uncorrected=sum(c["corrected"] is None for c in corrections))
 
