@@ -16,7 +16,6 @@ from pathlib import Path
 from safetensors import safe_open
 
 # %% ../../nbs/pipeline/04_folder.ipynb #77554837
-from .. import __version__
 from ..core.io import *
 from ..core.distributed import run_lock
 from ..data.datasets import is_hub_name
@@ -54,7 +53,7 @@ def kept_settings(
 # %% ../../nbs/pipeline/04_folder.ipynb #085ed731
 def _note_start(run: Path):
     "Store the day and the version with which a run starts."
-    write_json(run/"made.json", dict(date=time.strftime("%Y-%m-%d"), version=__version__))
+    write_json(run/"made.json", dict(date=time.strftime("%Y-%m-%d"), version=version("ares-reason")))
 
 def made_with(
     run: str | Path, # folder of a run
