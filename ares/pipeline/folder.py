@@ -10,6 +10,7 @@ __all__ = ['stage_names', 'stage_order', 'kept_settings', 'made_with', 'run_spli
 import gzip, hashlib, json, os, time
 from contextlib import contextmanager
 from dataclasses import asdict, fields
+from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
 
