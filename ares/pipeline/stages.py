@@ -303,12 +303,13 @@ def train_sft(
             "student says nothing that the teacher can mend. Start another run with a higher `kl_coef`, a "
             "lower `rl_lr`, or more `teacher_knowledge`."
         )
-    if len(examples) > 1:  # with `sft_select` there may be nothing to correct, and the student stays as it is
+    # with `sft_select` there may be nothing to correct, and the student stays as it is
+    if len(examples) > 1:
         aside = max(1, len(examples) // 10)
         set_seed(stage_seed(config, stage))
         tracker = Tracker(config.report_to, run, stage)
-        settings = sft_config(config, "sft")
-        fit_sft(student, examples[aside:], examples[:aside], run/stage/"fit", settings, stage, tracker)
+        settings, fit = sft_config(config, "sft"), run/stage/"fit"
+        fit_sft(student, examples[aside:], examples[:aside], fit, settings, stage, tracker)
     save_model(student, run/stage/"model")
     return dict(teacher_calls=len(corrections), uncorrected=sum(c["corrected"] is None for c in corrections))
 
