@@ -564,10 +564,13 @@ def _wording_pattern(wording: str, slots: dict): # slot -> its pattern
     return re.compile(re.sub(r"\\\{(\w+)\\\}", lambda m: slots[m[1]], re.escape(wording)))
 
 @lru_cache(None)
-def _patterns() -> tuple: # of (skill name, kind, compiled pattern)
+def _patterns(
+    names: tuple, # of skills
+) -> tuple: # of (skill name, kind, compiled pattern)
     "One pattern for each wording of each skill."
     patterns = []
-    for name, skill in SKILLS.items():
+    for name in names:
+        skill = SKILLS[name]
         slots = {slot: _slot_pattern(slot, values) for slot, values in skill.words.items()}
         for kind, (_, wordings) in skill.wordings.items():
             patterns += [(name, kind, _wording_pattern(w, slots)) for w in wordings]
@@ -575,10 +578,14 @@ def _patterns() -> tuple: # of (skill name, kind, compiled pattern)
 
 # %% ../../nbs/data/02_synthetic.ipynb #4c26da0f
 @lru_cache(100_000)
+def _readings(sentence: str, names: tuple) -> tuple: # see `read_statement` and `_patterns`
+    "The readings of a sentence as statements of some skills."
+    matches = ((name, kind, pattern.fullmatch(sentence)) for name, kind, pattern in _patterns(names))
+    return tuple((name, kind, m.groupdict()) for name, kind, m in matches if m)
+
 def read_statement(sentence: str) -> tuple: # of (skill name, kind, {slot: value as text})
     "All statements that a sentence can be read as, whether they are true or not."
-    matches = ((name, kind, pattern.fullmatch(sentence)) for name, kind, pattern in _patterns())
-    return tuple((name, kind, m.groupdict()) for name, kind, m in matches if m)
+    return _readings(sentence, tuple(SKILLS))
 
 def is_well_formed(sentence: str) -> bool:
     "Whether it is a proper sentence of some skill, true or false."
