@@ -606,7 +606,8 @@ def _check_settings(
     overrides: dict, # settings of the command line
 ):
     "Raise on a wrong setting; a launcher's processes are checked later, when their number is known."
-    if "WORLD_SIZE" in os.environ: return read_parameters(args.target)
+    read_parameters(args.target)
+    if "WORLD_SIZE" in os.environ: return
     from ares.pipeline.config import load_config, refuse_unknown
     refuse_unknown(overrides, "-p")
     load_config(args.target, need_data=args.command in ("run", "cost"), **overrides)

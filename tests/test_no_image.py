@@ -91,7 +91,7 @@ def test_zeros_are_what_the_official_code_gives(pictures):
     with torch.no_grad():
         ours, theirs = student.prefill(inputs), official_states(student.model, inputs, shown)
     assert (ours - theirs).abs().max() < 1e-5
-    with torch.no_grad(): shut = set_no_image(student, "gate").read(inputs)
+    with torch.no_grad(): shut = set_no_image(student, "gate").prefill(inputs)
     without = [i for i, p in enumerate(pictures) if p is None]
     assert not without or (shut - theirs)[without].abs().amax((1, 2)).min() > 1e-2
 
@@ -156,7 +156,7 @@ def test_a_published_checkpoint_gets_zeros_and_keeps_them(tmp_path):
     pictures = torch.zeros(3, 145, student.model.config.image_dim)
     with torch.no_grad(): theirs = official_states(student.model, inputs, pictures)
     def off(one):
-        with torch.no_grad(): return (one.read(inputs) - theirs).abs().max().item()
+        with torch.no_grad(): return (one.prefill(inputs) - theirs).abs().max().item()
     assert off(student) < 1e-5 and off(student.copy()) < 1e-5
     student.save(tmp_path/"saved")
     assert read_json(tmp_path/"saved"/"config.json")["no_image"] == "zeros"
@@ -190,7 +190,7 @@ def test_an_adapter_remembers_the_choice(how, tmp_path):
     loaded, inputs = load_student(str(tmp_path/"adapter")), student.inputs(PROMPTS, [None] * 3)
     with torch.no_grad():
         assert loaded.prefill(inputs).equal(student.prefill(inputs))
-        assert torch.allclose(merged(loaded).read(inputs), student.prefill(inputs), atol=1e-5)
+        assert torch.allclose(merged(loaded).prefill(inputs), student.prefill(inputs), atol=1e-5)
     merged(loaded).save(tmp_path/"whole")
     assert load_student(str(tmp_path/"whole")).model.config.no_image == how
     config = ARESConfig(student=source, lora=True, device="cpu")

@@ -17,8 +17,7 @@ from ..core.io import *
 from ..data.datasets import is_hub_name
 from ..data.sentences import sentences_of
 from ..training.feedback import kept_rollouts
-from ..pipeline.build import load_splits
-from ..pipeline.folder import done_stages, read_config
+from ..pipeline.folder import done_stages, read_config, run_splits
 from .report import read_rollouts, run_facts
 from .publish import _check_destination, _send_folder
 
@@ -60,8 +59,8 @@ def run_feedback(
     run: str | Path, # folder of a run
 ) -> dict: # "train" and "test" -> rows, see the card for their columns
     "All feedback of a run."
-    run, config = Path(run), read_config(run)
-    splits, stages = load_splits(config), done_stages(run)
+    run, config = Path(run), read_config(run, need_data=False)
+    splits, stages = run_splits(config, run), done_stages(run)
     by_id, train, test = {p.id: p for p in splits["train"]}, [], []
     for stage in stages:
         train += _stage_rows(run/stage, by_id)

@@ -17,8 +17,7 @@ from PIL import Image
 from ..core.io import *
 from ..data.sentences import sentence_key
 from ..training.feedback import kept_rollouts
-from ..pipeline.build import load_splits
-from ..pipeline.folder import done_stages, loading, read_config, read_results
+from ..pipeline.folder import done_stages, loading, read_config, read_results, run_splits
 from .report import read_rollouts, run_facts, shown
 
 # %% ../../nbs/reports/08_explorer.ipynb #dfd127a8
@@ -181,9 +180,9 @@ def explorer_data(
     trained: int = 150, # train problems shown
 ) -> dict: # what the template needs
     "The data of the page."
-    run, config = Path(run), read_config(run)
+    run, config = Path(run), read_config(run, need_data=False)
     stages, results, pictures = done_stages(run), read_results(run), {}
-    splits = load_splits(config)
+    splits = run_splits(config, run)
     problems = splits[config.evaluate_on]
     title = dict(test="Test problems", val="Validation problems")[config.evaluate_on]
     test = _tested(run, problems, stages, tested, pictures)
