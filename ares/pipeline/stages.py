@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['stage_seed', 'load_previous_model', 'save_model', 'train_baseline', 'collection_problems', 'save_state', 'last_state',
-           'distribution', 'sample_collection', 'collect', 'rl_parts', 'train_rl', 'corrected', 'train_sft',
-           'train_stage', 'check_stage', 'run_stage', 'notebook_record', 'gained', 'run_ares']
+           'distribution', 'sample_collection', 'collect', 'rl_parts', 'sample_scores', 'train_rl', 'corrected',
+           'train_sft', 'train_stage', 'check_stage', 'run_stage', 'notebook_record', 'gained', 'run_ares']
 
 # %% ../../nbs/pipeline/06_stages.ipynb #0dcdf5f5
 import shutil, time
@@ -22,7 +22,7 @@ from ..teachers.own import keep_code, new_code
 from ..training.rollouts import add_logprobs, generate_rollouts, recompute_logprobs, score_rollouts
 from ..training.rollouts import to_score
 from ..training.ppo import PPOConfig, PPOTrainer, SCHEDULES
-from ..training.feedback import feedback_records, keep_rollouts
+from ..training.feedback import feedback_records, keep_rollouts, kept_rollouts
 from ..training.sft import correct_rollouts, correction_examples, fit_sft, gold_examples, to_correct
 from .config import ARESConfig, own_names
 from .build import check_gold, check_keys, load_splits, load_trained, make_sampler, make_student
@@ -196,18 +196,18 @@ def _keep_collection(
     keep_rollouts(folder, len(records), feedback)
 
 # %% ../../nbs/pipeline/06_stages.ipynb #36c451c5
-_SCORES = "problem_scores.json" # in the folder of an RL stage
-
-def _keep_scores(
+def sample_scores(
     folder: Path, # of an RL stage
-    rollouts: list, # of a collection, scored
-):
-    "Keep the mean sentence score of each problem's newest samples."
-    path, rows = folder/_SCORES, {}
-    for r in rollouts:
-        if r.scores: rows.setdefault(r.problem.id, []).extend(r.scores)
-    means = {id: sum(row) / len(row) for id, row in rows.items()}
-    write_json(path, (read_json(path, dict) if path.exists() else {}) | means)
+) -> dict: # problem id -> mean sentence score
+    "The mean sentence score of each problem's newest samples."
+    newest, scores = {}, {}
+    for record in kept_rollouts(folder):
+        if not record["scores"]: continue
+        id, collection = record["id"], record["collection"]
+        if newest.get(id) != collection: scores[id] = []
+        newest[id] = collection
+        scores[id] += record["scores"]
+    return {id: sum(row) / len(row) for id, row in scores.items()}
 
 # %% ../../nbs/pipeline/06_stages.ipynb #a4c14c37
 def _selected(
@@ -219,12 +219,12 @@ def _selected(
     "The problems that are worth a correction, by the scores of the RL stage before."
     if not config.sft_select: return problems
     names = stage_names(config)
-    path = run/names[names.index(stage) - 1]/_SCORES
-    remedy = _remedy(path.parent)
-    if not path.exists(): raise AresError(f"{path}: missing, and `sft_select` needs its scores; {remedy}.")
-    with loading(path, remedy):
-        means = read_json(path, dict)
-        return [p for p in problems if means.get(p.id, 0.0) < config.sft_select]
+    folder = run/names[names.index(stage) - 1]
+    with loading(folder/"rollouts", _remedy(folder)):
+        means = sample_scores(folder)
+        chosen = [p for p in problems if means.get(p.id, 0.0) < config.sft_select]
+    if means: return chosen
+    raise AresError(f"{folder}/rollouts: no scores, and `sft_select` needs them; {_remedy(folder)}.")
 
 # %% ../../nbs/pipeline/06_stages.ipynb #30d4d23c
 def train_rl(
@@ -250,7 +250,6 @@ def train_rl(
         record = trainer.update(rollouts, schedule(before / total)) | dict(collection=len(records) + 1)
         records.append(record | measured | dict(seconds=round(time.time() - started, 3)))
         if is_main(): _keep_collection(folder, records, rollouts, trainer.config)
-        if is_main() and config.sft_select: _keep_scores(folder, rollouts)
         tracker.log(records[-1], len(records))
         if len(records) % config.save_every == 0: save_state(folder, student, value_head, trainer, records)
         bar.update(spent() - before)

@@ -10,8 +10,8 @@ from collections import Counter
 from pathlib import Path
 
 from ..core.io import *
-from .ppo import PPOConfig, rollout_advantages
-from .rewards import regrade, settle_cut_off, token_rewards
+from .ppo import PPOConfig, graded_rollouts, rollout_advantages
+from .rewards import settle_cut_off, token_rewards
 from .rollouts import Rollout
 
 # %% ../../nbs/training/06_feedback.ipynb #6b557458
@@ -41,7 +41,7 @@ def feedback_records(
     learned = [i for i, r in enumerate(rollouts) if r.tokens]
     settled = settle_cut_off([rollouts[i] for i in learned], config.cut_off)
     advantages, _ = rollout_advantages(settled, config, kl_coef)
-    graded = regrade(settled, config.feedback, config.neutral)
+    graded = graded_rollouts(settled, config)
     rewards = [token_rewards(r, kl_coef, config.neutral).tolist() for r in graded]
     values = dict(zip(learned, zip(rewards, advantages.tolist())))
     return [_record(r, numbers[i], *values.get(i, ([], []))) for i, r in enumerate(rollouts)]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'compute_advantages', 'whiten', 'sentence_places', 'group_advantages', 'policy_loss', 'value_loss',
-           'PPOConfig', 'padded', 'rollout_advantages', 'batch_losses', 'kl_estimate', 'PPOTrainer']
+           'PPOConfig', 'padded', 'graded_rollouts', 'rollout_advantages', 'batch_losses', 'kl_estimate', 'PPOTrainer']
 
 # %% ../../nbs/training/03_ppo.ipynb #6dc935ad
 import math, time
@@ -169,6 +169,15 @@ def _sample_advantages(rollouts: list, returns: torch.Tensor, mask: torch.Tensor
     by_score = group_advantages(score_returns, places, mask, owners, config.normalize_advantages)
     return by_score + group_advantages(returns - score_returns, places, mask, owners, False)
 
+# %% ../../nbs/training/03_ppo.ipynb #ad0aeb71
+def graded_rollouts(
+    rollouts: list, # a rollout batch, scored
+    config: PPOConfig,
+) -> list: # of `Rollout`; the given ones are not changed
+    "The rollout batch with the scores that PPO learns from: by the settings `feedback` and `credit`."
+    graded = regrade(rollouts, config.feedback, config.neutral)
+    return credited(graded, config.credit, config.neutral)
+
 # %% ../../nbs/training/03_ppo.ipynb #c415de8b
 def rollout_advantages(
     rollouts: list, # with logprobs, ref_logprobs, scores (or None), and values with "gae"
@@ -176,8 +185,7 @@ def rollout_advantages(
     kl_coef: float, # weight of the KL penalty at present
 ): # (advantages, returns), (rollouts, longest response); advantages are zero where there are no scores
     "Advantages and returns of all tokens of a rollout batch."
-    rollouts = regrade(rollouts, config.feedback, config.neutral)
-    rollouts = credited(rollouts, config.credit, config.neutral)
+    rollouts = graded_rollouts(rollouts, config)
     rewards = padded([token_rewards(r, kl_coef, config.neutral) for r in rollouts])
     mask = padded([[1.0] * len(r.tokens) for r in rollouts])
     scored = mask * torch.tensor([[r.scores is not None] for r in rollouts])
