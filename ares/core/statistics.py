@@ -59,7 +59,8 @@ def grouped_interval(
     codes = np.unique(np.asarray(groups), return_inverse=True)[1]
     places = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
     drawn = np.random.default_rng(0).integers(len(places), size=(draws, len(places)))
-    found = [x for chosen in drawn if (x := statistic(np.concatenate([places[i] for i in chosen]))) == x]
+    def drawn_again(chosen): return statistic(np.concatenate([places[i] for i in chosen]))
+    found = [x for x in map(drawn_again, drawn) if x == x]  # a statistic may be nan
     return Estimate(
         float(statistic(np.arange(len(codes)))),
         *map(float, np.quantile(found, (0.025, 0.975)) if found else (-math.inf, math.inf)),
@@ -100,7 +101,8 @@ def mcnemar_test(
 ) -> dict: # only_first, only_second: problems that only one has right; p
     "McNemar's exact test for two students on the same problems."
     first, second = (np.asarray(list(v), dtype=bool) for v in (first, second))
-    table = [[int((f & s).sum()) for s in (second, ~second)] for f in (first, ~first)]
+    def counts(rows): return [int((rows & second).sum()), int((rows & ~second).sum())]
+    table = [counts(first), counts(~first)]
     return dict(only_first=table[0][1], only_second=table[1][0], p=float(mcnemar(table, exact=True).pvalue))
 
 # %% ../../nbs/core/03_statistics.ipynb #2763d0b1

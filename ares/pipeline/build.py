@@ -10,6 +10,7 @@ __all__ = ['shown_splits', 'load_splits', 'check_gold', 'shown_width', 'student_
 # %% ../../nbs/pipeline/03_build.ipynb #8db849e5
 import os
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 # %% ../../nbs/pipeline/03_build.ipynb #92f4e425
@@ -43,7 +44,7 @@ def shown_splits(
         captions = read_captions(config.data, config.captions)
         def captioned(problem): return replace(problem, caption=captions.get(problem.id, problem.caption))
         splits = {s: list(map(captioned, problems)) for s, problems in splits.items()}
-        if not any(p.caption for problems in splits.values() for p in problems):
+        if not any(p.caption for p in chain.from_iterable(splits.values())):
             raise AresError(f"captions: {config.captions} says nothing of any problem of this run; "
                             "name a file made for them (nbs/runs/captions.ipynb).")
     if not config.features: return splits
@@ -77,7 +78,9 @@ def load_splits(
     if config.problems == "embedded": return shown_splits(config, _generated_splits(config, sizes))
     problems = _read_problems(config)
     if need_pictures and config.use_images and not config.features: refuse_blind(problems, config.data)
-    splits = {s: [p for p in problems if p.split == s] for s in sizes}
+    splits = {s: [] for s in sizes}
+    for problem in problems:
+        if problem.split in splits: splits[problem.split].append(problem)
     for s, found in splits.items():
         if not found: raise AresError(f"{config.data}: no {s} problems found.")
     splits = {s: found[:sizes[s] or None] for s, found in splits.items()}

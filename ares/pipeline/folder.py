@@ -11,7 +11,7 @@ import gzip, hashlib, json, os, time
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from importlib.metadata import version
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 
 from safetensors import safe_open
@@ -32,7 +32,9 @@ def stage_names(
 ) -> list: # e.g. ["baseline", "rl-1", "sft-1", "rl-2", "sft-2"]
     "The stages of a run, in order."
     kinds = dict(ares=("rl", "sft"), rl=("rl",), sft=("sft",))[config.method]
-    return ["baseline"] + [f"{kind}-{i + 1}" for i in range(config.rounds) for kind in kinds]
+    stages = ["baseline"]
+    for number in range(1, config.rounds + 1): stages += [f"{kind}-{number}" for kind in kinds]
+    return stages
 
 # %% ../../nbs/pipeline/04_folder.ipynb #e3d8e9a6
 def stage_order(
@@ -185,7 +187,7 @@ def _check_contents(
                         "one.")
     if not named and not kept and not _is_local(config.student): return ()
     splits = load_splits(config) if named else {}
-    records = [_problem_record(p) for split in splits.values() for p in split]
+    records = list(map(_problem_record, chain.from_iterable(splits.values())))
     now = _contents(config, records, student=kept is None or "student" in moved)
     if kept is None: return now, records if config.data else []
     for part in _LEADS_TO:

@@ -227,16 +227,11 @@ def differing_settings(
     configs: dict, # name of a run -> its settings
 ) -> pd.DataFrame: # a row a setting that is not the same in all, a column a run
     "What makes some runs different."
-    names = [
-        f.name
-        for f in fields(ARESConfig)
-        if len({repr(settings.get(f.name)) for settings in configs.values()}) > 1
-    ]
-    return pd.DataFrame(
-        {run: [settings.get(n) for n in names] for run, settings in configs.items()},
-        index=names,
-        dtype=object,
-    )
+    def values(name): return {repr(settings.get(name)) for settings in configs.values()}
+    names = [f.name for f in fields(ARESConfig) if len(values(f.name)) > 1]
+    def column(settings): return [settings.get(name) for name in names]
+    columns = {run: column(settings) for run, settings in configs.items()}
+    return pd.DataFrame(columns, index=names, dtype=object)
 
 # %% ../../nbs/pipeline/08_sweep.ipynb #34678721
 def flat_record(
@@ -274,13 +269,11 @@ def sweep_table(
     differ = differing_settings(runs)
     def plain(value): return value if isinstance(value, (int, float, bool, str)) else str(value)
 
-    table = pd.DataFrame(
-        [
-            dict(run=name) | {s: plain(differ.loc[s, name]) for s in differ.index} | row
-            for name in runs
-            for row in run_rows(Path(home) / name)
-        ]
-    )
+    rows = []
+    for name in runs:
+        own = dict(run=name) | {s: plain(differ.loc[s, name]) for s in differ.index}
+        rows += [own | row for row in run_rows(Path(home)/name)]
+    table = pd.DataFrame(rows)
     return table.assign(**{s: table[s].astype(str) for s in differ.index if table[s].map(type).nunique() > 1})
 
 # %% ../../nbs/pipeline/08_sweep.ipynb #62280a78

@@ -175,8 +175,8 @@ def _score_table(
     columns: dict, # head -> (metric, digits, scale)
 ) -> pd.DataFrame: # of texts, a row for each stage
     "Metrics of some stages, with intervals for rates."
-    cells = {head: [_score_cell(r, *how) for r in results.values()] for head, how in columns.items()}
-    return pd.DataFrame(cells, index=list(results))
+    def cells(how): return [_score_cell(r, *how) for r in results.values()]
+    return pd.DataFrame({head: cells(how) for head, how in columns.items()}, index=list(results))
 
 # %% ../../nbs/reports/07_publish.ipynb #e8552c12
 def _markdown_table(
@@ -348,8 +348,9 @@ def _published_files(
     stages = done_stages(run)
     if stage not in stages or not (run/stage/"model").is_dir():
         raise AresError(f"{run}: stage `{stage}` is not done; done are {', '.join(stages)}.")
-    model = {path.name: path for pattern in _MODEL_FILES for path in (run/stage/"model").glob(pattern)}
-    files = dict(sorted(model.items()))
+    files = {}
+    for pattern in _MODEL_FILES: files |= {path.name: path for path in (run/stage/"model").glob(pattern)}
+    files = dict(sorted(files.items()))
     for s in stages:
         for path in (run/s/"metrics.jsonl", run/s/"fit"/"metrics.jsonl"):
             if path.exists(): files[f"metrics/{s}.jsonl"] = path

@@ -9,7 +9,6 @@ __all__ = ['LOOKS', 'RL_PANELS', 'shown', 'run_facts', 'run_head', 'results_tabl
 
 # %% ../../nbs/reports/01_report.ipynb #bf3e207e
 import html, statistics
-from itertools import chain
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -129,8 +128,8 @@ def category_table(
     "Accuracy in per cent by ScienceQA's categories."
     rows = {s: results[s]["accuracy_by_category"] for s in sorted(results, key=stage_order)}
     heads = ["NAT", "SOC", "LAN", "TXT", "IMG", "NO", "G1-6", "G7-12", "Avg"]
-    cells = [[shown(row.get(h), 1) for h in heads] for row in rows.values()]
-    return pd.DataFrame(cells, index=list(rows), columns=heads)
+    def cells(row): return [shown(row.get(h), 1) for h in heads]
+    return pd.DataFrame(map(cells, rows.values()), index=list(rows), columns=heads)
 
 # %% ../../nbs/reports/01_report.ipynb #b05648a8
 LOOKS = dict(baseline=(("grey",), "o"), rl=(("orange", "vermilion", "purple"), "^"),
@@ -189,7 +188,8 @@ def plot_stages(
 ): # a matplotlib figure
     "Accuracy, win rate, sentence score and wrong sentences of each stage."
     stages = sorted(results, key=stage_order)
-    names = [n for n in _STAGE_PANELS if any(with_interval(results[s], n) for s in stages)]
+    def is_known(name): return any(with_interval(results[s], name) for s in stages)
+    names = list(filter(is_known, _STAGE_PANELS))
     fig, axes = panels(len(names), columns=4, size=(PAGE / 4, 2))
     for ax, name in zip(axes, names):
         points = [(i, s, with_interval(results[s], name)) for i, s in enumerate(stages)]
@@ -275,7 +275,8 @@ def _draw_losses(
 # %% ../../nbs/reports/01_report.ipynb #5cfbdf41
 def _stage_legend(fig, axes):
     "Add a legend with the colours of the drawn stages."
-    labels = {line.get_label() for line in chain.from_iterable(ax.lines for ax in axes)}
+    labels = set()
+    for ax in axes: labels |= {line.get_label() for line in ax.lines}
     stages = sorted((label for label in labels if label[0] != "_"), key=stage_order)
     lines = [plt.Line2D([], [], color=_stage_look(s)["color"]) for s in stages]
     fig.legend(lines, stages, loc="outside lower center", ncols=len(stages))
