@@ -97,10 +97,10 @@ class _StudentSettings(_PictureSettings):
 # %% ../../nbs/pipeline/02_config.ipynb #3d374d22
 @dataclass
 class _OfflineSettings(_StudentSettings):
-    "The teacher."
+    "The teacher, and what it is asked."
     teacher: str = setting("facts",
         '"facts" for embedded problems, "reference" for real ones; "claude", "openai" or "local" for '
-        "both; \"replay\" repeats a feedback data set; or code of yours (nbs/teachers/08_own.ipynb)",
+        'both; "replay" repeats a feedback data set; or code of yours (nbs/teachers/08_own.ipynb)',
         choices=("facts", "reference", "claude", "openai", "local", "replay"), own=True)
     replay: str = setting("", "a feedback data set, for `teacher: replay`: a folder, a file, or a hub name")
     reward: dict = setting(dict,
