@@ -14,9 +14,9 @@ from ..core.io import *
 from ..data.problem import Problem, open_image
 from ..data.prompts import rationale_prompt
 from ..data.vision import VisionModel, load_features
-from ..training.answers import load_answerer, predict_answers, read_conclusion
+from ..training.answers import likeliest_answers, load_answerer, predict_answers, read_conclusion
 from ..training.rollouts import generate_rollouts
-from .config import ARESConfig, is_own
+from .config import UNTRAINED_ANSWERS, ARESConfig, is_own
 from .build import load_splits, load_trained, make_teacher
 from .folder import done_stages, loading, read_config
 from .evaluate import answer_adapter
@@ -131,7 +131,7 @@ def _kept_answerer(
     student, # of the stage
 ): # a `Student` that answers; None if the answer is read from the rationale
     "The answer model of a stage."
-    if config.answer_model == "conclusion": return None
+    if config.answer_model in UNTRAINED_ANSWERS: return None
     separate = config.answer_model == "separate"
     kept = run/("baseline" if separate else stage)/"answers"/"model"
     if not kept.exists():
@@ -166,6 +166,8 @@ class TrainedStudent:
 
     def _read(self, problem, rationale):
         "The answer that the run's answer model reads from a rationale."
+        if self.config.answer_model == "likelihood":
+            return likeliest_answers(self.student, [problem], [rationale])[0]
         if self.answerer is None: return read_conclusion(rationale, problem)
         return predict_answers(self.answerer, [problem], [rationale], look=self.config.answer_images,
                                max_new_tokens=self.config.answer_tokens)[0]

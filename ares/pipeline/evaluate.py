@@ -16,7 +16,8 @@ from ..core.distributed import run_on_main
 from ..data.prompts import rationale_prompt, rationale_target
 from ..teachers.ledger import Ledger
 from ..training.rollouts import Rollout, generate_rollouts, score_rollouts
-from ..training.answers import fit_answers, load_answerer, predict_answers, read_conclusion
+from ..training.answers import fit_answers, likeliest_answers, load_answerer, predict_answers
+from ..training.answers import read_conclusion
 from ..evaluation.metrics import compute_metrics, sentence_stats
 from .config import ARESConfig, asked_models
 from .build import ledger_path, load_splits, load_trained, lora_settings, make_judge
@@ -103,13 +104,14 @@ def stage_answers(
     config: ARESConfig,
 ) -> list: # index of the named choice, words, or None, one a rollout
     "Answers read from a stage's rationales."
-    if config.answer_model == "conclusion": return [read_conclusion(r.text, r.problem) for r in rollouts]
+    asked, texts = [r.problem for r in rollouts], [r.text for r in rollouts]
+    if config.answer_model == "conclusion": return [read_conclusion(t, p) for t, p in zip(texts, asked)]
+    if config.answer_model == "likelihood": return likeliest_answers(student, asked, texts)
     problems, look = train[:config.answer_problems or None], config.answer_images
     if config.answer_model == "separate":
         answerer = separate_answerer(folder.parent/"baseline", problems, config)
     else: answerer = adapter_answerer(student, problems, folder, config)
-    return predict_answers(answerer, [r.problem for r in rollouts], [r.text for r in rollouts],
-                           max_new_tokens=config.answer_tokens, look=look)
+    return predict_answers(answerer, asked, texts, max_new_tokens=config.answer_tokens, look=look)
 
 # %% ../../nbs/pipeline/05_evaluate.ipynb #974eacc1
 def baseline_texts(

@@ -35,7 +35,7 @@ from ..students.t5 import set_no_image
 from ..students.loading import adapter_base, blank_student, gguf_file, merged
 from ..training.ppo import PPOTrainer, batch_losses
 from ..training.answers import add_adapter
-from ..pipeline.config import ARESConfig, load_config
+from ..pipeline.config import UNTRAINED_ANSWERS, ARESConfig, load_config
 from ..pipeline.build import lora_settings, ppo_config
 
 # %% ../../nbs/reports/05_memory.ipynb #aef870be
@@ -301,7 +301,7 @@ def _stage_models(
     if stage != "answers": return student, None, {"weights": [student.model]}
     answerer = merged(student)
     student.model.requires_grad_(False)
-    if config.answer_model == "conclusion": return student, None, {"weights": [student.model]}
+    if config.answer_model in UNTRAINED_ANSWERS: return student, None, {"weights": [student.model]}
     with torch.device("meta"):
         if config.answer_model == "adapter": add_adapter(answerer, **lora_settings(config))
     return answerer, None, {"weights": [answerer.model, student.model]}
@@ -411,7 +411,7 @@ def follow_stage(
             if stage == "collection":
                 rows = min(64, share(config.collect_problems * config.num_samples, config))
                 _reading_pass(config, student, head, rows, length)
-            elif stage != "answers" or config.answer_model != "conclusion":
+            elif stage != "answers" or config.answer_model not in UNTRAINED_ANSWERS:
                 _training_pass(config, student, head, stage, length)
             parts["read" if stage == "collection" else "step"] = live.work[begun:]
             if on_gpu and stage != "collection": _optimizer_copy(student, trained, stage)

@@ -108,7 +108,7 @@ def _answers_work(
     "The work of the answer models, on average for one student."
     students, n = len(stage_names(config)), sizes["train"]
     answered = min(config.answer_problems or n, n)
-    fits = dict(adapter=students, separate=1, conclusion=0)[config.answer_model]
+    fits = dict(adapter=students, separate=1).get(config.answer_model, 0)
     work = _fit_steps(config, "answers", _without_tenth(answered), config.answer_epochs)
     steps, trained = (math.ceil(x * fits / students) for x in work)
     written = sizes[config.evaluate_on] + (answered if config.answer_model == "adapter" else 0)

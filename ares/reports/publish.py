@@ -197,6 +197,8 @@ _READ_BY = dict(
     separate="another model, trained on gold and the baseline's rationales, "
              "that is not part of this repository",
     conclusion="a rule that looks for the choice that the rationale's last sentence names",
+    likelihood="a rule that looks for the choice that the rationale's last sentence names, and where there "
+               "is none takes the choice that the model most likely concludes",
 )
 _ALWAYS = [
     "It writes fluent sentences about what it does not know. "
