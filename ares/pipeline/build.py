@@ -282,7 +282,7 @@ def sft_config(
 ) -> SFTConfig:
     "The settings of `fit_sft` for a kind of stage."
     own = {n: getattr(config, f"{stage}_{n}") for n in ("lr", "epochs", "batch_size")}
-    same = {n: getattr(config, n) for n in ("seed", "fsdp", "warmup", "weight_decay")}
+    same = {n: getattr(config, n) for n in ("seed", "fsdp", "warmup", "weight_decay", "group_by_length")}
     half = "bf" in config.dtype + config.mixed_precision
     return SFTConfig(**own, **same, grad_accum=config.sft_grad_accum, bf16=half, setting=f"{stage}_lr")
 

@@ -287,6 +287,8 @@ class _OptimizerSettings(_UpdateSettings):
     warmup: float = setting(0.1,
         "supervised stages warm up in this share of the steps; from 1 on: steps", low=0)
     weight_decay: float = setting(0.01, "of AdamW in supervised stages", low=0)
+    group_by_length: bool = setting(False,
+        "supervised stages put examples of similar length into a batch, which leaves less padding")
     rl_weight_decay: float = setting(0.0, "of AdamW in RL (official code: 0.01)", low=0)
 
 # %% ../../nbs/pipeline/02_config.ipynb #ecae29e6

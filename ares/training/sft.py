@@ -17,6 +17,7 @@ from accelerate.data_loader import SeedableRandomSampler
 from datasets import Dataset
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.utils import logging as hf_logging
 
 from ..core.io import *
@@ -91,6 +92,7 @@ class SFTConfig:
     seed: int = 42 # of the order of the examples (paper)
     bf16: bool = False # compute in bfloat16
     fsdp: bool = False # shard the student's weights over the processes; they stay sharded
+    group_by_length: bool = False # put examples of similar length into a batch
     setting: str = "lr" # the name of the learning rate in the run's settings, for error messages
 
 # %% ../../nbs/training/04_sft.ipynb #a9da5c52
@@ -175,14 +177,35 @@ _NOTHING = dict(prompt="", view=None, target=None) # an example without a target
 
 class _EvenOrder(Sampler):
     "A new random order of the examples for each epoch, filled up with the last one."
-    def __init__(self, data, size, seed):  # size: examples in a batch of all processes
-        count = len(data) - 1
-        self.order = SeedableRandomSampler(range(count), data_seed=seed)
-        self.missing = -count % size
+    def __init__(self, order, size):  # order: a sampler; size: examples in a batch of all processes
+        self.order, self.missing = order, -len(order) % size
 
     def set_epoch(self, epoch): self.order.set_epoch(epoch)
     def __len__(self): return len(self.order) + self.missing
     def __iter__(self): yield from [*self.order, *[len(self.order)] * self.missing]
+
+# %% ../../nbs/training/04_sft.ipynb #9199d5d0
+def _lengths(
+    examples: list, # dicts with prompt and target
+) -> list: # numbers of characters
+    "The lengths of examples, near enough to those in tokens."
+    return [len(e["prompt"]) + len(e["target"] or "") for e in examples]
+
+class _LengthOrder(Sampler):
+    "A new random order for each epoch, in which each batch holds examples of similar length."
+    def __init__(self, lengths, size, seed):  # size: examples in a batch of all processes
+        self.lengths, self.size, self.seed, self.epoch = lengths, size, seed, 0
+
+    def set_epoch(self, epoch): self.epoch = epoch
+    def __len__(self): return len(self.lengths)
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        self.epoch += 1
+        indices = get_length_grouped_indices(self.lengths, self.size, generator=generator)
+        batches = [indices[start:start + self.size] for start in range(0, len(indices), self.size)]
+        last = [batches.pop()] if len(batches[-1]) < self.size else []
+        shuffled = [batches[i] for i in torch.randperm(len(batches), generator=generator)]
+        for batch in shuffled + last: yield from batch
 
 # %% ../../nbs/training/04_sft.ipynb #02e85e5e
 def _fitting_state(
@@ -240,15 +263,17 @@ class _ValidationLoss:
 # %% ../../nbs/training/04_sft.ipynb #6d6b9d64
 class _SharingTrainer(_ShardedWeights, _ValidationLoss):
     "What ARES adds to a trainer. The last train example is `_NOTHING`; the weights may be sharded."
-    def __init__(self, *args, setting: str = "lr", **kwargs):
+    def __init__(self, *args, setting: str = "lr", lengths: list | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        self.setting, self.divided = setting, is_sharded(self.model)
+        self.setting, self.divided, self.lengths = setting, is_sharded(self.model), lengths
         # with this flag the base class leaves the weights and gradients of a sharded student alone
         self.is_distributed_loading_by_transformers = self.divided
     def _get_train_sampler(self, train_dataset=None):
-        n = process_count()
-        size = self.args.per_device_train_batch_size * n if n > 1 else 1
-        return _EvenOrder(self.train_dataset, size, self.args.data_seed)
+        n, seed, count = process_count(), self.args.data_seed, len(self.train_dataset) - 1
+        size = self.args.per_device_train_batch_size * n
+        if self.lengths: order = _LengthOrder(self.lengths, size, seed)
+        else: order = SeedableRandomSampler(range(count), data_seed=seed)
+        return _EvenOrder(order, size if n > 1 else 1)
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm)
         check_finite({"the gradient": norm}, self.setting)
@@ -292,7 +317,7 @@ def _make_trainer(
         callbacks=[callback], data_collator=collator,
         train_dataset=Dataset.from_dict(dict(number=range(len(val), last + 1))),
         eval_dataset=_filled(range(len(val)), last, args.per_device_eval_batch_size * process_count()),
-        setting=config.setting)
+        setting=config.setting, lengths=_lengths(train) if config.group_by_length else None)
     trainer.pop_callback(PrinterCallback)
     return trainer
 
