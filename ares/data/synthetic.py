@@ -31,6 +31,7 @@ class Skill:
     implied: set # kinds of statements that follow from question and answer, without the picture
     build: callable # key -> dict(question, choices, answer, steps, ...)
     draw: callable = None # (pen, scene) draws the picture
+    longer: bool = False # needs a chain of steps; used only where it is named
 
 SKILLS = {}
 
@@ -453,6 +454,148 @@ SKILLS["alphabet"] = Skill(
         answer=_CONCLUSION),
     implied=set(), build=_alphabet)
 
+# %% ../../nbs/data/02_synthetic.ipynb #3cf10ec8
+def _choices_near(answer, pool: list, n: int, key: tuple) -> list:
+    "`n` neighbouring values of a sorted pool; the place of the answer among them depends on the key."
+    place = int(hashlib.sha256(repr(key).encode()).hexdigest(), 16) % n
+    first = min(max(0, pool.index(answer) - place), len(pool) - n)
+    return pool[first:first + n]
+
+# %% ../../nbs/data/02_synthetic.ipynb #0bebf14f
+_WAYS = dict(north=(0, -1), south=(0, 1), west=(-1, 0), east=(1, 0)) # change of column and row
+_FIELDS = ["ABCD"[column] + str(row + 1) for row in range(4) for column in range(4)]
+
+def _walked(start: tuple, moves: tuple) -> list: # of (column, row), from the start on
+    "The fields of a walk, which may leave the map."
+    fields = [start]
+    for way in moves:
+        (column, row), (right, down) = fields[-1], _WAYS[way]
+        fields.append((column + right, row + down))
+    return fields
+
+def _field(place: tuple) -> str: return _FIELDS[4 * place[1] + place[0]]
+
+def _walk(key):
+    "Where does a walk of four moves end?"
+    start, moves, names, colour = key
+    fields = [_field(place) for place in _walked(start, moves)]
+    steps = [("move", dict(k=k, way=way, field=fields[k])) for k, way in enumerate(moves, 1)]
+    return dict(
+        question=f"{names[0]} starts at the dot and goes {', '.join(moves)}. Where does {names[0]} end?",
+        hint=f"North is up. {names[1]} starts in {_field((start[1], start[0]))}.",
+        choices=_choices_near(fields[-1], _FIELDS, 4, key[:2]), answer=fields[-1],
+        steps=[("start", dict(field=fields[0])), *steps],
+        scene=dict(column=start[0] + 1, row=start[1] + 1, colour=colour, tint=0))
+
+# %% ../../nbs/data/02_synthetic.ipynb #e57eea19
+_BACK = dict(north="south", south="north", west="east", east="west")
+
+def _is_walk(start: tuple, moves: tuple) -> bool:
+    "Whether a walk stays on the map and never turns back."
+    on_map = all(0 <= place <= 3 for field in _walked(start, moves) for place in field)
+    return on_map and not any(_BACK[a] == b for a, b in zip(moves, moves[1:]))
+
+_WALKS = itertools.product(itertools.product(range(4), range(4)), itertools.product(_WAYS, repeat=4))
+_WALKS = [walk for walk in _WALKS if _is_walk(*walk)]
+
+SKILLS["walk"] = Skill(
+    "Follow directions on a map", "social science", "geography", "grade3",
+    keys=[(*walk, names, colour) for walk, names, colour in
+          itertools.product(_WALKS, itertools.permutations(_NAMES[:2]), _COLOURS)], core=2,
+    words=dict(k=range(1, 5), way=_WAYS, field=_FIELDS, choice=_FIELDS),
+    wordings=dict(
+        start=("", ["The dot is in {field}.", "The walk starts in {field}."]),
+        move=("k", ["Move {k} goes {way} to {field}.", "Going {way}, move {k} ends in {field}."]),
+        answer=_CONCLUSION),
+    implied=set(), build=_walk, draw=_draw_compass, longer=True)
+
+# %% ../../nbs/data/02_synthetic.ipynb #0cbeed73
+def _totals(start: int, changes: tuple) -> list:
+    "The number of people after each stop."
+    return list(itertools.accumulate((start, *changes)))[1:]
+
+def _people(n): return "1 person" if n == 1 else f"{n} people"
+
+_CROWDS = [_people(n) for n in range(1, 15)]
+
+def _bus(key):
+    "How many people are on a bus after three stops?"
+    start, changes, name = key
+    totals = _totals(start, changes)
+    stops = [f"{abs(c)} get {'on' if c > 0 else 'off'}" for c in changes]
+    return dict(
+        question="How many people are on the bus after stop 3?",
+        hint=f"{name} drives a bus with {_people(start)}. At stop 1 {stops[0]}, at stop 2 {stops[1]}, "
+             f"at stop 3 {stops[2]}.",
+        choices=_choices_near(_people(totals[-1]), _CROWDS, 3, key[:2]),
+        answer=_people(totals[-1]),
+        steps=[("before", dict(n=_people(start))),
+               *(("after", dict(k=k, n=_people(n))) for k, n in enumerate(totals, 1))])
+
+_CHANGES = itertools.product((-3, -2, 2, 3, 4), repeat=3)
+_BUSES = [(n, c) for n, c in itertools.product(range(2, 7), list(_CHANGES)) if 0 < min(_totals(n, c))]
+_BUSES = [(n, c) for n, c in _BUSES if max(_totals(n, c)) <= 12]
+
+SKILLS["bus"] = Skill(
+    "Keep count over several steps", "natural science", "units-and-measurement", "grade2",
+    keys=[(*bus, name) for bus, name in itertools.product(_BUSES, _NAMES)], core=2,
+    words=dict(k=range(1, 4), n=_CROWDS, choice=_CROWDS),
+    wordings=dict(
+        before=("", ["The bus starts with {n}.", "At first there are {n}."]),
+        after=("k", ["After stop {k} the bus has {n}.", "Stop {k} leaves {n}."]),
+        answer=_CONCLUSION),
+    implied=set(), build=_bus, longer=True)
+
+# %% ../../nbs/data/02_synthetic.ipynb #f8a7f26b
+_TOWERS = list(_COLOURS) # from left to right
+_PAIRINGS = [(0, 1, 2, 3), (0, 2, 1, 3), (0, 3, 1, 2)] # places of the first two bars, and of the others
+
+def _together(pair) -> str: return " and ".join(_TOWERS[i] for i in pair)
+
+def _towers(key):
+    "Which two of four bars are higher or lower together?"
+    heights, pairing, ask, tint = key
+    pairs = pairing[:2], pairing[2:]
+    sums = [sum(heights[i] for i in pair) for pair in pairs]
+    higher = 0 if sums[0] > sums[1] else 1
+    wanted = higher if ask == "higher" else 1 - higher
+    bars = [("bar", dict(colour=_TOWERS[i], n=heights[i])) for i in pairing]
+    made = [("sum", dict(pair=_together(pair), m=m)) for pair, m in zip(pairs, sums)]
+    return dict(
+        question=f"Which two bars are {ask} together?", hint="Each line of the grid is one step.",
+        choices=[_together(pair) for pair in pairs], answer=_together(pairs[wanted]),
+        steps=[*bars[:2], made[0], *bars[2:], made[1], ("more", dict(pair=_together(pairs[higher])))],
+        scene=dict(heights=dict(zip(_TOWERS, heights)), tint=tint))
+
+def _draw_towers(pen, scene):
+    "Four bars on a grid."
+    pen.box(0, 0, 128, 128, fill=_TINTS[scene["tint"]])
+    for k in range(1, 4): pen.line(0, 32 * k, 128, 32 * k, fill=(205, 205, 210), width=1)
+    for i, (colour, n) in enumerate(scene["heights"].items()):
+        pen.box(32 * i + 5, 130 - 32 * n, 32 * i + 27, 128, fill=_COLOURS[colour])
+
+# %% ../../nbs/data/02_synthetic.ipynb #dec88b50
+def _is_decided(heights: tuple, pairing: tuple) -> bool:
+    "Whether one pair of bars is higher than the other."
+    a, b, c, d = (heights[i] for i in pairing)
+    return a + b != c + d
+
+_TOWER_CORES = itertools.product(itertools.product(range(1, 5), repeat=4), _PAIRINGS)
+_TOWER_CORES = [core for core in _TOWER_CORES if _is_decided(*core)]
+_ALL_PAIRS = [_together(pair) for pairing in _PAIRINGS for pair in (pairing[:2], pairing[2:])]
+
+SKILLS["towers"] = Skill(
+    "Add and compare in a bar chart", "social science", "economics", "grade5",
+    keys=[(*core, ask, tint) for core, ask, tint in
+          itertools.product(_TOWER_CORES, ("higher", "lower"), range(6))], core=2,
+    words=dict(colour=_TOWERS, n=range(1, 5), m=range(2, 9), pair=_ALL_PAIRS, choice=_ALL_PAIRS),
+    wordings=dict(
+        bar=("colour", ["The {colour} bar is {n} high.", "The {colour} bar ends at line {n}."]),
+        sum=("pair", ["Together {pair} make {m}.", "The sum of {pair} is {m}."]),
+        more=("", ["So {pair} are higher.", "The higher sum is that of {pair}."]),
+        answer=_CONCLUSION),
+    implied=set(), build=_towers, draw=_draw_towers, longer=True)
+
 # %% ../../nbs/data/02_synthetic.ipynb #115549db
 @lru_cache(None)
 def _split_of_cores(
@@ -529,10 +672,10 @@ def make_problems(
     n: int, # how many; the skills take turns
     split: str = "train", # "train", "val" or "test"
     seed: int = 0, # another seed gives other problems
-    skills: list | None = None, # names in SKILLS; all by default
+    skills: list | None = None, # names in SKILLS; by default all but the longer ones
 ) -> list: # of `Problem`
     "Make problems; the same arguments make the same problems."
-    names, problems = list(skills or SKILLS), []
+    names, problems = list(skills or (n for n, s in SKILLS.items() if not s.longer)), []
     orders = {name: _shuffled_keys(name, split, random.Random(f"{seed} {split} {name}")) for name in names}
     for i in range(n):
         name = names[i % len(names)]
@@ -635,9 +778,13 @@ def _caption_thermometer(s):
 def _caption_compass(s):
     return f"A {s['colour']} dot, {s['row']} from above and {s['column']} from the left."
 
+def _caption_towers(s):
+    return "Columns from the left: " + ", ".join(f"{colour} {n}" for colour, n in s["heights"].items()) + "."
+
 _CAPTIONS = dict(
     concentration=_caption_concentration, magnets=_caption_magnets, force=_caption_force,
-    thermometer=_caption_thermometer, motion=_caption_motion, compass=_caption_compass, chart=_caption_chart)
+    thermometer=_caption_thermometer, motion=_caption_motion, compass=_caption_compass, chart=_caption_chart,
+    walk=_caption_compass, towers=_caption_towers)
 
 # %% ../../nbs/data/02_synthetic.ipynb #21a208ba
 def in_words(
