@@ -20,7 +20,9 @@ SMALLER = dict(
 )
 SMALL = {
     "why_alternate": dict(params=SMOKE, parallel=1, seeds=[0], knob_seeds=[0]),
-    "demo": dict(params=SMOKE, parallel=1, seeds=[0], knowledges=["answer", "facts"]),
+    "demo": dict(
+        params=SMOKE, parallel=1, seeds=[0], knowledges=["answer", "facts"], rates=[3e-4], passes=[[1, 2e-4]],
+    ),
     "estimators": dict(params=SMOKE, seeds=[0, 1]),
     "students": dict(
         params=str(ROOT / "params"),
@@ -141,7 +143,7 @@ SMALL = {
             baseline_epochs=1,
             collections=2,
             collect_problems=8,
-            sft_problems=12,
+            sft_skip=12,
             max_new_tokens=24,
         ),
     ),
@@ -150,7 +152,7 @@ FOLDERS = { # parameters of a page that say where it writes
     "demo": ["home", "images"],
     "judge": ["ledger"],
     "reward_hacking": ["run"],
-    "smollm2": ["run"],
+    "smollm2": ["home"],
     "grpo": ["run"],
     "travel": ["home", "science_run"],
     **{
