@@ -476,7 +476,7 @@ def _walked(start: tuple, moves: tuple) -> list: # of (column, row), from the st
 def _field(place: tuple) -> str: return _FIELDS[4 * place[1] + place[0]]
 
 def _walk(key):
-    "Where does a walk of four moves end?"
+    "Where does a walk of three moves end?"
     start, moves, names, colour = key
     fields = [_field(place) for place in _walked(start, moves)]
     steps = [("move", dict(k=k, way=way, field=fields[k])) for k, way in enumerate(moves, 1)]
@@ -495,14 +495,14 @@ def _is_walk(start: tuple, moves: tuple) -> bool:
     on_map = all(0 <= place <= 3 for field in _walked(start, moves) for place in field)
     return on_map and not any(_BACK[a] == b for a, b in zip(moves, moves[1:]))
 
-_WALKS = itertools.product(itertools.product(range(4), range(4)), itertools.product(_WAYS, repeat=4))
+_WALKS = itertools.product(itertools.product(range(4), range(4)), itertools.product(_WAYS, repeat=3))
 _WALKS = [walk for walk in _WALKS if _is_walk(*walk)]
 
 SKILLS["walk"] = Skill(
     "Follow directions on a map", "social science", "geography", "grade3",
     keys=[(*walk, names, colour) for walk, names, colour in
           itertools.product(_WALKS, itertools.permutations(_NAMES[:2]), _COLOURS)], core=2,
-    words=dict(k=range(1, 5), way=_WAYS, field=_FIELDS, choice=_FIELDS),
+    words=dict(k=range(1, 4), way=_WAYS, field=_FIELDS, choice=_FIELDS),
     wordings=dict(
         start=("", ["The dot is in {field}.", "The walk starts in {field}."]),
         move=("k", ["Move {k} goes {way} to {field}.", "Going {way}, move {k} ends in {field}."]),
@@ -556,15 +556,16 @@ def _towers(key):
     "Which two of four bars are higher or lower together?"
     heights, pairing, ask, tint = key
     pairs = pairing[:2], pairing[2:]
+    names = [_together(pair) for pair in pairs]
     sums = [sum(heights[i] for i in pair) for pair in pairs]
     higher = 0 if sums[0] > sums[1] else 1
     wanted = higher if ask == "higher" else 1 - higher
     bars = [("bar", dict(colour=_TOWERS[i], n=heights[i])) for i in pairing]
-    made = [("sum", dict(pair=_together(pair), m=m)) for pair, m in zip(pairs, sums)]
+    made = [("sum", dict(pair=name, m=m)) for name, m in zip(names, sums)]
     return dict(
-        question=f"Which two bars are {ask} together?", hint="Each line of the grid is one step.",
-        choices=[_together(pair) for pair in pairs], answer=_together(pairs[wanted]),
-        steps=[*bars[:2], made[0], *bars[2:], made[1], ("more", dict(pair=_together(pairs[higher])))],
+        question=f"Which are {ask} together, {names[0]} or {names[1]}?", choices=names, answer=names[wanted],
+        hint="Each line of the grid is one step.",
+        steps=[*bars[:2], made[0], *bars[2:], made[1], ("more", dict(pair=names[higher]))],
         scene=dict(heights=dict(zip(_TOWERS, heights)), tint=tint))
 
 def _draw_towers(pen, scene):
