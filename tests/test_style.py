@@ -71,6 +71,20 @@ def test_the_prose_is_plain(path):
     assert rate <= MANNER, f"{rate:.1f} a 1,000 words: { {k: v for k, v in counts.items() if v} }"
 
 
+PARTS = ["Question", "Set-up", "Result", "Answer", "Limits"]  # of a page in nbs/experiments, in this order
+BOLD = {"demo", "parts", "smollm2", "why_alternate"}  # pages that open with bold words in place of headings
+EXPERIMENTS = [p for p in NOTEBOOKS if p.parent.name == "experiments" and p.stem not in BOLD]
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
+def test_an_experiment_has_its_five_parts_and_a_command(path):
+    sources = cells(path, "markdown")
+    parts = re.findall(r"^## (.+)$", "\n".join(sources), re.MULTILINE)
+    assert parts == PARTS
+    setup = sources[1].partition("## Set-up")[2]
+    assert "papermill" in setup or "`make " in setup, "the set-up should name the command that makes the page"
+
+
 CHAPTERS = ("core", "data", "students", "teachers", "training", "evaluation", "pipeline", "reports")
 PAGES = [p for p in NOTEBOOKS if p.parent.name in CHAPTERS]
 
