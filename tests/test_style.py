@@ -11,7 +11,8 @@ MODULES = [p for p in sorted((ROOT/"ares").rglob("*.py")) if p.name != "_modidx.
 WIDTH = 110
 NESTED, PRIVATE, MANNER = 0.2, 0.30, 3.0  # the project's aims
 MANNERED = ("whoever", "nobody", "is told", "are told", "one's own", "goes on", "stands", "of the moment",
-            "likes to", "foresees", "foreseen", "forecast", "the fee", "a fee", "who would look at them")
+            "likes to", "foresees", "foreseen", "forecast", "the fee", "a fee", "who would look at them",
+            "hangs on", "in silence", "looks past", "the leash", "a leash", "likeness", "be had", "hands out")
 
 
 def name(path): return str(path.relative_to(ROOT))
