@@ -121,8 +121,9 @@ _CARD = """---
 
 # {{ title }}
 
-{{ kind }}, {{ origin }}. It reads a question with its choices{{ " and picture" if sees else ", not its picture" }},
-and writes a rationale that explains which answer is right.
+{{ kind }}, {{ origin }}. It reads a question with its choices
+{{- " and picture" if sees else ", not its picture" }}, and writes a rationale that explains which answer is
+right.
 
 It comes from a run of [ARES](https://arxiv.org/abs/2407.00087), which alternates reinforcement learning on a
 teacher's sentence scores with supervised learning on the teacher's corrections.
@@ -130,13 +131,15 @@ teacher's sentence scores with supervised learning on the teacher's corrections.
 {%- if config.method == "sft" %} This run is a control without reinforcement learning.{% endif %}
 
 Stages: `{{ stages | join("`, `") }}` (
-{%- if stage == "baseline" %}before the first round{% else %}round {{ round }} of {{ config.rounds }}{% endif %}).
+{%- if stage == "baseline" %}before the first round
+{%- else %}round {{ round }} of {{ config.rounds }}{% endif %}).
 This is `{{ stage }}`: {{ learned }}.
 
 ## Data
 
 {{ data }}. {{ "{:,}".format(sizes.train) }} problems to train on ({{ "{:,}".format(gold) }} of them with gold
-rationales for the baseline), {{ "{:,}".format(sizes.val) }} to validate, {{ "{:,}".format(sizes.test) }} to test.
+rationales for the baseline), {{ "{:,}".format(sizes.val) }} to validate,
+{{ "{:,}".format(sizes.test) }} to test.
 {%- if config.splits_file %} A file of the trainer replaced the data set's own splits.{% endif %}
 The scores below are from the {{ "{:,}".format(sizes[config.evaluate_on]) }} problems of the
 {{ config.evaluate_on }} split.
@@ -169,7 +172,8 @@ from ares import Problem, generate_rollouts, load_student, rationale_prompt
 
 student = load_student("{{ name or "." }}", max_prompt_tokens={{ config.max_prompt_tokens }})
 picture = {% if sees and not config.features -%}
-Image.new("RGB", (64, 64), "white")  # or Image.open("whale.png"); None for no picture{% else %}None{% endif %}
+Image.new("RGB", (64, 64), "white")  # or Image.open("whale.png"); None for no picture
+{%- else %}None{% endif %}
 problem = Problem("1", "Which of these is a mammal?", ["a trout", "a whale"], 1, image=picture)
 rollout = generate_rollouts(student, [problem], [rationale_prompt(problem)], num_samples=1,
                             max_new_tokens={{ config.max_new_tokens }}, sample=False)[0]
@@ -199,11 +203,11 @@ It was trained on features of pictures, not on pixels: `ares.data.vision` makes 
 _CARD += """## Limits
 
 {% if stage == "baseline" -%}
-- It imitates gold rationales and was not trained by a teacher. The sentence scores above come from the teacher of
-  the later stages;
+- It imitates gold rationales and was not trained by a teacher. The sentence scores above come from the
+  teacher of the later stages;
 {%- else -%}
-- It was trained on a teacher's scores and corrections. It has learned to write what this teacher scores highly,
-  right or not. The sentence scores above come from the same teacher;
+- It was trained on a teacher's scores and corrections. It has learned to write what this teacher scores
+  highly, right or not. The sentence scores above come from the same teacher;
 {%- endif %}
 {%- if config.judge and config.judge != config.teacher %} the wins come from another model, the judge.
 {%- else %} so do the wins, because the teacher is the judge.{% endif %}
@@ -211,11 +215,12 @@ _CARD += """## Limits
 - It knows only generated problems. It is an example of the method and has no other use.
 {%- endif %}
 - The share of right answers is that of {{ read_by }}.
-- All numbers are from one run with one seed ({{ config.seed }}). The intervals say how much the choice of problems
-  matters, not how much another seed would.
-- It writes fluent sentences about things it does not know. Do not use it as a source of facts or for decisions.
-- The data set, a base model and the teacher's service have their own licences, which you must follow when you use
-  these weights or pass them on.
+- All numbers are from one run with one seed ({{ config.seed }}). The intervals say how much the choice of
+  problems matters, not how much another seed would.
+- It writes fluent sentences about things it does not know. Do not use it as a source of facts or for
+  decisions.
+- The data set, a base model and the teacher's service have their own licences, which you must follow when you
+  use these weights or pass them on.
 
 ## Settings
 
