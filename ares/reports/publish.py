@@ -135,7 +135,10 @@ Stages: `{{ stages | join("`, `") }}` (
 {%- else %}round {{ round }} of {{ config.rounds }}{% endif %}).
 This is `{{ stage }}`: {{ learned }}.
 
-## Data
+"""
+
+# %% ../../nbs/reports/07_publish.ipynb #e1c8df4b
+_CARD += """## Data
 
 {{ data }}. {{ "{:,}".format(sizes.train) }} problems to train on ({{ "{:,}".format(gold) }} of them with gold
 rationales for the baseline), {{ "{:,}".format(sizes.val) }} to validate,
@@ -179,7 +182,10 @@ rollout = generate_rollouts(student, [problem], [rationale_prompt(problem)], num
                             max_new_tokens={{ config.max_new_tokens }}, sample=False)[0]
 print(rollout.text)
 ```
-{% if t5 %}
+"""
+
+# %% ../../nbs/reports/07_publish.ipynb #993ae14e
+_CARD += """{% if t5 %}
 `transformers` loads the same weights (without a picture here):
 
 ```python
@@ -222,7 +228,10 @@ _CARD += """## Limits
 - The data set, a base model and the teacher's service have their own licences, which you must follow when you
   use these weights or pass them on.
 
-## Settings
+"""
+
+# %% ../../nbs/reports/07_publish.ipynb #704aac5d
+_CARD += """## Settings
 
 The settings that differ from the defaults, as a parameter file of ARES (of paths only the last part):
 
@@ -254,6 +263,7 @@ _READ_BY = dict(
     conclusion="a rule that looks for the choice that the rationale's last sentence names",
 )
 
+# %% ../../nbs/reports/07_publish.ipynb #4859c77c
 def _origin(config: ARESConfig) -> str:
     "Where a run's student comes from."
     start = base_model(config.student)
@@ -283,6 +293,7 @@ def _card_values(
         install=install_command(),
         settings=yaml.safe_dump(_card_settings(run), sort_keys=False, width=1000))
 
+# %% ../../nbs/reports/07_publish.ipynb #764aea0c
 def model_card(
     run: str | Path, # folder of a run
     stage: str, # a finished one
