@@ -11,7 +11,8 @@ MODULES = [p for p in sorted((ROOT/"ares").rglob("*.py")) if p.name != "_modidx.
 WIDTH = 110
 NESTED, PRIVATE, MANNER = 0.2, 0.30, 3.0  # the project's aims
 MANNERED = ("whoever", "nobody", "is told", "are told", "one's own", "goes on", "stands", "of the moment",
-            "likes to", "foresees", "foreseen", "forecast", "the fee", "a fee", "who would look at them")
+            "likes to", "foresees", "foreseen", "forecast", "the fee", "a fee", "who would look at them",
+            "hangs on", "in silence", "looks past", "the leash", "a leash", "likeness", "be had", "hands out")
 
 
 def name(path): return str(path.relative_to(ROOT))
@@ -69,6 +70,20 @@ def test_the_prose_is_plain(path):
     counts = {turn: len(re.findall(rf"\b{re.escape(turn)}\b", text)) for turn in MANNERED}
     rate = 1000 * sum(counts.values()) / max(words, 300)  # one turn in a short page is no manner
     assert rate <= MANNER, f"{rate:.1f} a 1,000 words: { {k: v for k, v in counts.items() if v} }"
+
+
+PARTS = ["Question", "Set-up", "Result", "Answer", "Limits"]  # of a page in nbs/experiments, in this order
+BOLD = {"demo", "parts", "smollm2", "why_alternate"}  # pages that open with bold words in place of headings
+EXPERIMENTS = [p for p in NOTEBOOKS if p.parent.name == "experiments" and p.stem not in BOLD]
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
+def test_an_experiment_has_its_five_parts_and_a_command(path):
+    sources = cells(path, "markdown")
+    parts = re.findall(r"^## (.+)$", "\n".join(sources), re.MULTILINE)
+    assert parts == PARTS
+    setup = sources[1].partition("## Set-up")[2]
+    assert "papermill" in setup or "`make " in setup, "the set-up should name the command that makes the page"
 
 
 CHAPTERS = ("core", "data", "students", "teachers", "training", "evaluation", "pipeline", "reports")

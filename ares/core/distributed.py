@@ -24,6 +24,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch.utils._pytree import tree_map_only
 
 # %% ../../nbs/core/02_distributed.ipynb #218a5bec
 from .io import *
@@ -359,14 +360,9 @@ def unsharded_weights(
     module: nn.Module, # inside `unsharded`, if it is divided
 ) -> dict: # name -> tensor, as its `state_dict`, which would divide the weights again
     "All weights of a module, to be saved."
+    if not is_sharded(module): return module.state_dict()
+    # a T5, the only student that is divided, has no buffers
     weights = {n: p.detach() for n, p in module.named_parameters(remove_duplicate=False)}
-    for prefix, part in module.named_modules(remove_duplicate=False):
-        kept = {
-            n: b
-            for n, b in part._buffers.items()
-            if b is not None and n not in part._non_persistent_buffers_set
-        }
-        weights |= {f"{prefix}.{n}".lstrip("."): b for n, b in kept.items()}
     assert not any(isinstance(w, DTensor) for w in weights.values()), "weights are saved inside `unsharded`"
     return weights
 
@@ -376,13 +372,9 @@ def full_state_dict(
 ) -> dict: # as its `state_dict`; what was divided is whole in the main process, and left out in the others
     "The whole state of an optimizer, to be saved; all processes must call it."
     def gathered(t):
-        if not isinstance(t, DTensor): return t
-        t = t.full_tensor()
-        return t.cpu() if is_main() else None
-    state = optimizer.state_dict()
-    kept = {}
-    for i, of_param in state["state"].items(): kept[i] = {k: gathered(v) for k, v in of_param.items()}
-    return state | dict(state=kept)
+        whole = t.full_tensor() # in all processes
+        return whole.cpu() if is_main() else None
+    return tree_map_only(DTensor, gathered, optimizer.state_dict())
 
 # %% ../../nbs/core/02_distributed.ipynb #70567a8c
 def divided_state(
@@ -391,10 +383,8 @@ def divided_state(
 ) -> dict: # with this process's parts
     "The divided state of an optimizer for `load_state_dict` (can be its hook)."
     params = sum([group["params"] for group in optimizer.param_groups], [])
-    def part(value, param): return part_of(value, param) if torch.is_tensor(value) else value
-    kept = {}
-    for i, of_param in state["state"].items(): kept[i] = {k: part(v, params[i]) for k, v in of_param.items()}
-    return state | dict(state=kept)
+    def part(of_param, param): return tree_map_only(torch.Tensor, lambda t: part_of(t, param), of_param)
+    return state | dict(state={i: part(of_param, params[i]) for i, of_param in state["state"].items()})
 
 # %% ../../nbs/core/02_distributed.ipynb #184a062a
 def sum_gradients(

@@ -6,7 +6,7 @@
 __all__ = ['LONGEST_MESSAGE', 'BAR', 'clipped', 'AresError', 'shown_value', 'shown_name', 'check_finite', 'install_command',
            'write_json', 'read_text', 'parse_json', 'read_json', 'append_jsonl', 'read_jsonl', 'write_jsonl',
            'set_seed', 'rng_state', 'restore_rng', 'pick_device', 'config_hash', 'terminal_width', 'table_text', 'Bar',
-           'progress', 'tracker_names', 'tracker_fault', 'tracker_settings', 'Tracker', 'data_folder']
+           'progress', 'tracker_fault', 'Tracker', 'data_folder']
 
 # %% ../../nbs/core/01_io.ipynb #b911f35a
 import gzip, hashlib, json, os, random, re, reprlib, sys, uuid, zlib
@@ -297,29 +297,24 @@ def progress(
     bar.cost = cost
     return bar
 
-# %% ../../nbs/core/01_io.ipynb #d8cc452f
-def tracker_names(
-    report_to: str, # e.g. "tensorboard, wandb"; "" for none
-) -> list:
-    "The trackers in a setting."
-    return report_to.replace(",", " ").split()
-
 # %% ../../nbs/core/01_io.ipynb #de16ecf5
+def _names_in(report_to: str) -> list: return report_to.replace(",", " ").split()
+
 def tracker_fault(
-    report_to: str, # see `tracker_names`
+    report_to: str, # names with commas between them; "" for none
 ) -> str: # what it must be instead; "" when nothing is wrong
     "What is wrong with a choice of trackers."
     from accelerate.tracking import get_available_trackers
     from accelerate.utils import LoggerType
     known = [name for name in LoggerType.list() if name != "all"]
-    for name in tracker_names(report_to):
+    for name in _names_in(report_to):
         if name not in known: return f"one of {', '.join(known)}, or several with commas between them"
         if name not in map(str, get_available_trackers()):
             return f"a tracker whose package is installed (pip install {name})"
     return ""
 
 # %% ../../nbs/core/01_io.ipynb #606134d9
-def tracker_settings(
+def _tracker_settings(
     run: Path, # folder of the run
     stage: str, # "rl-1", ...
     first: int, # step of the next numbers; 1 at the beginning of a stage
@@ -339,25 +334,25 @@ def tracker_settings(
 class Tracker:
     "Sends the metrics of a stage to experiment trackers."
     def __init__(self, report_to: str = "", run: str | Path = "", stage: str = ""):
-        self.names, self.run, self.stage, self.opened = tracker_names(report_to), Path(run), stage, []
+        self.names, self.run, self.stage, self.opened = _names_in(report_to), Path(run), stage, []
     def open(self, first: int):
         "Open the trackers; the next numbers will be those of step `first`."
         if not self.names: return
         from accelerate import PartialState
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
         if not PartialState().is_main_process: return
-        how = tracker_settings(self.run, self.stage, first)
+        how = _tracker_settings(self.run, self.stage, first)
         for name in self.names:
             kind = LOGGER_TYPE_TO_CLASS[name]
             where = (self.stage, str(self.run/"tracking")) if kind.requires_logging_directory else ("ares",)
             self.opened.append(kind(*where, **how.get(name, {})))
             self.opened[-1].start()
     def log(self, values: dict, step: int):
-        "Hand over the numbers among `values`."
+        "Send the numbers among `values`."
         numbers = {k: v for k, v in values.items() if isinstance(v, (int, float))}
         for tracker in self.opened: tracker.log(numbers, step=step)
     def close(self):
-        "Say goodbye to the trackers."
+        "End the series of each tracker."
         for tracker in self.opened: tracker.finish()
         self.opened = []
 

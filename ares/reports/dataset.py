@@ -143,7 +143,6 @@ def export_feedback(
     run: str | Path, # folder of a run
     to: str, # a folder, a file that ends in .parquet, or "owner/name" on the Hub
     private: bool = True, # on the Hub
-    endpoint: str | None = None, # another server than the Hub
 ) -> str: # the folder, the file or the address
     "Write the feedback of a run as a data set."
     run = Path(run)
@@ -151,7 +150,7 @@ def export_feedback(
         token, message = _hub_token(to), f"Feedback of {run.resolve().name}"
         with tempfile.TemporaryDirectory() as folder:
             _write_folder(run, Path(folder), to)
-            return _send_folder(Path(folder), to, private, token, message, endpoint, "dataset")
+            return _send_folder(Path(folder), to, private, token, message, "dataset")
     if str(to).endswith(".parquet"):
         rows = []
         for split, some in run_feedback(run).items(): rows += [row | dict(split=split) for row in some]

@@ -188,20 +188,10 @@ def made_rollouts(
 ) -> list: # with the fields that `batch_losses` reads
     "Rollouts of a given length, without content."
     zeros = [0.0] * length
-    return [
-        SimpleNamespace(
-            problem=SimpleNamespace(id=i // samples, view=lambda: None),
-            prompt="",
-            tokens=[5] * length,
-            logprobs=zeros,
-            ref_logprobs=zeros,
-            values=zeros,
-            scores=[1.0],
-            spans=[(0, length)],
-            finished=True,
-        )
-        for i in range(rows)
-    ]
+    same = dict(prompt="", tokens=[5] * length, logprobs=zeros, ref_logprobs=zeros, values=zeros,
+                scores=[1.0], spans=[(0, length)], finished=True)
+    problems = [SimpleNamespace(id=i // samples, view=lambda: None) for i in range(rows)]
+    return [SimpleNamespace(problem=problem, **same) for problem in problems]
 
 # %% ../../nbs/reports/05_memory.ipynb #795d810a
 def ppo_pass(
@@ -240,13 +230,9 @@ def _writing_steps(
     with student.precision():
         read, live.kind = student.prefill(inputs), "cache"
         cache, live.kind = student.init_cache(read, inputs, samples, length), "activations"
-        kept, last = (
-            [
-                torch.zeros(problems * samples, length, dtype=t, device=student.device)
-                for t in (torch.long, torch.float32)
-            ],
-            torch.zeros(problems * samples, dtype=torch.long, device=student.device),
-        )
+        shape, device = (problems * samples, length), student.device
+        kept = [torch.zeros(shape, dtype=t, device=device) for t in (torch.long, torch.float32)]
+        last = torch.zeros(len(kept[0]), dtype=torch.long, device=device)
         first = len(live.work)
         # in the first of these steps, mixed precision makes and keeps copies of the weights
         for step in (max(0, length // 2 - 1), length // 2, length - 1):
@@ -254,17 +240,12 @@ def _writing_steps(
             begun = len(live.work)
             next_tokens(
                 vocabulary_logits(student.model, student.decode_step(cache, last, step), config.temperature),
-                config.top_k,
-                config.top_p,
-                True,
-                config.sampled_logprobs,
-            )
+                config.top_k, config.top_p, True, config.sampled_logprobs)
             if step == length // 2: middle = live.work[begun:]
         live.kind = "cache"
         if shrinks and problems > 4:
-            cache.keep(
-                torch.zeros(math.ceil(0.8 * len(cache.mask)) - 1, dtype=torch.long, device=student.device)
-            )
+            rows = math.ceil(0.8 * len(cache.mask)) - 1
+            cache.keep(torch.zeros(rows, dtype=torch.long, device=device))
         live.kind = "activations"
     return live.work[:first], middle
 

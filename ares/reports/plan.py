@@ -7,7 +7,7 @@ __all__ = ['ARITHMETIC', 'BANDWIDTH', 'LAUNCH', 'machines', 'stage_seconds', 'cl
            'plan_text', 'plot_plan']
 
 # %% ../../nbs/reports/06_plan.ipynb #7d7e4a27
-import math, textwrap, time
+import math, textwrap, timeit
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -226,13 +226,10 @@ def clocked(
     device: torch.device,
 ) -> float: # seconds
     "The time of the faster of two calls."
-    times = []
-    for _ in range(2):
-        started = time.perf_counter()
+    def call():
         work()
         if device.type == "cuda": torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    return min(times)
+    return min(timeit.repeat(call, number=1, repeat=2))
 
 # %% ../../nbs/reports/06_plan.ipynb #88075a20
 def measured_machine(
@@ -388,12 +385,10 @@ def plot_plan(
 ): # a matplotlib figure
     "Memory of each stage by kind, and the sizes of GPUs."
     fig, ax = plt.subplots(figsize=(PAGE, 1.2 + 0.36 * len(memory)))
-    left = pd.Series(0.0, index=memory.index)
-    for kind, colour in _KIND_COLOURS.items():
-        ax.barh(memory.index, memory[kind], left=left, color=colour, label=kind)
-        left = left + memory[kind]
+    kinds = memory[list(_KIND_COLOURS)]
+    kinds.plot.barh(stacked=True, width=0.8, color=_KIND_COLOURS, legend=False, ax=ax)
     for size in (24, 40, 80):
-        if size < 2.5 * left.max():
+        if size < 2.5 * kinds.sum(axis=1).max():
             ax.axvline(size, color="black", lw=1, ls=":")
             ax.text(size, -0.55, f"{size} GB", ha="center", va="bottom")
     ax.set(xlabel="GB a process", title=title, xlim=(0, None))

@@ -6,13 +6,13 @@
 __all__ = ['base_model', 'model_card', 'publish']
 
 # %% ../../nbs/reports/07_publish.ipynb #07f3ab9e
-import os, re, shutil
+import math, os, re, shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import yaml
-from huggingface_hub import HfApi, ModelCardData
+from huggingface_hub import HfApi, ModelCard, ModelCardData
 from safetensors import safe_open
 
 # %% ../../nbs/reports/07_publish.ipynb #9735f8a1
@@ -57,7 +57,7 @@ def base_model(
     if gguf_file(student)[1] or Path(student).exists(): return None
     return student if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", student) else None
 
-# %% ../../nbs/reports/07_publish.ipynb #d47b6107
+# %% ../../nbs/reports/07_publish.ipynb #7370be0d
 def _count_weights(
     model: Path, # folder of a saved student
 ) -> int:
@@ -65,10 +65,7 @@ def _count_weights(
     total = 0
     for path in model.glob("*.safetensors"):
         with safe_open(str(path), "numpy") as f:
-            for name in f.keys():
-                size = 1
-                for n in f.get_slice(name).get_shape(): size *= n
-                total += size
+            total += sum(math.prod(f.get_slice(name).get_shape()) for name in f.keys())
     return total
 
 # %% ../../nbs/reports/07_publish.ipynb #f78be9fe
@@ -84,67 +81,6 @@ def _model_kind(
     if (model/"adapter_config.json").exists():
         return f"A LoRA adapter with {size} for a decoder{pictures}", False, sees
     return f"A decoder with {size}{pictures}", False, sees
-
-# %% ../../nbs/reports/07_publish.ipynb #22aea284
-_LAST_LEARNED = dict(
-    baseline="it has imitated gold rationales, and no teacher has scored it yet",
-    rl="its last stage was reinforcement learning (PPO) on the teacher's scores of single sentences",
-    sft="its last stage was fine-tuning on the teacher's corrections of its own rationales",
-)
-_CONTROLS = dict(
-    rl=" This run is a control that leaves the corrections out.",
-    sft=" This run is a control that leaves reinforcement learning out.",
-)
-
-# %% ../../nbs/reports/07_publish.ipynb #948de1ef
-def _origin(config: ARESConfig) -> str:
-    "Where a run's student comes from."
-    start = base_model(config.student)
-    if start: return f"begun as [{start}](https://huggingface.co/{start})"
-    if isinstance(config.student, dict): return "made for this run with fresh weights"
-    return "begun as a student from a folder of its maker"
-
-def _what_it_is(
-    config: ARESConfig, run: Path, # folder of the run
-    stage: str,
-    model: Path | None = None, # folder of its weights; the stage's own by default
-) -> str: # Markdown
-    "The kind of model, its origin, and its training."
-    kind, _, sees = _model_kind(model or run/stage/"model")
-    picture = " and picture" if sees and config.use_images else ", not its picture"
-    stages = [f"`{s}`" for s in done_stages(run) if stage_order(s) <= stage_order(stage)]
-    place = "before the first round"
-    if stage != "baseline": place = f"round {stage_order(stage)[0]} of {config.rounds}"
-    return (f"{kind}, {_origin(config)}. It reads a question with its choices{picture}, and writes "
-            "a rationale: why which answer is right.\n\nIt comes from a run of "
-            "[ARES](https://arxiv.org/abs/2407.00087), which alternates reinforcement learning on a "
-            "teacher's sentence scores with supervised learning on the teacher's corrections."
-            f"{_CONTROLS.get(config.method, '')} Stages: {', '.join(stages)} ({place}). "
-            f"This is `{stage}`: {_LAST_LEARNED[stage.split('-')[0]]}.")
-
-# %% ../../nbs/reports/07_publish.ipynb #df52b7b9
-_DATA = dict(
-    embedded="problems that the package makes by itself (`ares.data.synthetic.make_problems`): "
-             "a few skills, simple drawings, a small vocabulary",
-    scienceqa="[ScienceQA](https://scienceqa.github.io) (Lu et al., 2022)",
-    aokvqa="[A-OKVQA](https://allenai.org/project/a-okvqa/home) (Schwenk et al., 2022)",
-    own="questions of the person who trained it, which are not part of this repository",
-)
-
-def _what_it_read(
-    config: ARESConfig,
-    sizes: dict, # split -> number of problems
-) -> str: # Markdown
-    "The data, its splits, and the split of the results."
-    gold = min(config.gold_problems or sizes["train"], sizes["train"])
-    own = " Its own splits were replaced by those of a file." if config.splits_file else ""
-    val = " They are validation problems, which also chose the epochs." if config.evaluate_on == "val" else ""
-    data = _DATA[config.problems]
-    return (f"{data[0].upper()}{data[1:]}. {sizes['train']:,} problems to train on "
-            f"({gold:,} of them with the gold rationales that the baseline may read), "
-            f"{sizes['val']:,} to validate, {sizes['test']:,} to test.{own} "
-            f"The scores below are those of the {sizes[config.evaluate_on]:,} problems of the "
-            f"{config.evaluate_on} split.{val}")
 
 # %% ../../nbs/reports/07_publish.ipynb #131e1d8d
 _SCORES = {
@@ -178,20 +114,148 @@ def _score_table(
     def cells(how): return [_score_cell(r, *how) for r in results.values()]
     return pd.DataFrame({head: cells(how) for head, how in columns.items()}, index=list(results))
 
-# %% ../../nbs/reports/07_publish.ipynb #e8552c12
-def _markdown_table(
-    table: pd.DataFrame, # of texts
-    corner: str = "", # head of the first column
-) -> str: # Markdown
-    "Format a table as Markdown."
-    lines = [
-        [corner, *table.columns],
-        ["---"] * (1 + len(table.columns)),
-        *([f"`{name}`", *row] for name, row in zip(table.index, table.values)),
-    ]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+# %% ../../nbs/reports/07_publish.ipynb #9354485d
+_CARD = """---
+{{ card_data }}
+---
 
-# %% ../../nbs/reports/07_publish.ipynb #6eb0e9ab
+# {{ title }}
+
+{{ kind }}, {{ origin }}. It reads a question with its choices
+{{- " and picture" if sees else ", not its picture" }}, and writes a rationale that explains which answer is
+right.
+
+It comes from a run of [ARES](https://arxiv.org/abs/2407.00087), which alternates reinforcement learning on a
+teacher's sentence scores with supervised learning on the teacher's corrections.
+{%- if config.method == "rl" %} This run is a control without the corrections.{% endif %}
+{%- if config.method == "sft" %} This run is a control without reinforcement learning.{% endif %}
+
+Stages: `{{ stages | join("`, `") }}` (
+{%- if stage == "baseline" %}before the first round
+{%- else %}round {{ round }} of {{ config.rounds }}{% endif %}).
+This is `{{ stage }}`: {{ learned }}.
+
+"""
+
+# %% ../../nbs/reports/07_publish.ipynb #e1c8df4b
+_CARD += """## Data
+
+{{ data }}. {{ "{:,}".format(sizes.train) }} problems to train on ({{ "{:,}".format(gold) }} of them with gold
+rationales for the baseline), {{ "{:,}".format(sizes.val) }} to validate,
+{{ "{:,}".format(sizes.test) }} to test.
+{%- if config.splits_file %} A file of the trainer replaced the data set's own splits.{% endif %}
+The scores below are from the {{ "{:,}".format(sizes[config.evaluate_on]) }} problems of the
+{{ config.evaluate_on }} split.
+{%- if config.evaluate_on == "val" %} These validation problems also chose the epochs.{% endif %}
+
+## Teacher and judge
+
+{{ teachers }}
+
+## Scores
+{% for table in tables %}
+| stage | {{ table.columns | join(" | ") }} |
+|{{ "---|" * (1 + table.columns | length) }}
+{%- for name, row in table.iterrows() %}
+| `{{ name }}` | {{ row | join(" | ") }} |
+{%- endfor %}
+{% endfor %}
+In brackets are 95 % intervals. Wins are shares of decided pairs; sentences are counts for one rationale.
+
+"""
+
+# %% ../../nbs/reports/07_publish.ipynb #3acfd572
+_CARD += """## How to load it
+
+In a shell: `{{ install }}`. Then in Python{{ "" if name else ", in the folder of these files" }}:
+
+```python
+from PIL import Image
+from ares import Problem, generate_rollouts, load_student, rationale_prompt
+
+student = load_student("{{ name or "." }}", max_prompt_tokens={{ config.max_prompt_tokens }})
+picture = {% if sees and not config.features -%}
+Image.new("RGB", (64, 64), "white")  # or Image.open("whale.png"); None for no picture
+{%- else %}None{% endif %}
+problem = Problem("1", "Which of these is a mammal?", ["a trout", "a whale"], 1, image=picture)
+rollout = generate_rollouts(student, [problem], [rationale_prompt(problem)], num_samples=1,
+                            max_new_tokens={{ config.max_new_tokens }}, sample=False)[0]
+print(rollout.text)
+```
+"""
+
+# %% ../../nbs/reports/07_publish.ipynb #993ae14e
+_CARD += """{% if t5 %}
+`transformers` loads the same weights (without a picture here):
+
+```python
+import ares.students.t5  # registers the class of this model
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+name = "{{ name or "." }}"
+tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModelForSeq2SeqLM.from_pretrained(name)
+text = "Question: Which is a mammal?\\nContext: N/A\\nOptions: (A) a trout (B) a whale\\nSolution:"
+ids = tokenizer(text, return_tensors="pt").input_ids
+written = model.generate(ids, max_new_tokens={{ config.max_new_tokens }})
+print(tokenizer.decode(written[0], skip_special_tokens=True))
+```
+{% endif %}
+{%- if config.features %}
+It was trained on features of pictures, not on pixels: `ares.data.vision` makes them.
+{% endif %}
+"""
+
+# %% ../../nbs/reports/07_publish.ipynb #c6331f58
+_CARD += """## Limits
+
+{% if stage == "baseline" -%}
+- It imitates gold rationales and was not trained by a teacher. The sentence scores above come from the
+  teacher of the later stages;
+{%- else -%}
+- It was trained on a teacher's scores and corrections. It has learned to write what this teacher scores
+  highly, right or not. The sentence scores above come from the same teacher;
+{%- endif %}
+{%- if config.judge and config.judge != config.teacher %} the wins come from another model, the judge.
+{%- else %} so do the wins, because the teacher is the judge.{% endif %}
+{%- if config.problems == "embedded" %}
+- It knows only generated problems. It is an example of the method and has no other use.
+{%- endif %}
+- The share of right answers is that of {{ read_by }}.
+- All numbers are from one run with one seed ({{ config.seed }}). The intervals say how much the choice of
+  problems matters, not how much another seed would.
+- It writes fluent sentences about things it does not know. Do not use it as a source of facts or for
+  decisions.
+- The data set, a base model and the teacher's service have their own licences, which you must follow when you
+  use these weights or pass them on.
+
+"""
+
+# %% ../../nbs/reports/07_publish.ipynb #704aac5d
+_CARD += """## Settings
+
+The settings that differ from the defaults, as a parameter file of ARES (of paths only the last part):
+
+```yaml
+{{ settings }}```
+
+## Licence
+
+{% if license %}`{{ license }}`{% else %}None is given: ask the owner before using it.{% endif %}
+"""
+
+# %% ../../nbs/reports/07_publish.ipynb #e8810e0d
+_LAST_LEARNED = dict(
+    baseline="it was trained on gold rationales, and no teacher has scored it yet",
+    rl="its last stage was reinforcement learning (PPO) on the teacher's scores of single sentences",
+    sft="its last stage was fine-tuning on the teacher's corrections of its own rationales",
+)
+_DATA = dict(
+    embedded="Problems that the package generates (`ares.data.synthetic.make_problems`): "
+             "a few skills, simple drawings, a small vocabulary",
+    scienceqa="[ScienceQA](https://scienceqa.github.io) (Lu et al., 2022)",
+    aokvqa="[A-OKVQA](https://allenai.org/project/a-okvqa/home) (Schwenk et al., 2022)",
+    own="Questions of the person who trained it, which are not part of this repository",
+)
 _READ_BY = dict(
     adapter="a LoRA adapter that was trained on each stage's rationales and is not part of this repository",
     separate="another model, trained on gold and the baseline's rationales, "
@@ -200,137 +264,55 @@ _READ_BY = dict(
     likelihood="a rule that looks for the choice that the rationale's last sentence names, and where there "
                "is none takes the choice that the model most likely concludes",
 )
-_ALWAYS = [
-    "It writes fluent sentences about what it does not know. "
-    "Nobody should learn facts from it, or let it decide anything.",
-    "The data set has a licence of its own, and so have a base model and the service of a teacher; "
-    "to respect them is up to whoever uses or passes on these weights.",
-]
 
-# %% ../../nbs/reports/07_publish.ipynb #06040a0d
-def _limits(
-    config: ARESConfig,
-    stage: str,
-) -> str: # a list in Markdown
-    "The limits of the model and of its numbers."
-    judged = "so do the wins, where the teacher is the judge"
-    if config.judge and config.judge != config.teacher: judged = "the wins come from a judge of its own"
-    learned = ("It was trained by a teacher's scores and corrections. "
-               "What the teacher takes for good is what it has learned to say, right or not")
-    if stage == "baseline": learned = "It imitates gold rationales, and was not trained by a teacher"
-    items = [f"{learned}; the sentence scores above come from the same teacher, and {judged}."]
-    if config.problems == "embedded":
-        items.append("It knows only the problems that the package makes. "
-                     "It is an example of the method, and of no use for anything else.")
-    items += [
-        f"The share of right answers is that of {_READ_BY[config.answer_model]}.",
-        f"All numbers are those of one run with one seed ({config.seed}). The intervals say how much the "
-        "choice of problems matters, not how much another seed would.",
-        *_ALWAYS,
-    ]
-    return "\n".join(f"- {item}" for item in items)
+# %% ../../nbs/reports/07_publish.ipynb #4859c77c
+def _origin(config: ARESConfig) -> str:
+    "Where a run's student comes from."
+    start = base_model(config.student)
+    if start: return f"trained from [{start}](https://huggingface.co/{start})"
+    if isinstance(config.student, dict): return "trained from random weights"
+    return "trained from a student in a local folder"
 
-# %% ../../nbs/reports/07_publish.ipynb #c950d8d0
-_HOW_TO = """```python
-from PIL import Image
-from ares import Problem, generate_rollouts, load_student, rationale_prompt
+# %% ../../nbs/reports/07_publish.ipynb #c29d3bd9
+def _card_values(
+    config: ARESConfig, run: Path, # folder of the run
+    stage: str, name: str, model: Path, # see `model_card`
+) -> dict: # name in the template -> value
+    "The values for the template of a card."
+    def is_shown(s): return stage_order(s) <= stage_order(stage)
+    kind, t5, sees = _model_kind(model)
+    results = {s: r for s, r in read_results(run).items() if is_shown(s)}
+    models = {k: _without_path(getattr(config, k)) for k in ("teacher_model", "judge_model")}
+    sizes = {s: len(p) for s, p in run_splits(config, run).items()}
+    return dict(
+        title=name.split("/")[-1] or f"{run.resolve().name}, {stage}", name=name, config=config,
+        stage=stage, stages=list(filter(is_shown, done_stages(run))), round=stage_order(stage)[0],
+        kind=kind, t5=t5, sees=sees and config.use_images, origin=_origin(config),
+        learned=_LAST_LEARNED[stage.split("-")[0]], data=_DATA[config.problems], sizes=sizes,
+        gold=min(config.gold_problems or sizes["train"], sizes["train"]),
+        teachers=describe_teacher(replace(config, **models)), read_by=_READ_BY[config.answer_model],
+        tables=[_score_table(results, columns) for columns in (_SCORES, _FAILURES)],
+        install=install_command(),
+        settings=yaml.safe_dump(_card_settings(run), sort_keys=False, width=1000))
 
-student = load_student("{name}", max_prompt_tokens={config.max_prompt_tokens})
-picture = {picture}
-problem = Problem("1", "Which of these is a mammal?", ["a trout", "a whale"], 1, image=picture)
-rollout = generate_rollouts(student, [problem], [rationale_prompt(problem)], num_samples=1, \
-max_new_tokens={config.max_new_tokens}, sample=False)[0]
-print(rollout.text)
-```"""
-
-# %% ../../nbs/reports/07_publish.ipynb #ee7746f7
-_AUTO_CLASSES = """`transformers` loads the same weights (without a picture here):
-
-```python
-import ares.students.t5  # registers the class of this model
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
-
-tokenizer, model = AutoTokenizer.from_pretrained("{name}"), AutoModelForSeq2SeqLM.from_pretrained("{name}")
-text = "Question: Which is a mammal?\\nContext: N/A\\nOptions: (A) a trout (B) a whale\\nSolution:"
-ids = tokenizer(text, return_tensors="pt").input_ids
-written = model.generate(ids, max_new_tokens={config.max_new_tokens})
-print(tokenizer.decode(written[0], skip_special_tokens=True))
-```"""
-
-# %% ../../nbs/reports/07_publish.ipynb #bbad57a3
-def _how_to_load(
-    config: ARESConfig,
-    name: str, # of the repository; "" for the folder itself
-    model: Path, # folder of a saved student
-) -> str: # Markdown
-    "The section with code that can be pasted."
-    _, t5, sees = _model_kind(model)
-    shows = sees and config.use_images and not config.features
-    picture = 'Image.new("RGB", (64, 64), "white")  # or Image.open("whale.png"); None for no picture'
-    if not shows: picture = "None"
-    parts = [f"In a shell: `{install_command()}`. Then in Python:", _HOW_TO, *[_AUTO_CLASSES] * t5]
-    if not name: parts[0] = parts[0].replace("Python:", "Python, in the folder of these files:")
-    if config.features:
-        parts.append("It was trained on features of pictures, not on pixels: `ares.data.vision` makes them.")
-    filled = "\n\n".join(parts[1:]).format(name=name or ".", config=config, picture=picture)
-    return f"{parts[0]}\n\n{filled}"
-
-# %% ../../nbs/reports/07_publish.ipynb #b1b97837
-def _card_header(
-    config: ARESConfig,
-    license: str = "", # an identifier of the Hub, e.g. "apache-2.0"; left out when empty
-    language: str = "en", # of the rationales
-    t5: bool = True, sees: bool = True, # see `_model_kind`
-) -> str: # YAML between lines of dashes
-    "The part of a card that the Hub reads."
-    tags = ["ares", *["t5"] * t5, "reasoning", "rationales", "reinforcement-learning", "ppo",
-            "arxiv:2407.00087"]
-    if sees and config.use_images: tags.append("multimodal")
-    data = ModelCardData(library_name="ares-reason", base_model=base_model(config.student),
-                         language=language, license=license or None, tags=tags)
-    return f"---\n{data.to_yaml()}\n---"
-
-# %% ../../nbs/reports/07_publish.ipynb #353edbec
-_BELOW_SCORES = ("In brackets 95 % intervals; wins are shares of decided pairs, "
-                 "sentences are counted a rationale.")
-
-def _card_parts(
-    config: ARESConfig, run: Path, stage: str, # the other arguments are those of `model_card`
-    name: str, license: str, model: Path | None,
-) -> dict: # heading -> text
-    "The sections of a card."
-    results = {s: r for s, r in read_results(run).items() if stage_order(s) <= stage_order(stage)}
-    scores, failures = (_markdown_table(_score_table(results, c), "stage") for c in (_SCORES, _FAILURES))
-    models = dict(teacher_model=_without_path(config.teacher_model),
-                  judge_model=_without_path(config.judge_model))
-    how_to = _how_to_load(config, name, model or run/stage/"model")
-    settings = yaml.safe_dump(_card_settings(run), sort_keys=False, width=1000)
-    title = name.split("/")[-1] or f"{run.resolve().name}, {stage}"
-    return {
-        f"# {title}": _what_it_is(config, run, stage, model),
-        "## Data": _what_it_read(config, {s: len(p) for s, p in run_splits(config, run).items()}),
-        "## Teacher and judge": describe_teacher(replace(config, **models)),
-        "## Scores": f"{scores}\n\n{_BELOW_SCORES}\n\n{failures}",
-        "## How to load it": how_to,
-        "## Limits": _limits(config, stage),
-        "## Settings": "What differs from the defaults, as a parameter file of ARES "
-                       f"(the last part of paths only):\n\n```yaml\n{settings}```",
-        "## Licence": f"`{license}`" if license else "None is given: ask the owner before using it.",
-    }
-
+# %% ../../nbs/reports/07_publish.ipynb #764aea0c
 def model_card(
     run: str | Path, # folder of a run
     stage: str, # a finished one
     name: str = "", # of the repository, owner/name
-    license: str = "", language: str = "en", # see `_card_header`
-    model: Path | None = None, # see `_what_it_is`
-) -> str: # Markdown with a YAML header
+    license: str = "", # an identifier of the Hub, e.g. "apache-2.0"
+    language: str = "en", # of the rationales
+    model: Path | None = None, # folder of the weights; the stage's own by default
+) -> ModelCard: # Markdown with a YAML header
     "The model card of a stage's student."
     run = Path(run)
     config = load_config(read_json(run/"config.json"), need_data=False)
-    header = _card_header(config, license, language, *_model_kind(model or run/stage/"model")[1:])
-    parts = _card_parts(config, run, stage, name, license, model)
-    return "\n\n".join([header, *(f"{head}\n\n{text}" for head, text in parts.items())]) + "\n"
+    values = _card_values(config, run, stage, name, model or run/stage/"model")
+    tags = ["ares", *["t5"] * values["t5"], "reasoning", "rationales", "reinforcement-learning", "ppo",
+            "arxiv:2407.00087", *["multimodal"] * values["sees"]]
+    data = ModelCardData(library_name="ares-reason", base_model=base_model(config.student),
+                         language=language, license=license or None, tags=tags)
+    return ModelCard.from_template(data, template_str=_CARD, **values)
 
 # %% ../../nbs/reports/07_publish.ipynb #e0d9f0b4
 # weights and their index, configurations, tokenizer and its template
@@ -344,9 +326,7 @@ def _published_files(
     "The files of a stage that are published."
     run = Path(run)
     if run.resolve().name.endswith("-rehearsal"):
-        raise AresError(
-            f"{run}: a rehearsal is not published; a stand-in answered in the place of its teacher."
-        )
+        raise AresError(f"{run}: a rehearsal is not published; its teacher was the mock server.")
     stages = done_stages(run)
     if stage not in stages or not (run/stage/"model").is_dir():
         raise AresError(f"{run}: stage `{stage}` is not done; done are {', '.join(stages)}.")
@@ -391,7 +371,7 @@ def _write_published(
         config = load_config(read_json(run/"config.json"), need_data=False)
         merged(load_student(str(model), base=adapter_student(config))).save(folder)
     write_json(folder/"results.json", read_results(run))
-    (folder/"README.md").write_text(model_card(run, stage, model=folder, **how), encoding="utf-8")
+    model_card(run, stage, model=folder, **how).save(folder/"README.md")
     return folder
 
 # %% ../../nbs/reports/07_publish.ipynb #a30cab2c
@@ -411,11 +391,10 @@ def _send_folder(
     folder: Path, # of `_write_published`
     to: str, private: bool, token: str,
     message: str, # of the commit
-    endpoint: str | None = None, # another server than the Hub
     kind: str = "model", # of the repository, or "dataset"
 ) -> str: # address of the repository
     "Create a repository, unless it exists, and upload a folder to it."
-    api = HfApi(endpoint=endpoint, token=token)
+    api = HfApi(token=token)
     try:
         url = api.create_repo(to, private=private, exist_ok=True, repo_type=kind)
         if private and not api.repo_info(to, repo_type=kind).private:
@@ -425,7 +404,7 @@ def _send_folder(
     except AresError:
         raise
     except Exception as e:
-        reason = (str(e).strip() or "no word").splitlines()[0]
+        reason = (str(e).strip() or "no message").splitlines()[0]
         raise AresError(f"--to {to}: the Hub did not take it ({type(e).__name__}: {reason}).") from None
     return str(url)
 
@@ -435,13 +414,12 @@ def publish(
     stage: str = "", # the last finished one by default
     to: str = "", # "owner/name" on the Hub; "" only writes the folder
     private: bool = True,
-    license: str = "", language: str = "en", # see `_card_header`
+    license: str = "", language: str = "en", # see `model_card`
     merge: bool = False, # see `_write_published`
-    endpoint: str | None = None, # another server than the Hub
 ) -> str: # the folder, or the address
     "Write a stage's model with its card, and send it to a repository."
     token = _check_destination(to) if to else ""
     stage = stage or done_stages(run)[-1]
     folder = _write_published(run, stage, merge, license=license, language=language, name=to)
     if not to: return str(folder)
-    return _send_folder(folder, to, private, token, f"{Path(run).resolve().name}, {stage}", endpoint)
+    return _send_folder(folder, to, private, token, f"{Path(run).resolve().name}, {stage}")
