@@ -131,12 +131,6 @@ def stage_cost(
         failed_items=int(mine["failed"]), dollars=round(float(mine["dollars"]), 6),
     )
 
-# %% ../../nbs/pipeline/05_evaluate.ipynb #dd8c9bdf
-def _validation_rationales(config: ARESConfig, student, problems: list, path: Path) -> list: # of `Rollout`
-    "A stage's rationales of validation problems, if they decide about the next round; otherwise []."
-    if not config.stop_without_gain or config.evaluate_on == "val": return []
-    return write_rationales(student, problems, path, sampling_settings(config, "test"))
-
 # %% ../../nbs/pipeline/05_evaluate.ipynb #bc5dd974
 def validation_score(
     record: dict, # of a stage
@@ -152,7 +146,7 @@ def validation_score(
 def _metrics(
     config: ARESConfig, run: Path, stage: str,
     rollouts: list, answers: list, # of the problems that stages are tested on
-    validation: list, # of `_validation_rationales`
+    validation: list, # rationales of validation problems, if their score decides about the next round
 ) -> dict: # a part of the record
     "The metrics of a stage by the run's own teacher and judge."
     asked = config, run, f"{stage} test"
@@ -177,7 +171,8 @@ def evaluate_stage(
     student, greedily = load_trained(config, folder/"model"), sampling_settings(config, "test")
     rollouts = write_rationales(student, problems, folder/"rationales.jsonl", greedily)
     answers = stage_answers(student, splits["train"], rollouts, folder, config)
-    validation = _validation_rationales(config, student, splits["val"], folder/"val_rationales.jsonl")
+    path, decides = folder/"val_rationales.jsonl", config.stop_without_gain and config.evaluate_on != "val"
+    validation = write_rationales(student, splits["val"], path, greedily) if decides else []
     def finish():
         result = _metrics(config, run, stage, rollouts, answers, validation) | training
         if asked_models(config): result |= stage_cost(ledger_path(config, run), stage)

@@ -223,7 +223,6 @@ def train_rl(
     teacher = make_teacher(config, run, stage) if is_main() else None
     student, reference, value_head, trainer, records = rl_parts(config, run, stage)
     sampler, sampling = make_sampler(config, student), sampling_settings(config, "rl")
-    models, how = (student, reference, value_head), (sampling, sampler, config.recompute_logprobs)
     def spent(): return sum(r["teacher_calls"] for r in records) if config.round_calls else len(records)
     total, schedule = config.round_calls or config.collections, SCHEDULES[config.rl_schedule]
     bar = progress(total=total, desc=stage, cost=teacher and teacher.cost)
@@ -233,7 +232,8 @@ def train_rl(
     while spent() < total:
         started, before = time.time(), spent()
         chosen = collection_problems(problems, len(records), config.collect_problems, seed)
-        rollouts, measured = collect(*models, teacher, chosen, *how)
+        rollouts, measured = collect(student, reference, value_head, teacher, chosen, sampling, sampler,
+                                     config.recompute_logprobs)
         record = trainer.update(rollouts, schedule(before / total)) | dict(collection=len(records) + 1)
         records.append(record | measured | dict(seconds=round(time.time() - started, 3)))
         if is_main(): _keep_collection(folder, records, rollouts, trainer)
