@@ -365,7 +365,7 @@ def rehearsal(
 
     _check_rehearsal(config)
     problems = sum(load_splits(config).values(), [])
-    offline = load_teacher(offline_name(config), knowledge=config.teacher_knowledge)
+    offline = load_teacher(offline_name(config.problems), knowledge=config.teacher_knowledge)
     with MockServer(problems, offline) as server:
         new = dict(ANTHROPIC_BASE_URL=server.url, ANTHROPIC_API_KEY="rehearsal",
                    OPENAI_BASE_URL=f"{server.url}/v1", OPENAI_API_KEY="rehearsal")
@@ -402,9 +402,10 @@ def _show_answer(
 ) -> int: # 0
     "Print the rationale and the answer to a question."
     from ares.pipeline.answer import find_problem, load_run, question_problem
+    from ares.pipeline.build import load_splits
     where = _given_values(args.p)
     config, run = _find_run(args.target, overrides=where, need_data=bool(args.problem))
-    if args.problem: problem = find_problem(config, args.problem)
+    if args.problem: problem = find_problem(load_splits(config), args.problem)
     else: problem = question_problem(config, args.question, args.choices, args.image, args.hint)
     print(load_run(run, args.stage, **where).solve(problem, args.scores))
     return 0
@@ -651,7 +652,7 @@ def _run_command(args: argparse.Namespace) -> int: # 0 when all went well
     if args.command == "plan": return _show_plan(config, args)
     if args.command in ("publish", "feedback"):
         from ares.pipeline.folder import check_run
-        check_run(config, run)
+        check_run(run)
         return _show_published(run, args) if args.command == "publish" else _show_feedback(run, args)
     if args.command == "ledger": return _show_ledger(config, run, args)
     from ares.pipeline.notebooks import complete_run, make_report

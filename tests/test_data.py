@@ -15,7 +15,7 @@ from ares.pipeline.evaluate import stage_answers, write_rationales
 from ares.teachers.llm import load_teacher
 from ares.evaluation.metrics import CATEGORIES
 from ares.pipeline.config import load_config
-from ares.pipeline.build import load_splits, make_student
+from ares.pipeline.build import load_splits, make_student, sampling_settings
 
 TINY = dict(d_model=32, d_ff=64, num_layers=1, num_decoder_layers=1, num_heads=2, vocab_size=800)
 SMALL = dict(
@@ -62,10 +62,11 @@ def test_a_student_is_evaluated_on_mmmu_and_mmbench(tmp_path, capsys):
         SMALL | dict(train_problems=24, val_problems=8, test_problems=8, answer_model="conclusion")
     )
     student, teacher = make_student(config, load_splits(config)["train"]), load_teacher("reference")
+    greedily = sampling_settings(config, "test")
     for load, name, n in ((load_mmmu, "mmmu", 20), (load_mmbench, "mmbench", 20)):
         problems, left = filter_supported(load(data_folder()/name))
         assert len(problems) == n and sum(left.values()) == (name == "mmmu")
-        rollouts = write_rationales(student, problems, tmp_path/f"{name}.jsonl", config)
+        rollouts = write_rationales(student, problems, tmp_path/f"{name}.jsonl", greedily)
         assert stage_answers(student, [], rollouts, tmp_path, config) is not None
         gold = [replace(r, text=f"So the answer is ({chr(65 + r.problem.answer)}).") for r in rollouts]
         answers = stage_answers(student, [], gold, tmp_path, config)

@@ -17,7 +17,7 @@ from ..data.vision import VisionModel, load_features
 from ..training.answers import likeliest_answers, load_answerer, predict_answers, read_conclusion
 from ..training.rollouts import generate_rollouts
 from .config import UNTRAINED_ANSWERS, ARESConfig, is_own
-from .build import load_splits, load_trained, make_teacher
+from .build import load_trained, make_teacher
 from .folder import done_stages, loading, read_config
 from .evaluate import answer_adapter
 
@@ -106,12 +106,16 @@ def _sentence_scores(
     return dict(scores=scores) if scores else dict(no_scores="the teacher gave no usable reply")
 
 # %% ../../nbs/pipeline/10_answer.ipynb #cb90a524
-def _with_view(config: ARESConfig, problem: Problem) -> Problem:
+def _with_view(
+    problem: Problem,
+    features: str, # folder of the features that the student was trained on; "" for pixels
+    device: str, # for the vision model
+) -> Problem:
     "A problem whose new picture is shown as the student was trained to see it."
-    if problem.image is None or problem.features or not config.features: return problem
-    model = VisionModel(load_features(config.features).index["model"], config.device)
-    features = model([problem])[0].float().cpu()
-    return replace(problem, features=lambda: features)
+    if problem.image is None or problem.features or not features: return problem
+    model = VisionModel(load_features(features).index["model"], device)
+    seen = model([problem])[0].float().cpu()
+    return replace(problem, features=lambda: seen)
 
 # %% ../../nbs/pipeline/10_answer.ipynb #4680df94
 def _refuse_unseen(
@@ -157,7 +161,8 @@ class TrainedStudent:
 
     def solve(self, problem: Problem, score: bool = False) -> Answer:
         "The `Answer` to a problem; `score` lets a language model score it."
-        problem, config = _with_view(self.config, problem), self.config
+        config = self.config
+        problem = _with_view(problem, config.features, config.device)
         _refuse_unseen(self.student, problem)
         rollout = generate_rollouts(self.student, [problem], [rationale_prompt(problem)], num_samples=1,
                                     max_new_tokens=config.max_new_tokens, sample=False)[0]
@@ -186,11 +191,11 @@ def load_run(
 
 # %% ../../nbs/pipeline/10_answer.ipynb #a23c7419
 def find_problem(
-    config: ARESConfig,
-    id: str, # of a problem of the run's own data
+    splits: dict, # split -> list of `Problem`
+    id: str, # of one of them
 ) -> Problem:
     "A problem of a run's data set by its id."
-    problems = sum(load_splits(config).values(), [])
+    problems = sum(splits.values(), [])
     found = [p for p in problems if p.id == id]
     if found: return found[0]
     raise AresError(f"problem: {shown_value(id)} is not one of this run's; their ids are like "

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['shown_splits', 'load_splits', 'check_gold', 'shown_width', 'student_ways', 'lora_settings', 'make_student',
            'adapter_student', 'load_trained', 'ledger_path', 'llm_settings', 'offline_name', 'make_teacher',
-           'make_judge', 'check_keys', 'try_own_code', 'ppo_config', 'sft_config', 'make_sampler']
+           'make_judge', 'check_keys', 'try_own_code', 'ppo_config', 'sft_config', 'sampling_settings', 'make_sampler']
 
 # %% ../../nbs/pipeline/03_build.ipynb #8db849e5
 import os
@@ -15,6 +15,7 @@ from pathlib import Path
 
 # %% ../../nbs/pipeline/03_build.ipynb #92f4e425
 from ..core.io import *
+from ..data.problem import Problem
 from ..data.synthetic import in_words, make_problems
 from ..data.datasets import load_aokvqa, load_scienceqa, read_captions, refuse_blind
 from ..data.own import load_own
@@ -110,10 +111,10 @@ def check_gold(
 
 # %% ../../nbs/pipeline/03_build.ipynb #926c6dbf
 def shown_width(
-    config: ARESConfig,
-) -> int | None: # None where the student is shown pixels
+    features: str, # folder of a vision model's features; "" for pixels
+) -> int | None: # None for pixels
     "The width of the features' patches, as `load_student` asks for it."
-    return load_features(config.features).shape[1] if config.features else None
+    return load_features(features).shape[1] if features else None
 
 # %% ../../nbs/pipeline/03_build.ipynb #b762e221
 def student_ways(config: ARESConfig) -> dict:
@@ -127,7 +128,7 @@ def lora_settings(config: ARESConfig) -> dict:
 
 def _loaded(config: ARESConfig, source, **more): # a `Student`
     "A loaded student, prepared as the settings say."
-    more |= dict(max_prompt_tokens=config.max_prompt_tokens, image_dim=shown_width(config))
+    more |= dict(max_prompt_tokens=config.max_prompt_tokens, image_dim=shown_width(config.features))
     student = load_student(source, device=pick_device(config.device), dtype=config.dtype, **more)
     set_no_image(student, config.no_image)
     set_ways(student, **student_ways(config))
@@ -186,9 +187,11 @@ def llm_settings(
     return settings | dict(path=ledger_path(config, run), send=config.teacher_send, stage=stage)
 
 # %% ../../nbs/pipeline/03_build.ipynb #50260644
-def offline_name(config: ARESConfig) -> str: # a key of `TEACHERS`
+def offline_name(
+    problems: str, # the setting of this name
+) -> str: # a key of `TEACHERS`
     "The offline teacher that fits the problems of a run."
-    return "facts" if config.problems == "embedded" else "reference"
+    return "facts" if problems == "embedded" else "reference"
 
 def _named_teacher(
     config: ARESConfig,
@@ -197,7 +200,7 @@ def _named_teacher(
 ): # a `Teacher`
     "The teacher of that name."
     knowledge = config.teacher_knowledge
-    if is_own(name): return OwnTeacher(name, _named_teacher(config, offline_name(config)))
+    if is_own(name): return OwnTeacher(name, _named_teacher(config, offline_name(config.problems)))
     if name == "replay": return ReplayTeacher(config.replay)
     if name in OFFLINE:
         own = dict(similarity=config.similarity) if name == "reference" else {}
@@ -248,12 +251,12 @@ def check_keys(
         else: check_key("openai", f"{role}: openai")
 
 # %% ../../nbs/pipeline/03_build.ipynb #09b16a9b
-def try_own_code(config: ARESConfig):
+def try_own_code(
+    config: ARESConfig,
+    problem: Problem, # to be scored, corrected and compared
+):
     "Call the user's own code once; raises an error if an answer cannot be used."
-    names = own_names(config)
-    if not names: return
-    problem = load_splits(config)["train"][0]
-    for name in names: try_own(_named_teacher(config, name), problem)
+    for name in own_names(config): try_own(_named_teacher(config, name), problem)
 
 # %% ../../nbs/pipeline/03_build.ipynb #b989e043
 def ppo_config(config: ARESConfig) -> PPOConfig:
@@ -285,6 +288,19 @@ def sft_config(
     same = {n: getattr(config, n) for n in ("seed", "fsdp", "warmup", "weight_decay", "group_by_length")}
     half = "bf" in config.dtype + config.mixed_precision
     return SFTConfig(**own, **same, grad_accum=config.sft_grad_accum, bf16=half, setting=f"{stage}_lr")
+
+# %% ../../nbs/pipeline/03_build.ipynb #538bfa93
+def sampling_settings(
+    config: ARESConfig,
+    use: str, # "rl", "sft" for the corrections, or "test"
+) -> dict: # arguments for `generate_rollouts`
+    "How the rationales of a stage are sampled."
+    length = dict(max_new_tokens=config.max_new_tokens)
+    if use == "test": return length | dict(num_samples=1, batch_size=config.collect_problems, sample=False)
+    drawn = length | {n: getattr(config, n) for n in ("temperature", "top_k", "top_p")}
+    if use == "sft": return drawn | dict(num_samples=config.sft_samples, sample=config.sft_samples > 1)
+    return drawn | dict(num_samples=config.num_samples, batch_size=config.rollout_batch_size,
+                        of_sampled=config.sampled_logprobs)
 
 # %% ../../nbs/pipeline/03_build.ipynb #8d4e54ff
 def make_sampler(

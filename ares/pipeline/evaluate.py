@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['write_rationales', 'separate_answerer', 'answer_adapter', 'adapter_answerer', 'stage_answers', 'baseline_texts',
-           'stage_cost', 'evaluate', 'validation_score', 'evaluate_stage']
+           'stage_cost', 'validation_score', 'evaluate_stage']
 
 # %% ../../nbs/pipeline/05_evaluate.ipynb #673bb289
 import shutil, time
@@ -20,23 +20,20 @@ from ..training.answers import fit_answers, likeliest_answers, load_answerer, pr
 from ..training.answers import read_conclusion
 from ..evaluation.metrics import compute_metrics, sentence_stats
 from .config import ARESConfig, asked_models
-from .build import ledger_path, load_splits, load_trained, lora_settings, make_judge
-from .build import make_teacher, sft_config
+from .build import ledger_path, load_trained, lora_settings, make_judge, make_teacher
+from .build import sampling_settings, sft_config
 
 # %% ../../nbs/pipeline/05_evaluate.ipynb #2474f8e7
 def write_rationales(
     student, # a `Student`
     problems: list, # of `Problem`
     path: str | Path, # JSON lines; used as they are when the file exists
-    config: ARESConfig,
+    sampling: dict, # of `sampling_settings(config, "test")`
 ) -> list: # of `Rollout`, one a problem
     "One greedy rationale for each problem, stored in a file."
     if not run_on_main(Path(path).exists):
         prompts = [rationale_prompt(p) for p in problems]
-        rollouts = generate_rollouts(
-            student, problems, prompts, num_samples=1, max_new_tokens=config.max_new_tokens, sample=False,
-            batch_size=config.collect_problems,
-        )
+        rollouts = generate_rollouts(student, problems, prompts, **sampling)
         run_on_main(lambda: write_jsonl(path, [r.to_dict() for r in rollouts]))
     return [Rollout.from_dict(d, p) for d, p in zip(read_jsonl(path), problems, strict=True)]
 
@@ -66,7 +63,8 @@ def separate_answerer(
     gold = [p for p in problems[:config.gold_problems or None] if p.solution]
     with_gold = {p.id for p in gold}
     others = [p for p in problems if p.id not in with_gold]
-    written = write_rationales(start, others, baseline/"train_rationales.jsonl", config)
+    greedily = sampling_settings(config, "test")
+    written = write_rationales(start, others, baseline/"train_rationales.jsonl", greedily)
     rationales = [rationale_target(p, prefix=False) for p in gold] + [r.text for r in written]
     answerer = fit_answers(start, gold + others, rationales, baseline/"answers",
                            sft_config(config, "answer"), look=config.answer_images)
@@ -87,7 +85,8 @@ def adapter_answerer(
     "The answer adapter of a stage, trained when it is first needed."
     kept, lora = folder/"answers"/"model", answer_adapter(config)
     if run_on_main(kept.exists): return load_answerer(student, kept, lora)
-    own = write_rationales(student, problems, folder/"train_rationales.jsonl", config)
+    greedily = sampling_settings(config, "test")
+    own = write_rationales(student, problems, folder/"train_rationales.jsonl", greedily)
     answerer = fit_answers(
         student, problems, [r.text for r in own], folder/"answers", sft_config(config, "answer"),
         desc=f"{folder.name} answers", look=config.answer_images, lora=lora,
@@ -123,65 +122,63 @@ def baseline_texts(
 
 # %% ../../nbs/pipeline/05_evaluate.ipynb #223d5b20
 def stage_cost(
-    config: ARESConfig,
-    run: str | Path, stage: str,
-) -> dict: # requests, asked_again, failed_items, dollars; empty without a language model
+    ledger: Path, # of the run
+    stage: str,
+) -> dict: # requests, asked_again, failed_items, dollars
     "The requests and dollars of a stage."
-    if not asked_models(config): return {}
-    table = Ledger(ledger_path(config, run)).totals(by=("stage",)).set_index("stage")
+    table = Ledger(ledger).totals(by=("stage",)).set_index("stage")
     mine = table[table.index.isin([stage, f"{stage} test"])].sum()
     return dict(
         requests=int(mine["questions"]), asked_again=int(mine["asked again"]),
         failed_items=int(mine["failed"]), dollars=round(float(mine["dollars"]), 6),
     )
 
-# %% ../../nbs/pipeline/05_evaluate.ipynb #dc459be6
-def evaluate(config: ARESConfig, run: Path, stage: str, rollouts: list, answers: list) -> dict: # a record
-    "The metrics of a stage by the run's own teacher and judge."
-    teacher = make_teacher(config, run, f"{stage} test", noise=False)
-    judge = make_judge(config, run, f"{stage} test")
-    texts = baseline_texts(Path(run), stage)
-    return compute_metrics(teacher, judge, rollouts, answers, texts, config.similarity == "minilm", stage)
-
-# %% ../../nbs/pipeline/05_evaluate.ipynb #dd8c9bdf
-def _validation_scores(config: ARESConfig, run: Path, stage: str, student, problems: list) -> dict:
-    "The sentence score on validation problems, if it decides about the next round; otherwise {}."
-    if not config.stop_without_gain or config.evaluate_on == "val": return {}
-    rollouts = write_rationales(student, problems, run/stage/"val_rationales.jsonl", config)
-    def score():
-        teacher = make_teacher(config, run, f"{stage} test", noise=False)
-        score_rollouts(teacher, rollouts, desc=f"{stage} val scores")
-        return dict(val_sentence_score=sentence_stats([r.scores for r in rollouts])["sentence_score"])
-    return run_on_main(score)
-
 # %% ../../nbs/pipeline/05_evaluate.ipynb #bc5dd974
 def validation_score(
-    config: ARESConfig,
     record: dict, # of a stage
+    evaluate_on: str, # the split that stages are tested on
 ) -> float: # mean sentence score on validation problems
     "The score that may decide whether another round follows."
-    name = "sentence_score" if config.evaluate_on == "val" else "val_sentence_score"
+    name = "sentence_score" if evaluate_on == "val" else "val_sentence_score"
     if isinstance(record.get(name), (int, float)): return record[name]
     raise AresError(f"stop_without_gain: a stage was evaluated without `{name}`, which decides about the "
                     "next round; remove its result.json, and it is evaluated again.")
 
 # %% ../../nbs/pipeline/05_evaluate.ipynb #c2562b5c
+def _metrics(
+    config: ARESConfig, run: Path, stage: str,
+    rollouts: list, answers: list, # of the problems that stages are tested on
+    validation: list, # rationales of validation problems, if their score decides about the next round
+) -> dict: # a part of the record
+    "The metrics of a stage by the run's own teacher and judge."
+    asked = config, run, f"{stage} test"
+    teacher, judge = make_teacher(*asked, noise=False), make_judge(*asked)
+    if validation: score_rollouts(teacher, validation, desc=f"{stage} val scores")
+    texts = baseline_texts(run, stage)
+    result = compute_metrics(teacher, judge, rollouts, answers, texts, config.similarity == "minilm", stage)
+    if not validation: return result
+    return result | dict(val_sentence_score=sentence_stats([r.scores for r in validation])["sentence_score"])
+
+# %% ../../nbs/pipeline/05_evaluate.ipynb #1e8a43e9
 def evaluate_stage(
     config: ARESConfig,
     run: str | Path, # folder of the run; `<run>/<stage>/model` holds the stage's student
     stage: str, # "baseline", "rl-1", "sft-1", ...
+    splits: dict, # split -> list of `Problem`
     training: dict, # what training the stage cost: `seconds`, `teacher_calls`
 ) -> dict: # the stage's record, also stored as `result.json`
     "Test a trained stage."
     run, started = Path(run), time.time()
-    folder, splits = run/stage, load_splits(config)
-    student = load_trained(config, folder/"model")
-    rollouts = write_rationales(student, splits[config.evaluate_on], folder/"rationales.jsonl", config)
+    folder, problems = run/stage, splits[config.evaluate_on]
+    student, greedily = load_trained(config, folder/"model"), sampling_settings(config, "test")
+    rollouts = write_rationales(student, problems, folder/"rationales.jsonl", greedily)
     answers = stage_answers(student, splits["train"], rollouts, folder, config)
-    validation = _validation_scores(config, run, stage, student, splits["val"])
+    path, decides = folder/"val_rationales.jsonl", config.stop_without_gain and config.evaluate_on != "val"
+    validation = write_rationales(student, splits["val"], path, greedily) if decides else []
     def finish():
-        result = evaluate(config, run, stage, rollouts, answers) | validation | training
-        result |= stage_cost(config, run, stage) | dict(evaluation_seconds=round(time.time() - started, 1))
+        result = _metrics(config, run, stage, rollouts, answers, validation) | training
+        if asked_models(config): result |= stage_cost(ledger_path(config, run), stage)
+        result |= dict(evaluation_seconds=round(time.time() - started, 1))
         answered = [r.to_dict() | dict(answer=a) for r, a in zip(rollouts, answers)]
         write_jsonl(folder/"rationales.jsonl", answered)
         for unused in folder.glob("answers/checkpoint-*"): shutil.rmtree(unused)

@@ -22,7 +22,7 @@ from ..evaluation.benchmarks import TEST_SETS, answer_table, load_test_problems,
 from ..evaluation.judge import ConclusionJudge, win_rate
 from ..evaluation.metrics import failure_signatures, rationale_metrics
 from .config import ARESConfig
-from .build import check_keys, load_splits, load_trained, make_judge
+from .build import check_keys, load_splits, load_trained, make_judge, sampling_settings
 from .folder import done_stages, loading, read_config
 from .evaluate import stage_answers, write_rationales
 
@@ -89,7 +89,8 @@ def _rationales(config: ARESConfig, run: Path, stage: str, problems: list, folde
     "(rollouts of a stage, its student)"
     with loading(run/stage/"model", "restore it, or evaluate another stage"):
         student = load_trained(config, run/stage/"model")
-    return write_rationales(student, problems, folder/stage/"rationales.jsonl", config), student
+    path, greedily = folder/stage/"rationales.jsonl", sampling_settings(config, "test")
+    return write_rationales(student, problems, path, greedily), student
 
 # %% ../../nbs/pipeline/09_evaluate_on.ipynb #dbae2e96
 def _kept_answers(
@@ -111,11 +112,13 @@ def _kept_answers(
     return answers
 
 # %% ../../nbs/pipeline/09_evaluate_on.ipynb #dc94a39c
-def _compared(config: ARESConfig, run: Path, rollouts: list, folder: Path) -> dict: # see `win_rate`
+def _compared(
+    judge, # a `Teacher`
+    rollouts: list, baseline: list, # of the stage, and of the baseline
+) -> dict: # see `win_rate`
     "Win rates over the baseline's rationales of the same problems."
     problems, texts = [r.problem for r in rollouts], [r.text for r in rollouts]
-    baseline, _ = _rationales(config, run, "baseline", problems, folder)
-    judge, before = make_judge(config, run/"evaluations", folder.name), [r.text for r in baseline]
+    before = [r.text for r in baseline]
     second = win_rate(ConclusionJudge(), problems, texts, before)
     second = {f"answer_{name}": second[name] for name in ("win_rate", "ties", "wins", "losses")}
     return win_rate(judge, problems, texts, before, desc="judge") | second
@@ -154,7 +157,9 @@ def evaluate_on(
     answers = _kept_answers(config, run, stage, student, rollouts, folder)
     record = dict(stage=stage, on=on, data=str(data), judge=judge, judge_model=judge_model)
     record |= _record(problems, rollouts, answers, on)
-    if judge: record |= _compared(config, run, rollouts, folder)
+    if judge:
+        baseline, _ = _rationales(config, run, "baseline", problems, folder)
+        record |= _compared(make_judge(config, run/"evaluations", folder.name), rollouts, baseline)
     record |= dict(folder=str(folder/stage), seconds=round(time.time() - started, 1))
     write_json(folder/stage/"result.json", record)
     return record

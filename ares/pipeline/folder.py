@@ -7,9 +7,10 @@ __all__ = ['stage_names', 'stage_order', 'kept_settings', 'made_with', 'run_spli
            'is_complete', 'check_run', 'read_config', 'loading', 'done_stages', 'read_results']
 
 # %% ../../nbs/pipeline/04_folder.ipynb #a74b5e12
-import gzip, hashlib, json, os, time
+import gzip, hashlib, json, os, re, time, zlib
 from contextlib import contextmanager
 from dataclasses import asdict, fields
+from functools import partial
 from importlib.metadata import version
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -85,7 +86,7 @@ def _kept_records(run: Path) -> list:
     path = run/_PROBLEMS
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file: lines = file.readlines()
-    except (OSError, EOFError, ValueError) as e:
+    except (OSError, EOFError, ValueError, zlib.error) as e:
         raise AresError(f"{path}: cannot be read ({clipped(e, 60)}); restore it.") from None
     return [parse_json(line, f"{path}: line {number}") for number, line in enumerate(lines, 1)]
 
@@ -159,17 +160,20 @@ def _content_fault(
             "name the place of the same content, or start another run.")
 
 # %% ../../nbs/pipeline/04_folder.ipynb #d6eb935e
-def _moved_settings(config: ARESConfig, run: Path, changed: list) -> list:
+def _moved_settings(
+    run: Path,
+    changed: list, # names of settings
+    student, # the setting of this name
+) -> list: # names
     "Those of some changed settings that only say where something is."
     moved = [name for name in changed if name in PLACE_FIELDS]
     if "student" not in moved: return moved
     known = (run/_CONTENTS).exists() and "student" in read_json(run/_CONTENTS, dict)
-    return moved if known and _is_local(config.student) else [n for n in moved if n != "student"]
+    return moved if known and _is_local(student) else [n for n in moved if n != "student"]
 
-def _check_ledger(config: ARESConfig, run: Path):
+def _check_ledger(run: Path, ledger: Path):
     "Raise an error if a run that has asked a language model has lost its replies."
-    ledger, begun = ledger_path(config, run), any(run.glob("*/trained.json"))
-    if not begun or ledger.exists() or "teacher" not in asked_models(config): return
+    if ledger.exists() or not any(run.glob("*/trained.json")): return
     raise AresError(f"{run}: `ledger`: {ledger} does not exist; copy the ledger of this run there, or its "
                     "replies would be paid for again.")
 
@@ -177,6 +181,7 @@ def _check_ledger(config: ARESConfig, run: Path):
 def _check_contents(
     config: ARESConfig, run: Path,
     moved: list, # settings with another place than before
+    load, # gives the problems, see `save_or_check_config`
 ) -> tuple: # (hashes, records) to keep; empty when they are kept already
     "Raise an error if a place leads to another content than at the first start."
     kept = read_json(run/_CONTENTS, dict) if (run/_CONTENTS).exists() else None
@@ -186,7 +191,7 @@ def _check_contents(
                         "what it was started with; continue it once with the old place, then with the new "
                         "one.")
     if not named and not kept and not _is_local(config.student): return ()
-    splits = load_splits(config) if named else {}
+    splits = load() if named else {}
     records = list(map(_problem_record, chain.from_iterable(splits.values())))
     now = _contents(config, records, student=kept is None or "student" in moved)
     if kept is None: return now, records if config.data else []
@@ -227,17 +232,18 @@ def run_splits(
 def save_or_check_config(
     config: ARESConfig,
     run: Path, # folder of the run
+    load=None, # a function that gives the problems by split; by default, they are loaded here
 ):
     "Store the settings of a new run; for an existing run, check that they are the same."
     path, now = run/"config.json", asdict(config)
     changed = config_diff(kept_settings(run), now) if path.exists() else {}
-    moved = _moved_settings(config, run, list(changed))
+    moved = _moved_settings(run, list(changed), config.student)
     differ = [f"`{name}` was {shown_value(before)} and is now {shown_value(value)}"
               for name, (before, value) in changed.items() if name not in [*moved, *RUNTIME_FIELDS]]
     if differ: raise AresError(f"{run}: this run was started with other settings ({'; '.join(differ[:2])}); "
                                "choose another name, or remove the folder.")
-    _check_ledger(config, run)
-    new = _check_contents(config, run, moved)
+    if "teacher" in asked_models(config): _check_ledger(run, ledger_path(config, run))
+    new = _check_contents(config, run, moved, load or partial(load_splits, config))
     if not changed and not new and path.exists(): return
     with run_lock(run):
         if not path.exists(): _note_start(run)
@@ -316,6 +322,16 @@ def _check_logs(stage: Path, remedy: str):
             fields = {name: (*_NUMBER, list) for name in record} | {name: (int, float) for name in needed}
             _check_fields(f"{path}: line {number}", record, fields, needed, remedy)
 
+# %% ../../nbs/pipeline/04_folder.ipynb #a9a77c47
+def _check_rollouts(stage: Path, remedy: str):
+    "Raise an error if a file of scored rollouts is damaged or empty."
+    for path in sorted((stage/"rollouts").glob("*.jsonl.gz")):
+        fault = "it is empty"
+        try:
+            with gzip.open(path) as file: complete = sum(map(len, file)) > 0
+        except (OSError, EOFError, zlib.error) as e: complete, fault = False, clipped(e, 60)
+        if not complete: raise AresError(f"{path}: damaged ({fault}); {remedy}.")
+
 # %% ../../nbs/pipeline/04_folder.ipynb #c89d3ddf
 def _check_stage_folder(stage: Path):
     "Raise an error if a file of a stage is damaged."
@@ -332,6 +348,7 @@ def _check_stage_folder(stage: Path):
         for number, record in enumerate(read_jsonl(stage/name), 1):
             _check_fields(f"{stage/name}: line {number}", record, fields, tuple(fields), remedy)
     _check_logs(stage, remedy)
+    _check_rollouts(stage, remedy)
     if (stage/"shared.json").exists():
         shared = read_json(stage/"shared.json", dict)
         _check_fields(f"{stage}/shared.json", shared, {"from": str}, ("from",), remedy)
@@ -349,17 +366,17 @@ def is_complete(
 
 # %% ../../nbs/pipeline/04_folder.ipynb #249996d5
 def check_run(
-    config: ARESConfig,
     run: str | Path, # folder of the run
 ):
-    "Raise an error if a file of a run is damaged; nothing large is read."
+    "Raise an error if a file of a run is damaged; of weights only the headers are read."
     run = Path(run)
     is_complete(run)
     if (run/"results.json").exists(): read_json(run/"results.json", dict)
     for number, record in enumerate(read_jsonl(run/"failures.jsonl"), 1):
         fields = dict(stage=str, reason=str)
         _check_fields(f"{run}/failures.jsonl: line {number}", record, fields, ("reason",), "remove this file")
-    for stage in stage_names(config): _check_stage_folder(run/stage)
+    folders = [path for path in run.glob("*") if re.fullmatch(r"baseline|(rl|sft)-\d+", path.name)]
+    for folder in sorted(folders, key=lambda path: stage_order(path.name)): _check_stage_folder(folder)
 
 # %% ../../nbs/pipeline/04_folder.ipynb #f0188a39
 def _refuse_missing(

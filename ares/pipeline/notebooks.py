@@ -214,7 +214,8 @@ def make_report(
     "Execute the report notebook and turn it into a page."
     if not (run / "results.json").exists():
         raise AresError(f"{run}: no finished stage to report on; start one with `ares run`.")
-    check_run(read_config(run, need_data=False), run)
+    read_config(run, need_data=False)  # an error if it is damaged
+    check_run(run)
     title = f"Report of the run {run.resolve().name}"
     return make_page("report", run/"notebooks"/"report.ipynb", run/"report.html", title, run=str(run))
 

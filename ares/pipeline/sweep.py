@@ -205,11 +205,12 @@ def local_slots(
 
 # %% ../../nbs/pipeline/08_sweep.ipynb #51ac663b
 def keep_failure(
-    config: ARESConfig, run: Path, # folder of the run
+    run: Path, # its folder
+    stages: list, # names of all its stages, in order
     reason: str,
 ):
     "Write down why a run failed, and put its notebook aside."
-    stage = next((s for s in stage_names(config) if not (run/s/"result.json").exists()), "report")
+    stage = next((s for s in stages if not (run/s/"result.json").exists()), "report")
     notebook, number = run/"notebooks"/f"{stage}.ipynb", len(read_jsonl(run/"failures.jsonl")) + 1
     kept = notebook.with_name(f"{stage}-failed-{number}.ipynb") if notebook.exists() else None
     if kept: notebook.rename(kept)
@@ -300,7 +301,7 @@ def run_sweep(
         for name in [n for n, (going, _) in under_way.items() if going.done()]:
             going, slot = under_way.pop(name)
             free.append(slot)
-            if reason := _job_fault(going): keep_failure(configs[name], home/name, reason)
+            if reason := _job_fault(going): keep_failure(home/name, stage_names(configs[name]), reason)
             bar.update()
         for name in list(waiting):
             donor = baseline_donor(name, keys, home)

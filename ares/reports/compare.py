@@ -87,7 +87,9 @@ def common_values(
 ) -> dict: # name of a run -> `_problem_values` of the shared problems
     "The values of runs on the problems that all of them share."
     if len(runs) < 2: raise AresError("compare: name at least two runs.")
-    for run in map(Path, runs): check_run(read_config(run, need_data=False), run)
+    for run in runs:
+        read_config(run, need_data=False)
+        check_run(run)
     values = {name: _problem_values(run, stage) for name, run in _named_runs(runs).items()}
     first, *others = values.values()
     ids = [i for i in first.index if _is_shared(first.loc[i, "problem"], others)]

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from ..core.io import *
-from .ppo import PPOConfig, graded_rollouts, rollout_advantages
+from .ppo import PPOConfig, graded_rollouts
 from .rewards import settle_cut_off, token_rewards
 from .rollouts import Rollout
 
@@ -30,6 +30,7 @@ def _record(rollout: Rollout, sample: int, rewards, advantages) -> dict:
 # %% ../../nbs/training/06_feedback.ipynb #2aff20a3
 def feedback_records(
     rollouts: list, # of one collection, scored, K for each problem
+    advantages, # of those that have a token, see `rollout_advantages`
     config: PPOConfig,
     kl_coef: float, # weight of the KL penalty in this collection
 ) -> list: # of dict(id, sample, text, finished, sentences, scores, tokens, spans, rewards, advantages)
@@ -40,10 +41,9 @@ def feedback_records(
         counts[r.problem.id] += 1
     learned = [i for i, r in enumerate(rollouts) if r.tokens]
     settled = settle_cut_off([rollouts[i] for i in learned], config.cut_off)
-    advantages, _ = rollout_advantages(settled, config, kl_coef)
     graded = graded_rollouts(settled, config)
     rewards = [token_rewards(r, kl_coef, config.neutral).tolist() for r in graded]
-    values = dict(zip(learned, zip(rewards, advantages.tolist())))
+    values = dict(zip(learned, zip(rewards, advantages.tolist(), strict=True)))
     return [_record(r, numbers[i], *values.get(i, ([], []))) for i, r in enumerate(rollouts)]
 
 # %% ../../nbs/training/06_feedback.ipynb #296b6513

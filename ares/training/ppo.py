@@ -425,6 +425,7 @@ class PPOTrainer(_TrainerState):
             raise AresError(f"PPO: `advantage: {config.advantage}` goes {way} a value head.")
         self.student, self.value_head, self.config = student, value_head, config
         self.kl_coef, self.updates = config.kl_coef, 0
+        self.advantages = None # of the last update: a row for each rollout that has a token
         self.optimizer = _ppo_optimizer(student, value_head, config)
     def step(self, batches, rollouts, advantages, returns, policy):
         "One optimizer step on a few batches; returns its statistics as means over tokens."
@@ -457,10 +458,10 @@ class PPOTrainer(_TrainerState):
         _check_collection(rollouts, config)
         self.optimizer.param_groups[0]["lr"] = config.lr * lr_factor
         settled = settle_cut_off(rollouts, config.cut_off)
-        advantages, returns = rollout_advantages(settled, config, self.kl_coef)
+        self.advantages, returns = rollout_advantages(settled, config, self.kl_coef)
         metrics = _collection_metrics(rollouts, returns, config.neutral, config.truncated)
         metrics |= dict(kl_coef=self.kl_coef, lr=config.lr * lr_factor)
-        steps = self.passes(*_scored_only(settled, advantages, returns))
+        steps = self.passes(*_scored_only(settled, self.advantages, returns))
         self.updates += bool(steps)
         self.kl_coef = _adapted_kl_coef(self.kl_coef, metrics["kl"], config.kl_target)
         return metrics | _means(steps) | dict(steps=len(steps), update_seconds=time.time() - started)
