@@ -245,10 +245,17 @@ class _SharingTrainer(_ShardedWeights, _ValidationLoss):
         self.setting, self.divided = setting, is_sharded(self.model)
         # with this flag the base class leaves the weights and gradients of a sharded student alone
         self.is_distributed_loading_by_transformers = self.divided
+        self.operations = None # for one input token
     def _get_train_sampler(self, train_dataset=None):
         n = process_count()
         size = self.args.per_device_train_batch_size * n if n > 1 else 1
         return _EvenOrder(self.train_dataset, size, self.args.data_seed)
+    def floating_point_ops(self, inputs):
+        # the base class counts all weights again at every step
+        tokens = inputs[self.model.main_input_name].numel()
+        if not tokens: return 0
+        if self.operations is None: self.operations = super().floating_point_ops(inputs) // tokens
+        return self.operations * tokens
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm)
         check_finite({"the gradient": norm}, self.setting)
