@@ -7,7 +7,7 @@ __all__ = ['CSS', 'HEAD', 'run_notebook', 'differing', 'one_kernel', 'execute_no
            'shared_stage', 'export_html', 'make_page', 'make_report', 'run_notebooks', 'complete_run']
 
 # %% ../../nbs/pipeline/07_notebooks.ipynb #c9fdef25
-import html, logging, warnings
+import html, logging, queue, warnings
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -65,6 +65,13 @@ def _kernel_fate(manager) -> str: # of `_kernel`
     return f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
 # %% ../../nbs/pipeline/07_notebooks.ipynb #2797d8d0
+async def _answer(client, code: str) -> dict:
+    "Execute code in a kernel and wait for its reply."
+    asked = client.execute(code, silent=True, store_history=False)
+    while True:
+        reply = await client.get_shell_msg(timeout=60)
+        if reply["parent_header"].get("msg_id") == asked: return reply["content"]
+
 _EMPTY_KERNEL = """get_ipython().reset()
 import gc, sys
 gc.collect()
@@ -78,10 +85,9 @@ def _empty_kernel(manager) -> bool: # False if the kernel does not answer
     client.start_channels()
     try:
         run_sync(client.wait_for_ready)(timeout=60)
-        run_sync(client.execute_interactive)(_EMPTY_KERNEL, silent=True, store_history=False, timeout=600)
-    except (RuntimeError, TimeoutError): return False
+        return run_sync(_answer)(client, _EMPTY_KERNEL)["status"] == "ok"
+    except (RuntimeError, queue.Empty): return False
     finally: client.stop_channels()
-    return True
 
 
 # %% ../../nbs/pipeline/07_notebooks.ipynb #a64523f0
