@@ -4,6 +4,8 @@ import time
 import pytest
 import torch
 
+from ares.data.own import _fill_splits
+from ares.data.problem import Problem
 from ares.data.prompts import rationale_prompt
 from ares.data.synthetic import make_problems
 from ares.students.base import ValueHead
@@ -79,3 +81,13 @@ def test_a_phase_of_twice_the_work_is_noticed(phases):
     def twice():
         for _ in range(2): phases.sampling()
     assert list(slower(ratios(sampling=twice))) == ["sampling"]
+
+
+def test_the_time_for_making_splits_grows_with_the_questions():
+    def seconds(n):
+        problems = [Problem(str(i), "Why?", ["a", "b"], 0, split="train") for i in range(n)]
+        start = time.process_time()
+        _fill_splits(problems, [p.id for p in problems])
+        return time.process_time() - start
+    few, many = (min(seconds(n) for _ in range(3)) for n in (1000, 16_000))
+    assert many < 35 * few, "sixteen times the questions should take about sixteen times as long"
