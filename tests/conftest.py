@@ -18,8 +18,8 @@ FORKS.set_forkserver_preload(
 )
 
 
-# these files take longest, so they begin first: with two workers, a long one at the end would keep one waiting
-LONGEST = ["test_experiments", "test_loop", "test_teachers", "test_processes", "test_sweep", "test_repository"]
+# these files take longest, so they begin first: a long one at the end would keep one of two workers waiting
+LONGEST = [f"test_{name}" for name in "experiments loop teachers processes sweep repository".split()]
 
 
 def pytest_collection_modifyitems(items):
