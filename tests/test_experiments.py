@@ -93,6 +93,10 @@ SMALL = {
         repeats=1,
     ),
     "loading": dict(problems_n=60, images_ns=[20]),
+    "growth": dict(
+        problems_ns=[10, 20], samples_ns=[1, 2], lengths_ns=[8, 16], rounds_ns=[1], replies_ns=[10, 100],
+        records_ns=[10, 20], pictures_ns=[4, 8], runs_ns=[1, 2], repeats=1,
+    ),
     "published": dict(problems_n=40),
     "real_images": dict(
         params=str(ROOT / "params"),

@@ -333,12 +333,12 @@ def _fill_splits(
     if not missing or "train" not in given: return problems, []
     groups = [key if p.split == "train" else "" for p, key in zip(problems, keys, strict=True)]
     sizes, place = Counter(filter(None, groups)), {}
-    order = sorted(sizes, key=lambda g: (_share(g), g))
+    wanted, order = max(1, round(sizes.total() / 10)), iter(sorted(sizes, key=lambda g: (_share(g), g)))
     for split in missing:
         count = 0
-        while order and count < max(1, round(sizes.total() / 10)):
-            place[order[0]], count = split, count + sizes[order[0]]
-            order.pop(0)
+        for group in order: # goes on where the split before has stopped
+            place[group], count = split, count + sizes[group]
+            if count >= wanted: break
     return [replace(p, split=place.get(g, p.split)) for p, g in zip(problems, groups)], missing
 
 # %% ../../nbs/data/07_own.ipynb #d871aeb5

@@ -7,6 +7,8 @@ __all__ = ['sentence_chars', 'split_sentences', 'sentences_of', 'is_finished', '
            'read_ending', 'sentence_spans']
 
 # %% ../../nbs/data/05_sentences.ipynb #d471c70f
+from functools import lru_cache
+
 import regex
 
 # %% ../../nbs/data/05_sentences.ipynb #c0fb438b
@@ -35,9 +37,12 @@ _LABELED = set( # a letter after these is no initial
     "plant vitamin letter grade mixture substance answer is".split())
 
 # %% ../../nbs/data/05_sentences.ipynb #40cfb128
+_LETTERS = regex.compile(r"\w*")
+_DOTTED = regex.compile(r"(?:\p{L}\.)+\p{L}|ph\.d") # U.S, e.g
+
 def _starts_sentence(after: str) -> bool:
     "Whether a text begins with a typical first word; \"A\" alone may be the next initial."
-    word = regex.match(r"\w*", after).group()
+    word = _LETTERS.match(after).group()
     return word in _STARTERS or (word == "A" and after[1:2] == " ")
 
 _LAST_WORD = regex.compile(r"[\w.]*", regex.REVERSE)
@@ -51,7 +56,7 @@ def _abbreviates(before: str, after: str, at_line_start: bool) -> bool:
     if lower in ("e.g", "i.e", *_TITLES): return True
     if lower in _ONLY_BEFORE_NUMBERS: return number
     if lower in _SHORT_FORMS: return number or small
-    dotted = regex.fullmatch(r"(?:\p{L}\.)+\p{L}|ph\.d", lower) # U.S, e.g
+    dotted = _DOTTED.fullmatch(lower)
     if dotted or lower in _ABBREVIATIONS: return not _starts_sentence(after)
     if len(word) == 1 and word.isupper() and not before[:-1].endswith("-"): # an initial?
         labeled = (before.lower().split()[-2:-1] or [""])[0] in _LABELED
@@ -78,18 +83,19 @@ def _ends_here(
     return not (_abbreviates(before, after, at_line_start) or (close and _inside(text, start, stop, after)))
 
 # %% ../../nbs/data/05_sentences.ipynb #5505c49d
+_LETTER_OR_DIGIT = regex.compile(r"\p{L}|\d")
+
 def _inside(text: str, start: int, stop, after: str) -> bool:
     "Whether the sentence continues: a lower-case letter after a capital start, or an operator after \"5!\"."
     of_number = stop[1] == "!" and text[stop.start() - 1].isdigit()
     factorial = of_number and after[:1] in set("+-−–*/×÷=<>≤≥,;:)^%")
-    first = regex.search(r"\p{L}|\d", text[start:start + 40])
+    first = _LETTER_OR_DIGIT.search(text[start:start + 40])
     return factorial or (after[:1].islower() and bool(first) and not first.group().islower())
 
 # %% ../../nbs/data/05_sentences.ipynb #0e313817
-def sentence_chars(
-    text: str,
-) -> list: # of (start, end) without gaps; white space belongs to the sentence before it
-    "The character span of each sentence; together they cover the whole text."
+@lru_cache(4096)
+def _sentence_chars(text: str) -> tuple:
+    "See `sentence_chars`. A rationale is split several times: for its spans, its scores and its metrics."
     cuts, start, at_line_start = [], len(text) - len(text.lstrip()), True
     words = _NO_WORDS.match(text, start).end()
     for stop in _STOP.finditer(text, start):
@@ -99,9 +105,17 @@ def sentence_chars(
         cuts.append(start)
     if cuts and words == len(text): cuts[-1] = len(text) # only tags are left
     if not cuts or cuts[-1] < len(text): cuts.append(len(text))
-    return list(zip([0, *cuts[:-1]], cuts)) if text else []
+    return tuple(zip([0, *cuts[:-1]], cuts)) if text else ()
+
+def sentence_chars(
+    text: str,
+) -> list: # of (start, end) without gaps; white space belongs to the sentence before it
+    "The character span of each sentence; together they cover the whole text."
+    return list(_sentence_chars(text))
 
 # %% ../../nbs/data/05_sentences.ipynb #1ff8cca4
+_THINK = regex.compile(r"</?think>")
+
 def split_sentences(
     text: str,
 ) -> list: # of texts; joined, they give the text again
@@ -112,9 +126,10 @@ def sentences_of(
     text: str,
 ) -> list: # of texts
     "The sentences of a text as they are scored: without white space around them and without `<think>` tags."
-    return [regex.sub(r"</?think>", "", s).strip() for s in split_sentences(text)]
+    return [_THINK.sub("", s).strip() for s in split_sentences(text)]
 
 # %% ../../nbs/data/05_sentences.ipynb #3bed1b15
+_LETTER = regex.compile(r"\w")
 _ENDING = regex.compile(rf"{_MARKS}{_CLOSERS}*[\s\x1c-\x1f]*", regex.REVERSE)
 
 def is_finished(
@@ -122,14 +137,16 @@ def is_finished(
 ) -> bool:
     "Whether a sentence has an end mark and at least one word."
     end = _ENDING.match(sentence)
-    return bool(end) and bool(regex.search(r"\w", sentence[:end.start()]))
+    return bool(end) and bool(_LETTER.search(sentence[:end.start()]))
 
 # %% ../../nbs/data/05_sentences.ipynb #d62bed38
+_LETTER_RUN = regex.compile(r"\w+")
+
 def sentence_key(
     sentence: str,
 ) -> str:
     "Normalise a sentence to a key for finding repeats: its words in lower case."
-    return " ".join(regex.findall(r"\w+", sentence.lower()))
+    return " ".join(_LETTER_RUN.findall(sentence.lower()))
 
 # %% ../../nbs/data/05_sentences.ipynb #6925f532
 _UNSPACED_LETTER = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
@@ -165,8 +182,12 @@ def read_ending(
 # %% ../../nbs/data/05_sentences.ipynb #08955d3f
 def _decoded_ends(tokens: list, tokenizer) -> list:
     "Where each token ends in the decoded text, found by decoding longer and longer prefixes."
-    prefixes = (tokens[:i + 1] for i in range(len(tokens)))
-    texts = (tokenizer.decode(prefix, skip_special_tokens=True) for prefix in prefixes)
+    prefixes = [tokens[:i + 1] for i in range(len(tokens))]
+    texts = []
+    if tokenizer.is_fast and not tokenizer.clean_up_tokenization_spaces: # many times as fast
+        texts = tokenizer.backend_tokenizer.decode_batch(prefixes, skip_special_tokens=True)
+    if texts[-1:] != [tokenizer.decode(tokens, skip_special_tokens=True)]:
+        texts = [tokenizer.decode(prefix, skip_special_tokens=True) for prefix in prefixes]
     return [len(text.rstrip("\ufffd")) for text in texts]
 
 def _token_ends(

@@ -77,13 +77,25 @@ class _Pen:
     def image(self): return self.canvas.resize((128, 128), Image.LANCZOS)
 
 # %% ../../nbs/data/02_synthetic.ipynb #40caa685
+class _Scene:
+    "A scene that can be looked up: two scenes with the same content are equal."
+    def __init__(self, scene): self.scene, self.text = scene, repr(scene)
+    def __hash__(self): return hash(self.text)
+    def __eq__(self, other): return self.text == other.text
+
+@lru_cache(2500) # at most 150 MB
+def _drawn_scene(draw, scene: _Scene) -> Image.Image:
+    "Draw a scene with the function of its skill."
+    pen = _Pen()
+    draw(pen, scene.scene)
+    return pen.image()
+
 def _draw_scene(
     facts: dict, # of an embedded problem with a picture
 ) -> Image.Image: # 128 x 128
-    "Draw the picture of an embedded problem."
-    pen = _Pen()
-    SKILLS[facts["skill"]].draw(pen, facts["scene"])
-    return pen.image()
+    "Draw the picture of an embedded problem; problems with the same scene share it."
+    return _drawn_scene(SKILLS[facts["skill"]].draw, _Scene(facts["scene"]))
+
 
 # %% ../../nbs/data/02_synthetic.ipynb #0adc1a29
 _PLACES = []

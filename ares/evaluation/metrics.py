@@ -160,14 +160,16 @@ def rationale_metrics(
     from nltk.translate.bleu_score import sentence_bleu  # slow to load
     pairs = [(t, r) for t, r in zip(texts, references, strict=True) if bleu_tokens(r)]
     similar = _similarity_to(*map(list, zip(*pairs))) if similarity and pairs else {}
-    def bleu(text, reference, weights):
+    def bleu(text, reference): # with words, and with up to four words in a row
         tokens = bleu_tokens(text)
-        return sentence_bleu([bleu_tokens(reference)], tokens, weights) if tokens else 0.0
+        weights = [(1, 0, 0, 0), (0.25,) * 4]
+        return sentence_bleu([bleu_tokens(reference)], tokens, weights) if tokens else (0.0, 0.0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        bleus = [bleu(t, r) for t, r in pairs]
         rows = dict(
-            bleu1=[bleu(t, r, (1, 0, 0, 0)) for t, r in pairs],
-            bleu4=[bleu(t, r, (0.25,) * 4) for t, r in pairs],
+            bleu1=[one for one, _ in bleus],
+            bleu4=[four for _, four in bleus],
             rouge_l=[rouge_l(r, t) for t, r in pairs], # the benchmark passes the reference first
         )
     return {name: sum(v) / max(1, len(v)) for name, v in rows.items()} | similar

@@ -303,9 +303,12 @@ def run_sweep(
             free.append(slot)
             if reason := _job_fault(going): keep_failure(home/name, stage_names(configs[name]), reason)
             bar.update()
+        donors = {} # key of a baseline -> the run that has it, looked up once in a round of the loop
         for name in list(waiting):
-            donor = baseline_donor(name, keys, home)
-            if not free or not donor and any(keys[n] == keys[name] for n in under_way): continue
+            if not free: break
+            if keys[name] not in donors: donors[keys[name]] = baseline_donor(name, keys, home)
+            donor = donors[keys[name]]
+            if not donor and any(keys[n] == keys[name] for n in under_way): continue
             if donor and donor != name:
                 with run_lock(home/name, patience=-1): share_stage(home/donor, home/name)
             slot = free.pop(0)

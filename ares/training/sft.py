@@ -268,12 +268,19 @@ class _SharingTrainer(_ShardedWeights, _ValidationLoss):
         self.setting, self.divided, self.lengths = setting, is_sharded(self.model), lengths
         # with this flag the base class leaves the weights and gradients of a sharded student alone
         self.is_distributed_loading_by_transformers = self.divided
+        self.operations = None # for one input token
     def _get_train_sampler(self, train_dataset=None):
         n, seed, count = process_count(), self.args.data_seed, len(self.train_dataset) - 1
         size = self.args.per_device_train_batch_size * n
         if self.lengths: order = _LengthOrder(self.lengths, size, seed)
         else: order = SeedableRandomSampler(range(count), data_seed=seed)
         return _EvenOrder(order, size if n > 1 else 1)
+    def floating_point_ops(self, inputs):
+        # the base class counts all weights again at every step
+        tokens = inputs[self.model.main_input_name].numel()
+        if not tokens: return 0
+        if self.operations is None: self.operations = super().floating_point_ops(inputs) // tokens
+        return self.operations * tokens
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm)
         check_finite({"the gradient": norm}, self.setting)
