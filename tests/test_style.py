@@ -100,3 +100,26 @@ def test_every_page_of_the_method_has_a_figure(path):
     drawn = any("```mermaid" in "".join(c["source"]) for c in cells)
     outputs = [o for c in cells for o in c.get("outputs", [])]
     assert drawn or any("image/png" in o.get("data", {}) for o in outputs)
+
+
+def _options(source):
+    "The lines of Quarto and nbdev at the top of a cell."
+    lines = source.split("\n")
+    return lines[:next((i for i, line in enumerate(lines) if not line.startswith("#|")), len(lines))]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_every_figure_has_an_alternative_text(path):
+    lacking = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source, data = "".join(cell["source"]), [o.get("data", {}) for o in cell.get("outputs", [])]
+        if any("image/png" in d for d in data):
+            texts = [re.match(r'#\| fig-alt: ".{20,}"$', line) for line in _options(source)]
+            if not any(texts): lacking.append(source)
+        pages = "".join("".join(d.get("text/html", [])) for d in data)
+        lacking += [tag for tag in re.findall(r"<img[^>]*>", pages) if not re.search(r'alt="[^"]+"', tag)]
+        if cell["cell_type"] != "markdown": continue
+        lacking += re.findall(r"!\[\s*\]\([^)]*\)", source)
+        for drawing in re.findall(r"```mermaid\n(.*?)```", source, re.S):
+            if not re.search(r"^ *accDescr: .{20,}$", drawing, re.M): lacking.append(drawing)
+    assert not lacking, f"{len(lacking)} figures without an alternative text; the first: {lacking[0][:200]}"
