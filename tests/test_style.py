@@ -1,8 +1,9 @@
 "How the repository is written: width of code, nested comprehensions, private names, plain words."
-import ast, json, re
+import ast, base64, json, re
 
-import pytest
+import nbformat, pytest
 
+from ares.pipeline.notebooks import export_html
 from conftest import ROOT
 
 NOTEBOOKS = sorted(p for p in (ROOT/"nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
@@ -123,3 +124,20 @@ def test_every_figure_has_an_alternative_text(path):
         for drawing in re.findall(r"```mermaid\n(.*?)```", source, re.S):
             if not re.search(r"^ *accDescr: .{20,}$", drawing, re.M): lacking.append(drawing)
     assert not lacking, f"{len(lacking)} figures without an alternative text; the first: {lacking[0][:200]}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT/"nbs"/"runs").glob("*.ipynb")), ids=name)
+def test_the_figures_of_a_run_have_alternative_texts(path):
+    for source in cells(path, "code"):
+        drawn = re.search(r"\bplot_\w+\(", source)
+        assert not drawn or source.startswith("#| fig-alt: "), source
+
+
+def test_a_report_tells_what_its_figures_show(tmp_path):
+    picture = base64.b64encode(b"a picture").decode()
+    output = nbformat.v4.new_output("display_data", {"image/png": picture})
+    cell = nbformat.v4.new_code_cell('#| fig-alt: "Two lines that rise."\nplot()', outputs=[output])
+    title = nbformat.v4.new_markdown_cell("# A page")
+    nbformat.write(nbformat.v4.new_notebook(cells=[title, cell]), tmp_path/"a.ipynb")
+    export_html(tmp_path/"a.ipynb", tmp_path/"a.html")
+    assert 'alt="Two lines that rise."' in (tmp_path/"a.html").read_text()
