@@ -8,7 +8,7 @@ export OMP_NUM_THREADS
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_PROGRESS_BARS := 1
 
-.PHONY: help demo test lab pages docs preview readme figures bench clean-demo
+.PHONY: help demo test lab slides pages docs preview readme figures bench clean-demo
 help:                ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
 
@@ -21,6 +21,12 @@ test: $(VENV)/.dev   ## check and run the notebooks, then the tests
 
 lab: $(VENV)/.dev    ## open JupyterLab on the tour; what it saves is cleaned by nbdev
 	@cd nbs && $(abspath $(BIN))/jupyter lab --LabApp.default_url=/lab/tree/00_tour.ipynb --FileContentsManager.pre_save_hook=nbdev.clean.clean_jupyter
+
+slides: $(VENV)/.dev ## the concept pages as slides, in runs/slides (a browser loads the slide show from the network)
+	@$(BIN)/jupyter nbconvert --log-level ERROR --to slides nbs/learn/0[1-6]_*.ipynb --output-dir runs/slides --no-prompt \
+		--TagRemovePreprocessor.remove_input_tags=hidden --SlidesExporter.reveal_scroll=True \
+		--SlidesExporter.reveal_width=1366 --SlidesExporter.reveal_height=768
+	@echo "The slides are in runs/slides: open runs/slides/01_feedback.slides.html in a browser."
 
 pages: $(VENV)/.dev  # the notebooks as the site's pages, in _proc; changed ones only
 	@PYTHONWARNINGS=ignore $(BIN)/python -c "from nbdev.serve import proc_nbs; proc_nbs()"

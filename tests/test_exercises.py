@@ -85,3 +85,45 @@ def test_answers_and_hints_are_folded_and_stored_answers_are_open(path):
             assert re.match(r"my_\w+ = None\b", source(cell)), source(cell)
             texts = [output["data"]["text/plain"] for output in cell["outputs"]]
             assert texts in ([], [["not answered yet"]]), texts
+
+
+def kind_of(cell): return cell["metadata"].get("slideshow", {}).get("slide_type")
+
+
+def slides_of(path):
+    "The slides of a concept page, each as the cells that are shown on it."
+    slides = []
+    for cell in cells(path):
+        if kind_of(cell) in ("slide", "subslide"): slides.append([])
+        if kind_of(cell) != "skip": slides[-1].append(cell)
+    return slides
+
+
+def shown_lines(cell):
+    "About how many lines a cell takes on a slide: its text, its code and its printed output."
+    width, rows = 120, source(cell).split("\n")
+    if cell["cell_type"] == "code" and "hidden" in cell["metadata"].get("tags", []): rows = []
+    for output in cell.get("outputs", []): rows = rows + "".join(output.get("text", [])).split("\n")
+    if "```mermaid" in source(cell): return 10
+    return sum(1 + len(row) // width for row in rows if row.strip())
+
+
+CONCEPTS = sorted(LEARN.glob("0[1-6]_*.ipynb"))
+
+
+@pytest.mark.parametrize("path", CONCEPTS, ids=page_name)
+def test_no_slide_is_too_long_or_shows_only_code(path):
+    for slide in slides_of(path):
+        assert sum(map(shown_lines, slide)) <= 32, source(slide[0])
+        text = any(cell["cell_type"] == "markdown" for cell in slide)
+        assert text or any(cell.get("outputs") for cell in slide), source(slide[0])
+
+
+@pytest.mark.parametrize("path", CONCEPTS, ids=page_name)
+def test_the_code_of_figures_is_folded(path):
+    for cell in cells(path):
+        figure = any("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
+        folded = cell["metadata"].get("jupyter", {}).get("source_hidden", False)
+        assert folded or not figure
+        if folded: assert "#| code-fold: true" in source(cell)
+        if folded and "page.add(" not in source(cell): assert "hidden" in cell["metadata"]["tags"]

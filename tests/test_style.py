@@ -1,8 +1,9 @@
 "How the repository is written: width of code, nested comprehensions, private names, plain words."
-import ast, json, re
+import ast, base64, json, re
 
-import pytest
+import nbformat, pytest
 
+from ares.pipeline.notebooks import export_html
 from conftest import ROOT
 
 NOTEBOOKS = sorted(p for p in (ROOT/"nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
@@ -115,3 +116,43 @@ def test_every_page_of_the_method_has_a_figure(path):
     drawn = any("```mermaid" in "".join(c["source"]) for c in cells)
     outputs = [o for c in cells for o in c.get("outputs", [])]
     assert drawn or any("image/png" in o.get("data", {}) for o in outputs)
+
+
+def _options(source):
+    "The lines of Quarto and nbdev at the top of a cell."
+    lines = source.split("\n")
+    return lines[:next((i for i, line in enumerate(lines) if not line.startswith("#|")), len(lines))]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_every_figure_has_an_alternative_text(path):
+    lacking = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source, data = "".join(cell["source"]), [o.get("data", {}) for o in cell.get("outputs", [])]
+        if any("image/png" in d for d in data):
+            texts = [re.match(r'#\| fig-alt: ".{20,}"$', line) for line in _options(source)]
+            if not any(texts): lacking.append(source)
+        pages = "".join("".join(d.get("text/html", [])) for d in data)
+        lacking += [tag for tag in re.findall(r"<img[^>]*>", pages) if not re.search(r'alt="[^"]+"', tag)]
+        if cell["cell_type"] != "markdown": continue
+        lacking += re.findall(r"!\[\s*\]\([^)]*\)", source)
+        for drawing in re.findall(r"```mermaid\n(.*?)```", source, re.S):
+            if not re.search(r"^ *accDescr: .{20,}$", drawing, re.M): lacking.append(drawing)
+    assert not lacking, f"{len(lacking)} figures without an alternative text; the first: {lacking[0][:200]}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT/"nbs"/"runs").glob("*.ipynb")), ids=name)
+def test_the_figures_of_a_run_have_alternative_texts(path):
+    for source in cells(path, "code"):
+        drawn = re.search(r"\bplot_\w+\(", source)
+        assert not drawn or source.startswith("#| fig-alt: "), source
+
+
+def test_a_report_tells_what_its_figures_show(tmp_path):
+    picture = base64.b64encode(b"a picture").decode()
+    output = nbformat.v4.new_output("display_data", {"image/png": picture})
+    cell = nbformat.v4.new_code_cell('#| fig-alt: "Two lines that rise."\nplot()', outputs=[output])
+    title = nbformat.v4.new_markdown_cell("# A page")
+    nbformat.write(nbformat.v4.new_notebook(cells=[title, cell]), tmp_path/"a.ipynb")
+    export_html(tmp_path/"a.ipynb", tmp_path/"a.html")
+    assert 'alt="Two lines that rise."' in (tmp_path/"a.html").read_text()

@@ -194,6 +194,7 @@ class Problem(_WithPictures):
 def image_tag(
     picture: Image.Image | None,
     width: int = 128, # pixels on the page
+    alt: str = "the problem's picture", # read aloud, and shown where the picture is not
 ) -> str: # an HTML element that contains the picture, or ""
     "A picture as HTML that needs no file."
     if picture is None: return ""
@@ -203,7 +204,7 @@ def image_tag(
     data = io.BytesIO()
     picture.save(data, "PNG", optimize=True)
     source = f"data:image/png;base64,{base64.b64encode(data.getvalue()).decode()}"
-    return f'<img width="{width}" style="border-radius:6px" src="{source}">'
+    return f'<img alt="{html.escape(alt)}" width="{width}" style="border-radius:6px" src="{source}">'
 
 # %% ../../nbs/data/01_problem.ipynb #bf308c2a
 def _choice_html(index: int, text: str, is_right: bool) -> str:

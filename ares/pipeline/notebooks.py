@@ -7,7 +7,7 @@ __all__ = ['CSS', 'HEAD', 'run_notebook', 'differing', 'one_kernel', 'execute_no
            'shared_stage', 'export_html', 'make_page', 'make_report', 'run_notebooks', 'complete_run']
 
 # %% ../../nbs/pipeline/07_notebooks.ipynb #c9fdef25
-import html, logging, queue, warnings
+import html, logging, queue, re, warnings
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -196,7 +196,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 68em; margin: 2em auto; 
 @media (prefers-color-scheme: dark) { body { background: #16181c; color: #ddd; } a { color: #7ab8e8; } }
 h1, h2, h3 { line-height: 1.2; margin: 1.6em 0 .4em; }
 blockquote { margin: 0; opacity: .75; } a.anchor-link { display: none; }
-.output_png img, .jp-RenderedImage img, img[alt="No description has been provided for this image"] {
+.output_png img, .jp-RenderedImage img, img[alt] {
   max-width: 100%; height: auto; border-radius: 6px; }
 .output_png img[width], .jp-RenderedImage img[width] { width: 100%; }
 .output_subarea { overflow-x: auto; } pre { font-size: 14px; white-space: pre-wrap; }
@@ -240,6 +240,8 @@ def export_html(
     for cell in nb.cells:
         outputs = cell.get("outputs", []) if cell.cell_type == "code" else []
         cell.outputs = [o for o in outputs if o.get("name") != "stderr"]
+        alt = re.match(r'#\| fig-alt: "(.*)"', cell.source)
+        if alt: cell.metadata["alt"] = alt[1]  # of its figures
     exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_input_prompt=True,
                             exclude_output_prompt=True)
     body, _ = exporter.from_notebook_node(nb)
