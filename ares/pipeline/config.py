@@ -583,7 +583,8 @@ def _check_training(config: ARESConfig, need): # `need` as in `check_config`
          "float32 where all weights are trained, or their small steps are rounded away "
          "(bfloat16 and 4bit go with `lora: true`); `mixed_precision: bf16` computes in bfloat16")
     need("answer_model", config.answer_model != "separate" or config.dtype != "bfloat16",
-         "adapter, conclusion or likelihood for weights in bfloat16, where a whole model's small steps are rounded away")
+         "adapter, conclusion or likelihood for weights in bfloat16, where a whole model's small steps are "
+         "rounded away")
     need("answer_model", config.answer_model != "likelihood" or config.aokvqa_answers != "direct",
          "another with `aokvqa_answers: direct`, because likelihood compares choices")
     need("sampled_logprobs", not config.sampled_logprobs or config.top_p == 1,
