@@ -53,18 +53,20 @@ def _find_run(
     home: Path = Path("runs"), need_data: bool = True, # where runs live; see `check_config`
 ): # (config, folder)
     "The settings and the folder of a run, new or old."
-    from ares.pipeline.config import PLACE_FIELDS, RUNTIME_FIELDS, load_config, refuse_unknown
+    from ares.pipeline.config import RUNTIME_FIELDS, load_config, only_moved, refuse_unknown
     refuse_unknown(overrides, "-p")
     if _is_file(target):
         run = home/_check_name(name or Path(target).stem, "--name" if name else shown_name(target))
         return load_config(target, need_data=need_data, **overrides), run
     run = _run_folder(target, home)
-    fixed = [k for k in overrides if k not in RUNTIME_FIELDS + PLACE_FIELDS]
+    from ares.pipeline.folder import kept_settings, read_config
+    kept = kept_settings(run)
+    def fits(name, value): return name in RUNTIME_FIELDS or only_moved(name, kept.get(name), value)
+    fixed = [name for name, value in overrides.items() if not fits(name, value)]
     said = f" (`{fixed[0]}`)" if fixed else ""
     if name or fixed:
         raise AresError(f"{shown_name(target)}: a run keeps its name and settings{said}; "
                         "give a parameter file to start another.")
-    from ares.pipeline.folder import read_config
     return read_config(run, need_data, **overrides), run
 
 # %% ../nbs/01_cli.ipynb #f1b1765a
