@@ -175,6 +175,8 @@ def _add_evaluate(commands):
                           help="its folder, its name on the hub, or a file of own problems")
     evaluate.add_argument("--predictions", default="", metavar="FILE",
                           help="instead of a run: what another model said, as JSON or JSON lines")
+    evaluate.add_argument("--answers", default="choice", choices=("choice", "direct"),
+                          help="of predictions for aokvqa: a choice, or words (direct answers)")
     evaluate.add_argument("--stage", default="", help="default: the last one that is done")
     evaluate.add_argument("--judge", default="", choices=("", "reference", "claude", "openai", "local"),
                           help="compares rationales with the baseline's (default: no judge)")
@@ -519,6 +521,9 @@ def _check_evaluation(args: argparse.Namespace):
     _given_columns(args.column)
     if bool(args.target) == bool(args.predictions):
         raise AresError("ares evaluate: give the name of a run, or --predictions FILE, and not both.")
+    if args.answers != "choice" and (args.on != "aokvqa" or not args.predictions):
+        raise AresError(f"--answers {args.answers}: goes with --predictions and --on aokvqa; a run answers as "
+                        "its setting `aokvqa_answers` says.")
     if args.predictions and not os.path.isfile(args.predictions):
         raise AresError(f"--predictions {shown_name(args.predictions)}: no such file.")
     if not os.path.exists(args.data) and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", args.data):
@@ -534,7 +539,7 @@ def _show_evaluation(
     columns = _given_columns(args.column)
     if args.predictions:
         from ares.evaluation.benchmarks import score_predictions
-        table, notes = score_predictions(args.predictions, args.on, args.data, columns)
+        table, notes = score_predictions(args.predictions, args.on, args.data, columns, args.answers)
     else:
         from ares.pipeline.evaluate_on import evaluate_on, evaluation_sentence, evaluation_table
         record = evaluate_on(_run_folder(args.target), args.on, args.data, args.stage, judge=args.judge,
