@@ -522,8 +522,8 @@ def _check_evaluation(args: argparse.Namespace):
     if bool(args.target) == bool(args.predictions):
         raise AresError("ares evaluate: give the name of a run, or --predictions FILE, and not both.")
     if args.answers != "choice" and (args.on != "aokvqa" or not args.predictions):
-        raise AresError(f"--answers {args.answers}: goes with --predictions and --on aokvqa; a run answers as "
-                        "its setting `aokvqa_answers` says.")
+        raise AresError(f"--answers {args.answers}: goes with --predictions and --on aokvqa; a run answers "
+                        "as its setting `aokvqa_answers` says.")
     if args.predictions and not os.path.isfile(args.predictions):
         raise AresError(f"--predictions {shown_name(args.predictions)}: no such file.")
     if not os.path.exists(args.data) and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", args.data):

@@ -138,7 +138,8 @@ def test_a_run_with_own_code_moves_and_is_read_without_it(project, monkeypatch, 
     run_ares(load_config(project/"own.yaml", **more, **sizes), run)
     moved = project.rename(project.with_name("moved"))
 
-    for command in ("report mine", "compare mine mine", "publish mine", "watch mine", "feedback mine --to set"):
+    reading = "report mine", "compare mine mine", "publish mine", "watch mine", "feedback mine --to set"
+    for command in reading:
         code, error = said(capsys, *command.split())
         assert code == 0, f"{command}: {error}"
     assert "has asked no language model" in said(capsys, "ledger", "mine")[1]

@@ -527,7 +527,6 @@ def own_names(config: ARESConfig) -> list:
     named = [config.teacher, config.judge, *config.reward]
     return [name for name in dict.fromkeys(named) if is_own(name)]
 
-# %% ../../nbs/pipeline/02_config.ipynb #2ecfaf3b
 def _without_folders(value): # of a setting that can name own code
     "The same value, with names of own code without their folders."
     if isinstance(value, dict): return {_without_folders(name): weight for name, weight in value.items()}

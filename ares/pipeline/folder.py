@@ -400,8 +400,8 @@ def _refuse_missing_code(
         if lost is None: continue
         remedy = moved(value) if isinstance(value, str) else (
             "'{" + ", ".join(f"{moved(name)}: {weight}" for name, weight in value.items()) + "}'")
-        raise AresError(f"{run}: `{role}` names {shown_value(lost)}, a file that does not exist; say where it "
-                        f"is now, as `ares run {Path(run).name} -p {role} {remedy}`.")
+        raise AresError(f"{run}: `{role}` names {shown_value(lost)}, a file that does not exist; say where "
+                        f"it is now, as `ares run {Path(run).name} -p {role} {remedy}`.")
 
 # %% ../../nbs/pipeline/04_folder.ipynb #5a9458a1
 def read_config(
