@@ -53,18 +53,20 @@ def _find_run(
     home: Path = Path("runs"), need_data: bool = True, # where runs live; see `check_config`
 ): # (config, folder)
     "The settings and the folder of a run, new or old."
-    from ares.pipeline.config import PLACE_FIELDS, RUNTIME_FIELDS, load_config, refuse_unknown
+    from ares.pipeline.config import RUNTIME_FIELDS, load_config, only_moved, refuse_unknown
     refuse_unknown(overrides, "-p")
     if _is_file(target):
         run = home/_check_name(name or Path(target).stem, "--name" if name else shown_name(target))
         return load_config(target, need_data=need_data, **overrides), run
     run = _run_folder(target, home)
-    fixed = [k for k in overrides if k not in RUNTIME_FIELDS + PLACE_FIELDS]
+    from ares.pipeline.folder import kept_settings, read_config
+    kept = kept_settings(run)
+    def fits(name, value): return name in RUNTIME_FIELDS or only_moved(name, kept.get(name), value)
+    fixed = [name for name, value in overrides.items() if not fits(name, value)]
     said = f" (`{fixed[0]}`)" if fixed else ""
     if name or fixed:
         raise AresError(f"{shown_name(target)}: a run keeps its name and settings{said}; "
                         "give a parameter file to start another.")
-    from ares.pipeline.folder import read_config
     return read_config(run, need_data, **overrides), run
 
 # %% ../nbs/01_cli.ipynb #f1b1765a
@@ -173,6 +175,8 @@ def _add_evaluate(commands):
                           help="its folder, its name on the hub, or a file of own problems")
     evaluate.add_argument("--predictions", default="", metavar="FILE",
                           help="instead of a run: what another model said, as JSON or JSON lines")
+    evaluate.add_argument("--answers", default="choice", choices=("choice", "direct"),
+                          help="of predictions for aokvqa: a choice, or words (direct answers)")
     evaluate.add_argument("--stage", default="", help="default: the last one that is done")
     evaluate.add_argument("--judge", default="", choices=("", "reference", "claude", "openai", "local"),
                           help="compares rationales with the baseline's (default: no judge)")
@@ -518,6 +522,9 @@ def _check_evaluation(args: argparse.Namespace):
     _given_columns(args.column)
     if bool(args.target) == bool(args.predictions):
         raise AresError("ares evaluate: give the name of a run, or --predictions FILE, and not both.")
+    if args.answers != "choice" and (args.on != "aokvqa" or not args.predictions):
+        raise AresError(f"--answers {args.answers}: goes with --predictions and --on aokvqa; a run answers "
+                        "as its setting `aokvqa_answers` says.")
     if args.predictions and not os.path.isfile(args.predictions):
         raise AresError(f"--predictions {shown_name(args.predictions)}: no such file.")
     if not os.path.exists(args.data) and not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", args.data):
@@ -533,7 +540,7 @@ def _show_evaluation(
     columns = _given_columns(args.column)
     if args.predictions:
         from ares.evaluation.benchmarks import score_predictions
-        table, notes = score_predictions(args.predictions, args.on, args.data, columns)
+        table, notes = score_predictions(args.predictions, args.on, args.data, columns, args.answers)
     else:
         from ares.pipeline.evaluate_on import evaluate_on, evaluation_sentence, evaluation_table
         record = evaluate_on(_run_folder(args.target), args.on, args.data, args.stage, judge=args.judge,

@@ -36,6 +36,10 @@ SMALL = {
     "answer_only": dict(params=SMOKE, seeds=[0]),
     "corrections": dict(params=SMOKE, parallel=1, seeds=[0], overrides=dict(rounds=1, collections=2)),
     "selection": dict(params=SMOKE, seeds=[0], overrides=dict(rounds=1, collections=2)),
+    "distilled": dict(
+        params=SMOKE, seeds=[0], later=1, epochs=2, held=2, overrides=dict(num_samples=4),
+        variants=["real", "noisy", "plain", "careful", "sure", "memory", "mixed"],
+    ),
     "learning_rate": dict(
         params=SMOKE,
         parallel=1,
@@ -163,7 +167,7 @@ FOLDERS = { # parameters of a page that say where it writes
         name: ["home"]
         for name in (
             "why_alternate", "real_images", "estimators", "students", "corrections", "learning_rate", "parts",
-            "teachers", "answer_only", "selection",
+            "teachers", "answer_only", "selection", "distilled",
         )
     },
 }

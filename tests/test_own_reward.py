@@ -1,14 +1,17 @@
 "A reward of the user's own, from a file and a line of a parameter file to the report."
-import os, subprocess, sys
+import os, shutil, subprocess, sys
 from pathlib import Path
 
 import papermill
 import pytest
 
 from conftest import ROOT, results_of
-from ares.core.io import AresError, read_jsonl
+from ares.__main__ import main
+from ares.core.io import AresError, read_json, read_jsonl, write_jsonl
 from ares.data.sentences import sentences_of
+from ares.data.synthetic import make_problems
 from ares.pipeline.config import load_config
+from ares.pipeline.stages import run_ares
 from ares.pipeline.sweep import sweep_configs
 
 ARES = Path(sys.executable).parent/"ares"
@@ -113,3 +116,50 @@ def test_the_page_with_an_own_reward_runs(tmp_path):
         assert name in shown
     assert (tmp_path/"runs"/"short"/"code"/"my_reward.py").exists()
     assert not (tmp_path/"runs"/"facts"/"code").exists()
+
+
+def said(capsys, *words):
+    "The command in this process: (exit code, what it says on the error stream)."
+    code = main([str(word) for word in words])
+    return code, capsys.readouterr().err
+
+
+def test_a_run_with_own_code_moves_and_is_read_without_it(project, monkeypatch, capsys):
+    lines = [dict(id=p.id, question=p.question, choices=p.choices, answer=p.answer, rationale=p.solution,
+                  split=split)
+             for split, n in dict(train=16, val=4, test=6).items() for p in make_problems(n, split=split)]
+    write_jsonl(project/"quiz.jsonl", lines)
+    (project/"my_reward.py").write_text(REWARD + "class Mine:\n    score = staticmethod(short)\n")
+    mine, sizes = f"{project}/my_reward.py", dict(train_problems=0, val_problems=0, test_problems=0)
+    more = dict(problems="own", data=str(project/"quiz.jsonl"), teacher=f"{mine}:Mine", judge=f"{mine}:Mine",
+                reward={f"{mine}:short": 1, "reference": 1})
+    monkeypatch.chdir(project.parent/"elsewhere")
+    run = Path("runs/mine")
+    run_ares(load_config(project/"own.yaml", **more, **sizes), run)
+    moved = project.rename(project.with_name("moved"))
+
+    reading = "report mine", "compare mine mine", "publish mine", "watch mine", "feedback mine --to set"
+    for command in reading:
+        code, error = said(capsys, *command.split())
+        assert code == 0, f"{command}: {error}"
+    assert "has asked no language model" in said(capsys, "ledger", "mine")[1]
+
+    code = f"{moved}/my_reward.py"
+    places = dict(data=moved/"quiz.jsonl", teacher=f"{code}:Mine", judge=f"{code}:Mine",
+                  reward=f"{{{code}:short: 1, reference: 1}}")
+    given = []
+    for name, place in places.items():  # the command asks for one place after the other
+        exit_code, error = said(capsys, "run", "mine", *given)
+        assert exit_code == 1 and f"`ares run mine -p {name} " in error, error
+        given += ["-p", name, place]
+    before = results_of(run)
+    shutil.rmtree(run/"rl-1")
+    exit_code, error = said(capsys, "run", "mine", *given)
+    assert exit_code == 0, error
+    assert results_of(run) == before
+    assert read_json(run/"config.json")["teacher"] == f"{code}:Mine"
+
+    other = said(capsys, "run", "mine", "-p", "teacher", f"{code}:short")
+    assert "keeps its name and settings (`teacher`)" in other[1]
+    Path(code).write_text(REWARD)
+    assert "has changed since this run was started" in said(capsys, "run", "mine")[1]

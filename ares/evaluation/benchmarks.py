@@ -97,12 +97,17 @@ class Prediction(NamedTuple):
     choice: int | None = None # the index that the file states; None if it states none
 
 # %% ../../nbs/evaluation/03_benchmarks.ipynb #93551407
-def _prediction(value, where: str) -> Prediction:
+_AOKVQA_NAMES = ("multiple_choice", "direct_answer")
+
+def _prediction(
+    value, where: str, # what the file says, and of which problem
+    direct: bool, # answered in words
+) -> Prediction:
     "A prediction in any of the forms that one problem can have."
     if type(value) is int: return Prediction(choice=value)
     if isinstance(value, str): return Prediction(text=value)
     if isinstance(value, dict):
-        names = ("output", "text", "multiple_choice", "direct_answer", "prediction", "answer")
+        names = ("output", "text", *_AOKVQA_NAMES[::-1 if direct else 1], "prediction", "answer")
         text = next((value[n] for n in names if isinstance(value.get(n), str)), None)
         choice = value.get("choice")
         if text is not None or type(choice) is int:
@@ -142,7 +147,8 @@ def _aligned(
         if right is not None and problem.credit(right) == 0:
             raise AresError(f"{file}: the label at the place of problem {id} is {shown_value(label)}, but "
                             f"its answer is {shown_value(problem.answer_text)}; the list has another order.")
-    return {id: _prediction(value, f"{file}: problem {id}") for id, value in zip(order, preds)}
+    direct = any(p.direct_answers for p in problems)
+    return {id: _prediction(value, f"{file}: problem {id}", direct) for id, value in zip(order, preds)}
 
 # %% ../../nbs/evaluation/03_benchmarks.ipynb #8877dcf4
 _IDS = ("question_id", "id", "problem_id", "pid", "index")
@@ -171,7 +177,8 @@ def _all_predictions(
         return _aligned(found, _test_order(source, problems), problems, file)
     outputs = found.get("outputs") if isinstance(found.get("outputs"), dict) else {}
     values = found["results"] if isinstance(found.get("results"), dict) else found
-    found = {id: _prediction(v, f"{file}: problem {clipped(id, 60)}") for id, v in values.items()}
+    direct = any(p.direct_answers for p in problems)
+    found = {id: _prediction(v, f"{file}: problem {clipped(id, 60)}", direct) for id, v in values.items()}
     return {id: p._replace(text=str(outputs.get(id) or p.text)) for id, p in found.items()}
 
 # %% ../../nbs/evaluation/03_benchmarks.ipynb #ca05b520
@@ -193,11 +200,12 @@ def predicted_answer(
     problem: Problem,
 ) -> int | str | None: # index of a choice, words, or None
     "The answer of a prediction: the stated index, the exact words of a choice, or what the text says."
+    if problem.direct_answers:
+        exact = prediction.text in problem.direct_answers
+        return prediction.text if exact else find_answer(prediction.text, problem)
     if prediction.choice is not None:
         return prediction.choice if 0 <= prediction.choice < len(problem.choices) else None
-    if problem.direct_answers and prediction.text in problem.direct_answers: return prediction.text
-    if not problem.direct_answers and problem.choices.count(prediction.text) == 1:
-        return problem.choices.index(prediction.text)
+    if problem.choices.count(prediction.text) == 1: return problem.choices.index(prediction.text)
     return find_answer(prediction.text, problem)
 
 # %% ../../nbs/evaluation/03_benchmarks.ipynb #0ced7493
@@ -206,14 +214,15 @@ def score_predictions(
     name: str, # one of `TEST_SETS`
     source: str | Path, # the data set
     columns: dict | None = None, # of own problems
+    answers: str = "choice", # of A-OKVQA: "direct" for answers in words
 ) -> tuple: # (table of `answer_table`, sentences about the file)
     "Accuracy of the predictions of another model."
-    problems = load_test_problems(name, source, columns)
+    problems = load_test_problems(name, source, columns, answers)
     predictions = read_predictions(file, problems, source)
     said = [predictions[p.id] for p in problems]
     answers = [predicted_answer(one, p) for one, p in zip(said, problems)]
     both = [(one.choice, find_answer(one.text, p)) for one, p in zip(said, problems)
-            if one.choice is not None and one.text]
+            if one.choice is not None and one.text and not p.direct_answers]
     extra, differ = len(predictions) - len(problems), sum(stated != read for stated, read in both)
     notes = [f"Predictions of other problems, not counted: {extra:,}."] if extra else []
     if both: notes.append(f"Texts in which our reader finds another choice than the stated one, or none: "

@@ -29,7 +29,7 @@ from ..students.vllm import VLLMSampler
 from ..teachers.sender import server_note
 from ..teachers.llm import check_key, load_teacher
 from ..teachers.replay import ReplayTeacher
-from ..teachers.own import MixedReward, OwnTeacher, is_own, try_own
+from ..teachers.own import MixedReward, OwnTeacher, is_own, short_own, try_own
 from ..training.ppo import PPOConfig
 from ..training.sft import SFTConfig
 from ..training.answers import add_adapter, freeze_vision
@@ -219,9 +219,10 @@ def make_teacher(
     def named(name): return _named_teacher(config, name, run, stage, noise)
     teacher = named(config.teacher)
     if not config.reward: return teacher
-    # in the order of their names, since the order of a sum changes its last digit
+    # in an order that does not depend on folders, since the order of a sum changes its last digit
+    def place(part): return short_own(part[0]) == part[0], short_own(part[0])
     parts = [(teacher if name == config.teacher else named(name), weight)
-             for name, weight in sorted(config.reward.items())]
+             for name, weight in sorted(config.reward.items(), key=place)]
     return MixedReward(teacher, parts)
 
 # %% ../../nbs/pipeline/03_build.ipynb #aaaab086

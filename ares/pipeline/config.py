@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHOICES', 'UNTRAINED_ANSWERS', 'RUNTIME_FIELDS', 'PLACE_FIELDS', 'OFFLINE', 'SLOW', 'setting', 'ARESConfig',
            'settings_help', 'config_diff', 'refuse_unknown', 'typed', 'asked_models', 'check_teachers', 'own_names',
-           'check_sampler', 'check_config', 'bfloat16_slowdown', 'print_note', 'warn_slow', 'load_config',
+           'only_moved', 'check_sampler', 'check_config', 'bfloat16_slowdown', 'print_note', 'warn_slow', 'load_config',
            'notebook_config']
 
 # %% ../../nbs/pipeline/02_config.ipynb #d7dba811
@@ -17,7 +17,7 @@ from pathlib import Path
 # %% ../../nbs/pipeline/02_config.ipynb #bf7f0854
 from ..core.io import *
 from ..students.sizes import check_sizes, is_number
-from ..teachers.own import is_own, own_fault, resolve_own
+from ..teachers.own import is_own, own_fault, resolve_own, short_own
 from .parameter_files import read_parameters
 
 # %% ../../nbs/pipeline/02_config.ipynb #3e415584
@@ -103,7 +103,8 @@ class _OfflineSettings(_StudentSettings):
         '"facts" for embedded problems, "reference" for real ones; "claude", "openai" or "local" for '
         'both; "replay" repeats a feedback data set; or code of yours (nbs/teachers/08_own.ipynb)',
         choices=("facts", "reference", "claude", "openai", "local", "replay"), own=True)
-    replay: str = setting("", "a feedback data set, for `teacher: replay`: a folder, a file, or a hub name")
+    replay: str = setting("", "a feedback data set, for `teacher: replay`: a folder, a file, or a hub name",
+        place=True)
     reward: dict = setting(dict,
         "sentence scores as a weighted mean, for example {my_file.py:short: 0.3, facts: 0.7}; {} for the "
         "scores of `teacher`, which always corrects")
@@ -529,6 +530,19 @@ def own_names(config: ARESConfig) -> list:
     "The names of the user's own code among the settings."
     named = [config.teacher, config.judge, *config.reward]
     return [name for name in dict.fromkeys(named) if is_own(name)]
+
+def _without_folders(value): # of a setting that can name own code
+    "The same value, with names of own code without their folders."
+    if isinstance(value, dict): return {_without_folders(name): weight for name, weight in value.items()}
+    return short_own(value) if isinstance(value, str) else value
+
+def only_moved(
+    name: str, # of a setting
+    before, now, # its values
+) -> bool:
+    "Whether two values of a setting differ only in where something is."
+    if name in PLACE_FIELDS: return True
+    return name in ("teacher", "judge", "reward") and _without_folders(before) == _without_folders(now)
 
 # %% ../../nbs/pipeline/02_config.ipynb #64f86970
 def _check_own_code(

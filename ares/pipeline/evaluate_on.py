@@ -72,7 +72,9 @@ def _asked_problems(config: ARESConfig, on: str, data: str | Path, columns: dict
     if config.problems == on and Path(data).resolve() == Path(config.data).resolve():
         test = load_splits(replace(config, data=str(data), features="", test_problems=0), need_pictures=False)
         problems, _ = filter_supported(test["test"])
-    else: problems = load_test_problems(on, data, columns)
+    else:
+        answers = config.aokvqa_answers if config.problems == on == "aokvqa" else "choice"
+        problems = load_test_problems(on, data, columns, answers)
     if not config.use_images: problems = [replace(p, image=None, images=[]) for p in problems]
     return with_features(problems, features) if features else problems
 
@@ -83,7 +85,9 @@ def evaluation_folder(
 ) -> Path:
     "The folder of a run that keeps the evaluation on these problems."
     asked = [[p.id, p.question, p.hint, p.caption, p.choices, p.answer, p.has_image] for p in problems]
-    return Path(run)/"evaluations"/f"{on}-{config_hash(dict(problems=asked))}"
+    words = [[p.id, p.direct_answers] for p in problems if p.direct_answers]
+    questions = dict(problems=asked) | (dict(words=words) if words else {})
+    return Path(run)/"evaluations"/f"{on}-{config_hash(questions)}"
 
 def _rationales(config: ARESConfig, run: Path, stage: str, problems: list, folder: Path) -> tuple:
     "(rollouts of a stage, its student)"

@@ -23,7 +23,9 @@ from ..core.distributed import run_lock
 from ..data.datasets import is_hub_name
 from ..data.problem import Problem
 from ..data.vision import load_features
-from .config import ARESConfig, PLACE_FIELDS, RUNTIME_FIELDS, asked_models, config_diff
+from ..teachers.own import is_own, own_fault, short_own
+from ..teachers.replay import feedback_rows
+from .config import ARESConfig, RUNTIME_FIELDS, asked_models, config_diff, only_moved
 from .config import load_config, print_note
 from .build import ledger_path, load_splits
 
@@ -128,12 +130,13 @@ def _contents(
     if config.data or config.captions:
         contents["captions"] = _digest([r["id"], r["caption"]] for r in records)
     if config.features: contents["features"] = _features_digest(Path(config.features))
+    if config.replay: contents["replay"] = _digest(feedback_rows(config.replay))
     if student and _is_local(config.student): contents["student"] = _student_digest(Path(config.student))
     return contents
 
 # %% ../../nbs/pipeline/04_folder.ipynb #cf486e53
 _LEADS_TO = dict(data=("data", "splits_file"), captions=("captions", "data"), features=("features",),
-                 student=("student",))
+                 replay=("replay",), student=("student",))
 
 def _first_difference(run: Path, records: list) -> str:
     "The first problem that is not as it was kept, in words."
@@ -162,11 +165,11 @@ def _content_fault(
 # %% ../../nbs/pipeline/04_folder.ipynb #d6eb935e
 def _moved_settings(
     run: Path,
-    changed: list, # names of settings
+    changed: dict, # setting -> (value before, value now)
     student, # the setting of this name
 ) -> list: # names
     "Those of some changed settings that only say where something is."
-    moved = [name for name in changed if name in PLACE_FIELDS]
+    moved = [name for name, (before, now) in changed.items() if only_moved(name, before, now)]
     if "student" not in moved: return moved
     known = (run/_CONTENTS).exists() and "student" in read_json(run/_CONTENTS, dict)
     return moved if known and _is_local(student) else [n for n in moved if n != "student"]
@@ -186,20 +189,22 @@ def _check_contents(
     "Raise an error if a place leads to another content than at the first start."
     kept = read_json(run/_CONTENTS, dict) if (run/_CONTENTS).exists() else None
     named = config.data or config.captions or config.features
-    if kept is None and (lost := [n for n in moved if n not in ("device", "ledger")]):
+    led = {name for names in _LEADS_TO.values() for name in names}
+    early = kept is None or "replay" not in kept # a run of an earlier version, if it has a replay
+    if lost := [name for name in moved if name in led and (kept is None or early and name == "replay")]:
         raise AresError(f"{run}: `{lost[0]}` has changed, and this run of an earlier version has not kept "
                         "what it was started with; continue it once with the old place, then with the new "
                         "one.")
-    if not named and not kept and not _is_local(config.student): return ()
+    if not (named or kept or config.replay or _is_local(config.student)): return ()
     splits = load() if named else {}
     records = list(map(_problem_record, chain.from_iterable(splits.values())))
     now = _contents(config, records, student=kept is None or "student" in moved)
     if kept is None: return now, records if config.data else []
     for part in _LEADS_TO:
-        unchecked = part == "student" and part not in moved
+        unchecked = part not in moved and (part == "student" or early and part == "replay")
         if not unchecked and kept.get(part) != now.get(part):
             raise AresError(_content_fault(config, run, part, moved, records))
-    return ()
+    return (kept | now, []) if config.replay and early else ()
 
 def _keep_contents(run: Path, contents: dict, records: list):
     "Store hashes and problems of a new run."
@@ -237,7 +242,7 @@ def save_or_check_config(
     "Store the settings of a new run; for an existing run, check that they are the same."
     path, now = run/"config.json", asdict(config)
     changed = config_diff(kept_settings(run), now) if path.exists() else {}
-    moved = _moved_settings(run, list(changed), config.student)
+    moved = _moved_settings(run, changed, config.student)
     differ = [f"`{name}` was {shown_value(before)} and is now {shown_value(value)}"
               for name, (before, value) in changed.items() if name not in [*moved, *RUNTIME_FIELDS]]
     if differ: raise AresError(f"{run}: this run was started with other settings ({'; '.join(differ[:2])}); "
@@ -384,13 +389,33 @@ def _refuse_missing(
     run: str | Path, # folder of the run
 ):
     "Raise an error if a setting names a place that does not exist."
-    for name in ("data", "splits_file", "features", "captions"):
+    for name in ("data", "splits_file", "features", "captions", "replay"):
         place = values.get(name) or ""
         if not isinstance(place, str) or not place or os.path.exists(place): continue
         inside = name in ("captions", "splits_file") and os.path.exists(Path(str(values.get("data")))/place)
-        if inside or name == "data" and is_hub_name(place): continue
+        if inside or name in ("data", "replay") and is_hub_name(place): continue
         raise AresError(f"{run}: `{name}` is {shown_value(place)}, which does not exist; say where it is "
                         f"now, as `ares run {Path(run).name} -p {name} PLACE`.")
+
+# %% ../../nbs/pipeline/04_folder.ipynb #f6db9249
+def _refuse_missing_code(
+    values: dict, # settings
+    run: str | Path, # folder of the run
+):
+    "Raise an error if a setting names a file of own code that does not exist."
+    def missing(name):
+        return isinstance(name, str) and is_own(name) and own_fault(name) and not own_fault(name, False)
+    def moved(name): # as the command needs it
+        return f"PLACE/{short_own(name)}" if missing(name) else str(name)
+    for role in ("teacher", "judge", "reward"):
+        value = values.get(role) or ""
+        names = value if isinstance(value, dict) else [value]
+        lost = next(filter(missing, names), None)
+        if lost is None: continue
+        remedy = moved(value) if isinstance(value, str) else (
+            "'{" + ", ".join(f"{moved(name)}: {weight}" for name, weight in value.items()) + "}'")
+        raise AresError(f"{run}: `{role}` names {shown_value(lost)}, a file that does not exist; say where "
+                        f"it is now, as `ares run {Path(run).name} -p {role} {remedy}`.")
 
 # %% ../../nbs/pipeline/04_folder.ipynb #5a9458a1
 def read_config(
@@ -402,7 +427,9 @@ def read_config(
     path = Path(run)/"config.json"
     if not path.exists(): raise AresError(f"{run}: no run in this folder; `ares run` starts one.")
     values = kept_settings(run)
-    if need_data: _refuse_missing(values | overrides, run)
+    if need_data:
+        _refuse_missing(values | overrides, run)
+        _refuse_missing_code(values | overrides, run)
     try: return load_config(values, need_data=need_data, **overrides)
     except (ValueError, TypeError, OverflowError) as e: raise AresError(f"{path}: {e}") from None
 

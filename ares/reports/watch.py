@@ -148,6 +148,11 @@ def _result_line(stage: str, record: dict) -> str:
     return f"{stage:10} " + "   ".join(cells)
 
 # %% ../../nbs/reports/03_watch.ipynb #af5daab7
+def _runs_in(folder: Path) -> list:
+    "The runs of a sweep; of a run the run itself, whose published model has a config.json, too."
+    runs = sorted(p.parent for p in folder.glob("*/config.json"))
+    return [folder] if (folder/"config.json").exists() or not runs else runs
+
 def _sweep_text(
     sweep: Path, # folder of the sweep
     runs: list, # folders of its runs
@@ -163,8 +168,8 @@ def watch_text(
 ) -> str:
     "The page that `watch` shows."
     run = Path(run)
-    runs = sorted(p.parent for p in run.glob("*/config.json"))
-    if runs: return _sweep_text(run, runs)
+    runs = _runs_in(run)
+    if runs != [run]: return _sweep_text(run, runs)
     config = _run_config(run)
     stages = stage_names(config)
     done = {s: read_record(run/s, needed=()) for s in stages if (run/s/"result.json").exists()}
@@ -185,6 +190,5 @@ def watch(
     while True:
         text, seen = watch_text(run), seen + 1
         print(("\033[H\033[J" if sys.stdout.isatty() else "") + text, flush=True)
-        runs = [p.parent for p in Path(run).glob("*/config.json")] or [Path(run)]
-        if seen == looks or all(_is_over(_run_config(r), r) for r in runs): return
+        if seen == looks or all(_is_over(_run_config(r), r) for r in _runs_in(Path(run))): return
         time.sleep(seconds)
