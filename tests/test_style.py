@@ -74,8 +74,7 @@ def test_the_prose_is_plain(path):
 
 
 PARTS = ["Question", "Set-up", "Result", "Answer", "Limits"]  # of a page in nbs/experiments, in this order
-BOLD = {"demo", "parts", "smollm2", "why_alternate"}  # pages that open with bold words in place of headings
-EXPERIMENTS = [p for p in NOTEBOOKS if p.parent.name == "experiments" and p.stem not in BOLD]
+EXPERIMENTS = [p for p in NOTEBOOKS if p.parent.name == "experiments"]
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
