@@ -20,9 +20,7 @@ SMALLER = dict(
 )
 SMALL = {
     "why_alternate": dict(params=SMOKE, parallel=1, seeds=[0], knob_seeds=[0]),
-    "demo": dict(
-        params=SMOKE, parallel=1, seeds=[0], knowledges=["answer", "facts"], rates=[3e-4], passes=[[1, 2e-4]],
-    ),
+    "demo": dict(params=SMOKE, parallel=1, seeds=[0], knowledges=["answer", "facts"]),
     "estimators": dict(params=SMOKE, seeds=[0, 1]),
     "students": dict(
         params=str(ROOT / "params"),
