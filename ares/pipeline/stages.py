@@ -319,12 +319,13 @@ def train_stage(
 
 # %% ../../nbs/pipeline/06_stages.ipynb #969c4e4a
 def check_stage(
-    names: list, # of all stages of the run, in order
-    run: Path, # its folder
+    config: ARESConfig,
+    run: Path, # folder of the run
     stage: str, # the name to check
 ):
     "Raise an error if a run has no such stage, or the stage before it is not done."
-    if stage == "baseline": return
+    if stage == "baseline": return # and read no setting: runs that differ in the rounds share a baseline
+    names = stage_names(config)
     if stage not in names:
         some = ", ".join(names) if len(names) <= 9 else f"{', '.join(names[:4])}, ..., {names[-1]}"
         raise AresError(f"stage: this run has no stage {shown_value(stage)}; its stages are {some}.")
@@ -353,7 +354,7 @@ def run_stage(
     "Train and evaluate one stage, or read its record if it is done."
     run, device = Path(run), pick_device(config.device)
     init_distributed(device)
-    run_on_main(lambda: check_stage(stage_names(config), run, stage))
+    run_on_main(lambda: check_stage(config, run, stage))
     with run_lock(run):
         if run_on_main((run/stage/"result.json").exists): return read_json(run/stage/"result.json", dict)
         return _do_stage(config, run, stage, device, load or partial(load_splits, config))
@@ -377,7 +378,7 @@ def notebook_record(
 ) -> dict: # the stage's record
     "Store the settings of the run, and run one stage; for the notebook of a stage."
     run, load = Path(run), cache(partial(load_splits, config))
-    check_stage(stage_names(config), run, stage)
+    check_stage(config, run, stage)
     with run_lock(run):
         _open_run(config, run, load)
         return run_stage(config, run, stage, load)
