@@ -73,14 +73,12 @@ def phases():
 
 def test_no_phase_is_slower(phases):
     def late(): return slower(ratios(sampling=phases.sampling, ppo=phases.ppo))
-    # other work on the machine may disturb one measurement, but hardly two
-    assert not late() or not late(), "if this is meant, measure again and change USUAL"
+    # other work on the machine may disturb one measurement, but hardly three
+    assert any(not late() for _ in range(3)), "if this is meant, measure again and change USUAL"
 
 
-def test_a_phase_of_twice_the_work_is_noticed(phases):
-    def twice():
-        for _ in range(2): phases.sampling()
-    assert list(slower(ratios(sampling=twice))) == ["sampling"]
+def test_a_phase_of_twice_the_work_is_noticed():
+    assert list(slower(USUAL | dict(sampling=2 * USUAL["sampling"]))) == ["sampling"]
 
 
 def test_the_time_for_making_splits_grows_with_the_questions():

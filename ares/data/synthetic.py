@@ -83,7 +83,7 @@ class _Scene:
     def __hash__(self): return hash(self.text)
     def __eq__(self, other): return self.text == other.text
 
-@lru_cache(2500) # at most 150 MB
+@lru_cache(256) # 13 MB: memory must not grow with the problems
 def _drawn_scene(draw, scene: _Scene) -> Image.Image:
     "Draw a scene with the function of its skill."
     pen = _Pen()
@@ -487,6 +487,7 @@ def _walked(start: tuple, moves: tuple) -> list: # of (column, row), from the st
 
 def _field(place: tuple) -> str: return _FIELDS[4 * place[1] + place[0]]
 
+# %% ../../nbs/data/02_synthetic.ipynb #ce702c6e
 def _walk(key):
     "Where does a walk of three moves end?"
     start, moves, names, colour = key
@@ -510,6 +511,7 @@ def _is_walk(start: tuple, moves: tuple) -> bool:
 _WALKS = itertools.product(itertools.product(range(4), range(4)), itertools.product(_WAYS, repeat=3))
 _WALKS = [walk for walk in _WALKS if _is_walk(*walk)]
 
+# %% ../../nbs/data/02_synthetic.ipynb #ed6d5918
 SKILLS["walk"] = Skill(
     "Follow directions on a map", "social science", "geography", "grade3",
     keys=[(*walk, names, colour) for walk, names, colour in
@@ -530,6 +532,7 @@ def _people(n): return "1 person" if n == 1 else f"{n} people"
 
 _CROWDS = [_people(n) for n in range(1, 15)]
 
+# %% ../../nbs/data/02_synthetic.ipynb #24f9ea72
 def _bus(key):
     "How many people are on a bus after three stops?"
     start, changes, name = key
@@ -548,6 +551,7 @@ _CHANGES = itertools.product((-3, -2, 2, 3, 4), repeat=3)
 _BUSES = [(n, c) for n, c in itertools.product(range(2, 7), list(_CHANGES)) if 0 < min(_totals(n, c))]
 _BUSES = [(n, c) for n, c in _BUSES if max(_totals(n, c)) <= 12]
 
+# %% ../../nbs/data/02_synthetic.ipynb #50a8fa6d
 SKILLS["bus"] = Skill(
     "Keep count over several steps", "natural science", "units-and-measurement", "grade2",
     keys=[(*bus, name) for bus, name in itertools.product(_BUSES, _NAMES)], core=2,
@@ -564,6 +568,7 @@ _PAIRINGS = [(0, 1, 2, 3), (0, 2, 1, 3), (0, 3, 1, 2)] # places of the first two
 
 def _together(pair) -> str: return " and ".join(_TOWERS[i] for i in pair)
 
+# %% ../../nbs/data/02_synthetic.ipynb #59cd2f19
 def _towers(key):
     "Which two of four bars are higher or lower together?"
     heights, pairing, ask, tint = key
@@ -580,6 +585,7 @@ def _towers(key):
         steps=[*bars[:2], made[0], *bars[2:], made[1], ("more", dict(pair=names[higher]))],
         scene=dict(heights=dict(zip(_TOWERS, heights)), tint=tint))
 
+# %% ../../nbs/data/02_synthetic.ipynb #8ea468ea
 def _draw_towers(pen, scene):
     "Four bars on a grid."
     pen.box(0, 0, 128, 128, fill=_TINTS[scene["tint"]])
@@ -597,6 +603,7 @@ _TOWER_CORES = itertools.product(itertools.product(range(1, 5), repeat=4), _PAIR
 _TOWER_CORES = [core for core in _TOWER_CORES if _is_decided(*core)]
 _ALL_PAIRS = [_together(pair) for pairing in _PAIRINGS for pair in (pairing[:2], pairing[2:])]
 
+# %% ../../nbs/data/02_synthetic.ipynb #0ae64cc6
 SKILLS["towers"] = Skill(
     "Add and compare in a bar chart", "social science", "economics", "grade5",
     keys=[(*core, ask, tint) for core, ask, tint in
