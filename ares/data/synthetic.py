@@ -511,7 +511,6 @@ def _is_walk(start: tuple, moves: tuple) -> bool:
 _WALKS = itertools.product(itertools.product(range(4), range(4)), itertools.product(_WAYS, repeat=3))
 _WALKS = [walk for walk in _WALKS if _is_walk(*walk)]
 
-# %% ../../nbs/data/02_synthetic.ipynb #ed6d5918
 SKILLS["walk"] = Skill(
     "Follow directions on a map", "social science", "geography", "grade3",
     keys=[(*walk, names, colour) for walk, names, colour in
@@ -551,7 +550,6 @@ _CHANGES = itertools.product((-3, -2, 2, 3, 4), repeat=3)
 _BUSES = [(n, c) for n, c in itertools.product(range(2, 7), list(_CHANGES)) if 0 < min(_totals(n, c))]
 _BUSES = [(n, c) for n, c in _BUSES if max(_totals(n, c)) <= 12]
 
-# %% ../../nbs/data/02_synthetic.ipynb #50a8fa6d
 SKILLS["bus"] = Skill(
     "Keep count over several steps", "natural science", "units-and-measurement", "grade2",
     keys=[(*bus, name) for bus, name in itertools.product(_BUSES, _NAMES)], core=2,
@@ -585,7 +583,6 @@ def _towers(key):
         steps=[*bars[:2], made[0], *bars[2:], made[1], ("more", dict(pair=names[higher]))],
         scene=dict(heights=dict(zip(_TOWERS, heights)), tint=tint))
 
-# %% ../../nbs/data/02_synthetic.ipynb #8ea468ea
 def _draw_towers(pen, scene):
     "Four bars on a grid."
     pen.box(0, 0, 128, 128, fill=_TINTS[scene["tint"]])
@@ -603,7 +600,6 @@ _TOWER_CORES = itertools.product(itertools.product(range(1, 5), repeat=4), _PAIR
 _TOWER_CORES = [core for core in _TOWER_CORES if _is_decided(*core)]
 _ALL_PAIRS = [_together(pair) for pairing in _PAIRINGS for pair in (pairing[:2], pairing[2:])]
 
-# %% ../../nbs/data/02_synthetic.ipynb #0ae64cc6
 SKILLS["towers"] = Skill(
     "Add and compare in a bar chart", "social science", "economics", "grade5",
     keys=[(*core, ask, tint) for core, ask, tint in
