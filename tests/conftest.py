@@ -18,9 +18,8 @@ FORKS.set_forkserver_preload(
 )
 
 
-# these files take longest, so they begin first: a long one at the end would keep one of two workers waiting;
-# `plan` is before them, because it measures memory and needs a process in which nothing has run
-LONGEST = [f"test_{name}" for name in "plan experiments loop teachers processes sweep repository".split()]
+# these files take longest, so they begin first: a long one at the end would keep one of two workers waiting
+LONGEST = [f"test_{name}" for name in "experiments loop teachers processes sweep repository".split()]
 
 
 def pytest_collection_modifyitems(items):

@@ -1,7 +1,7 @@
 "What a plan says, beside what is measured, and as a command."
 import pytest
 
-from conftest import ROOT
+from conftest import FORKS, ROOT
 
 
 @pytest.fixture
@@ -14,6 +14,9 @@ def plan(capsys, monkeypatch):
 
 
 def test_planned_memory_is_what_is_measured(tmp_path):
+    other = FORKS.Process(target=print)  # a fork server with other modules is there already
+    other.start()
+    other.join()
     from ares.reports.memory import CASES, FEW, check_peaks
     from ares.students.loading import load_student
     # an adapter belongs to a student that can be found again

@@ -469,15 +469,22 @@ def _resident_growth(
     return peak * 1024 - pages * resource.getpagesize()
 
 # %% ../../nbs/reports/05_memory.ipynb #f21ba32c
-def _measured_peaks(
+def _peaks_of_forks(
     cases: list, # of (settings, stage)
 ) -> list: # bytes of each case
-    "The memory of stages on this CPU, each measured in a fresh process."
-    from ares.reports.memory import _resident_growth  # the other process needs an importable function
+    "The memory of stages, each measured in a process of its own; call it in an empty process."
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["ares.reports.memory"])
     with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
         return list(pool.map(_resident_growth, *zip(*cases)))
+
+def _measured_peaks(
+    cases: list, # of (settings, stage)
+) -> list: # bytes of each case
+    "The memory of stages on this CPU, whatever this process has done before."
+    from ares.reports.memory import _peaks_of_forks  # the other process needs an importable function
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_peaks_of_forks, cases).result()
 
 # %% ../../nbs/reports/05_memory.ipynb #d38fb5cd
 FEW = dict(
