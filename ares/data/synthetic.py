@@ -475,7 +475,7 @@ def _choices_near(answer, pool: list, n: int, key: tuple) -> list:
 
 # %% ../../nbs/data/02_synthetic.ipynb #0bebf14f
 _WAYS = dict(north=(0, -1), south=(0, 1), west=(-1, 0), east=(1, 0)) # change of column and row
-_FIELDS = ["ABCD"[column] + str(row + 1) for row in range(4) for column in range(4)]
+_FIELDS = [column + row for row, column in itertools.product("1234", "ABCD")]
 
 def _walked(start: tuple, moves: tuple) -> list: # of (column, row), from the start on
     "The fields of a walk, which may leave the map."
@@ -505,7 +505,7 @@ _BACK = dict(north="south", south="north", west="east", east="west")
 
 def _is_walk(start: tuple, moves: tuple) -> bool:
     "Whether a walk stays on the map and never turns back."
-    on_map = all(0 <= place <= 3 for field in _walked(start, moves) for place in field)
+    on_map = all(0 <= place <= 3 for place in itertools.chain(*_walked(start, moves)))
     return on_map and not any(_BACK[a] == b for a, b in zip(moves, moves[1:]))
 
 _WALKS = itertools.product(itertools.product(range(4), range(4)), itertools.product(_WAYS, repeat=3))
@@ -572,7 +572,7 @@ def _towers(key):
     heights, pairing, ask, tint = key
     pairs = pairing[:2], pairing[2:]
     names = [_together(pair) for pair in pairs]
-    sums = [sum(heights[i] for i in pair) for pair in pairs]
+    sums = [heights[i] + heights[j] for i, j in pairs]
     higher = 0 if sums[0] > sums[1] else 1
     wanted = higher if ask == "higher" else 1 - higher
     bars = [("bar", dict(colour=_TOWERS[i], n=heights[i])) for i in pairing]
@@ -598,7 +598,7 @@ def _is_decided(heights: tuple, pairing: tuple) -> bool:
 
 _TOWER_CORES = itertools.product(itertools.product(range(1, 5), repeat=4), _PAIRINGS)
 _TOWER_CORES = [core for core in _TOWER_CORES if _is_decided(*core)]
-_ALL_PAIRS = [_together(pair) for pairing in _PAIRINGS for pair in (pairing[:2], pairing[2:])]
+_ALL_PAIRS = [_together(pair) for pair in itertools.combinations(range(4), 2)]
 
 SKILLS["towers"] = Skill(
     "Add and compare in a bar chart", "social science", "economics", "grade5",
