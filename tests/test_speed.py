@@ -77,7 +77,11 @@ def test_no_phase_is_slower(phases):
     assert any(not late() for _ in range(3)), "if this is meant, measure again and change USUAL"
 
 
-def test_a_phase_of_twice_the_work_is_noticed():
+def test_a_phase_of_twice_the_work_is_noticed(phases):
+    def twice():
+        for _ in range(2): phases.sampling()
+    measured = ratios(once=phases.sampling, twice=twice)
+    assert measured["twice"] > ALLOWED * measured["once"]
     assert list(slower(USUAL | dict(sampling=2 * USUAL["sampling"]))) == ["sampling"]
 
 
