@@ -362,3 +362,13 @@ def test_the_python_of_the_readme_prints_what_the_readme_says():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == ["1.0", "0.0", "1.0", "1.0"]
+
+
+def test_repository_holds_no_large_or_foreign_file():
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split("\n")
+    paths = [ROOT / name for name in files if name and (ROOT / name).exists()]
+    if not paths: pytest.skip("not a git checkout")
+    large = [path.name for path in paths if path.stat().st_size > 300_000]
+    assert not large, f"too large for the repository: {large}"
+    foreign = [path.name for path in paths if path.suffix in (".whl", ".pt", ".bin", ".zip", ".gz")]
+    assert not foreign, f"made elsewhere; install or download it instead: {foreign}"
