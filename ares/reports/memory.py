@@ -159,7 +159,7 @@ def planned_student(
         elif config.lora: add_adapter(student, **lora_settings(config))
     if rounded: student.model.is_loaded_in_4bit = True
     student.max_prompt_tokens = prompt_tokens or config.max_prompt_tokens
-    student.slice = SLICE * (1 if config.device == "cpu" else 16)
+    student.slice = SLICE * (1 if config.device == "cpu" else 2)
     patches = None if isinstance(config.student, dict) else 145
     student.patches = patches if config.use_images else 0
     return student
