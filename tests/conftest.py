@@ -1,11 +1,12 @@
 "Paths and small runs that several tests share."
-import json, multiprocessing, os
+import json, multiprocessing, os, shutil, sys, tempfile
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch is imported
 
+import forks
 from ares.pipeline.stages import run_ares
 from ares.pipeline.config import load_config
 
@@ -14,8 +15,11 @@ FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 200))  # of each fuzz test; 
 # a process of it has everything imported: one that is killed at once costs no six seconds
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
-    ["ares.pipeline.stages", "ares.teachers.llm", "ares.teachers.mock_server", "ares.data.vision"]
+    ["ares.pipeline.stages", "ares.teachers.llm", "ares.teachers.mock_server", "ares.data.vision",
+     "ares.pipeline.notebooks", "ares.reports.report", "ares.reports.compare", "ipykernel.kernelapp",
+     "ipykernel.zmqshell", "matplotlib.pyplot"]
 )
+QUICK = [sys.executable, "-IS", str(ROOT/"tests"/"forks.py")]  # a command as a fork, see `quick_processes`
 
 
 # these files take longest, so they begin first: a long one at the end would keep one of two workers waiting
@@ -80,3 +84,21 @@ def smoke_run(tmp_path_factory):
     run = tmp_path_factory.mktemp("smoke")/"run"
     end(start_loop(run))
     return run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_processes():
+    "Kernels, and the commands of `QUICK`, are forks of a process that has everything imported."
+    place = Path(tempfile.mkdtemp(prefix="ares"))
+    server = FORKS.Process(target=forks.serve, args=(str(place/"forks"),), daemon=True)
+    server.start()
+    kernel = place/"kernels"/"python3"/"kernel.json"
+    kernel.parent.mkdir(parents=True)
+    words = [*QUICK, "ipykernel", "-f", "{connection_file}"]
+    kernel.write_text(json.dumps(dict(argv=words, display_name="Python 3 (ipykernel)", language="python")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ARES_FORKS", str(place/"forks"))
+        patch.setenv("JUPYTER_PATH", str(place), prepend=os.pathsep)
+        yield
+    server.terminate()
+    shutil.rmtree(place)
