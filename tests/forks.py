@@ -67,7 +67,9 @@ def answer(caller):
         work(words, folder, environment, streams)
     for stream in streams: os.close(stream)
     threading.Thread(target=pass_on, args=(caller, process), daemon=True).start()
-    caller.sendall(b"%d" % os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    try: caller.sendall(b"%d" % code)
+    except ConnectionError: pass  # the caller was ended before
     os._exit(0)
 
 
