@@ -1,5 +1,5 @@
 "Paths and small runs that several tests share."
-import json, multiprocessing, os, shutil, sys, tempfile
+import json, multiprocessing, os, shutil, tempfile
 from pathlib import Path
 
 import pytest
@@ -11,15 +11,11 @@ from ares.pipeline.stages import run_ares
 from ares.pipeline.config import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
-FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 200))  # of each fuzz test; thousands for the full size
+FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 100))  # of each fuzz test; thousands for the full size
 # a process of it has everything imported: one that is killed at once costs no six seconds
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    ["ares.pipeline.stages", "ares.teachers.llm", "ares.teachers.mock_server", "ares.data.vision",
-     "ares.pipeline.notebooks", "ares.reports.report", "ares.reports.compare", "ipykernel.kernelapp",
-     "ipykernel.zmqshell", "matplotlib.pyplot"]
-)
-QUICK = [sys.executable, "-IS", str(ROOT/"tests"/"forks.py")]  # a command as a fork, see `quick_processes`
+FORKS.set_forkserver_preload(forks.HEAVY)
+QUICK = forks.COMMAND  # see `quick_processes`
 
 
 # these files take longest, so they begin first: a long one at the end would keep one of two workers waiting
@@ -92,13 +88,8 @@ def quick_processes():
     place = Path(tempfile.mkdtemp(prefix="ares"))
     server = FORKS.Process(target=forks.serve, args=(str(place/"forks"),), daemon=True)
     server.start()
-    kernel = place/"kernels"/"python3"/"kernel.json"
-    kernel.parent.mkdir(parents=True)
-    words = [*QUICK, "ipykernel", "-f", "{connection_file}"]
-    kernel.write_text(json.dumps(dict(argv=words, display_name="Python 3 (ipykernel)", language="python")))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ARES_FORKS", str(place/"forks"))
-        patch.setenv("JUPYTER_PATH", str(place), prepend=os.pathsep)
+        for name, value in forks.announce(place).items(): patch.setenv(name, value)
         yield
     server.terminate()
     shutil.rmtree(place)

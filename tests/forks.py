@@ -1,9 +1,23 @@
-"""Commands and kernels as forks of one process that has everything imported, so that none takes seconds to begin.
+"""Commands and kernels as forks of one process that has everything imported, so that they begin at once.
 
 `serve` forks for each call. This file, started as a program, calls it and stands for the fork: it passes on
 signals, ends as the fork ends, and takes the fork with it when it is killed.
 """
 import json, os, signal, socket, sys, threading, time
+
+COMMAND = [sys.executable, "-IS", os.path.abspath(__file__)]  # the words that follow are run by a fork
+HEAVY = """ares.pipeline.stages ares.pipeline.notebooks ares.data.vision ares.teachers.llm
+    ares.teachers.mock_server ares.reports.report ares.reports.compare
+    ipykernel.kernelapp ipykernel.zmqshell matplotlib.pyplot""".split()
+
+
+def announce(place):
+    "Let Jupyter start its kernels as forks of what serves in a folder; gives the environment variables."
+    kernel = place/"kernels"/"python3"/"kernel.json"
+    kernel.parent.mkdir(parents=True)
+    words = [*COMMAND, "ipykernel", "-f", "{connection_file}"]
+    kernel.write_text(json.dumps(dict(argv=words, display_name="Python 3 (ipykernel)", language="python")))
+    return dict(ARES_FORKS=str(place/"forks"), JUPYTER_PATH=str(place))
 
 
 def run(words):
@@ -75,6 +89,7 @@ def answer(caller):
 
 def serve(path):
     "Answer callers until this process is ended."
+    for stream in (sys.stdout, sys.stderr): stream.flush()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nothing waits for those that answer
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)

@@ -56,8 +56,8 @@ def project(tmp_path):
 
 def ares(project, *words):
     "Call the command in the other folder."
-    return subprocess.run([*QUICK, "ares", *words], cwd=project.parent/"elsewhere", capture_output=True, text=True,
-                          env=os.environ | dict(OMP_NUM_THREADS="1"))
+    return subprocess.run([*QUICK, "ares", *words], cwd=project.parent/"elsewhere", capture_output=True,
+                          text=True, env=os.environ | dict(OMP_NUM_THREADS="1"))
 
 
 def test_a_reward_in_a_file_trains_a_student(project):
