@@ -1,7 +1,6 @@
 "Language models as teachers, with a server that misbehaves: nothing lost or paid twice, no key in a file."
-import json, os, random, signal, subprocess, sys, threading, time
+import json, os, random, signal, subprocess, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
