@@ -16,7 +16,7 @@ demo: $(VENV)/.demo  ## run the whole loop on problems the project makes (six to
 	@OMP_NUM_THREADS=1 $(BIN)/ares run params/demo.yaml  # a second thread gains little here, and crawls when the machine has other work
 
 test: $(VENV)/.dev   ## check and run the notebooks, then the tests
-	@OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing  # two processes of two threads would wait for each other
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/notebooks.py --n_workers 2 --timing  # two processes of two threads would wait for each other
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -n 2 --dist loadfile --no-loadscope-reorder
 
 lab: $(VENV)/.dev    ## open JupyterLab on the tour; what it saves is cleaned by nbdev
@@ -58,13 +58,22 @@ bench: $(VENV)/.demo ## measure the speed of each phase (about 5 minutes)
 clean-demo:          ## forget the demo's run
 	rm -rf runs/demo
 
+# uv is faster than pip, and takes the small CPU build of PyTorch where there is no GPU. It does not read pip's
+# settings: where those name other places of packages, or uv fails, pip does the work (--no-compile: Python
+# compiles what it imports, a sixth of the files)
+define install
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@{ ! $(BIN)/pip config list | grep -qE "index|find-links" && $(BIN)/pip install -q --no-compile uv && \
+	$(BIN)/uv pip install -q --python $(BIN)/python --torch-backend auto -c constraints.txt $(1); } 2>/dev/null || \
+	$(BIN)/pip install -q --no-compile --disable-pip-version-check -c constraints.txt $(1)
+endef
+
 $(VENV)/.demo: settings.ini setup.py constraints.txt
 	@echo "Setting up $(VENV) (once; a few minutes) ..."
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e .
+	$(call install,-e .)
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.demo
-	@echo "Setting up what the notebooks' tests need ..."
-	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	@touch $@
+$(VENV)/.dev: settings.ini setup.py constraints.txt
+	@echo "Setting up $(VENV) with what the notebooks' tests need (once; a few minutes) ..."
+	$(call install,-e ".[dev]")
+	@touch $(VENV)/.demo $@

@@ -327,7 +327,7 @@ def _show_ledger(
     "Print the calls and cost of a run; export or import replies."
     from ares.reports.costs import failures, open_ledger
     from ares.teachers.ledger import Ledger
-    from ares.pipeline.build import ledger_path
+    from ares.pipeline.config import ledger_path
     if args.take:
         run.mkdir(parents=True, exist_ok=True)
         print(f"{Ledger(ledger_path(config, run)).import_jsonl(args.take)} new replies from {args.take}")
@@ -646,13 +646,15 @@ def _run_command(args: argparse.Namespace) -> int: # 0 when all went well
     if args.command in _MANY: return _MANY[args.command](args)
     if args.command == "answer": return _show_answer(args)
     if args.command == "demo": return _show_demo(args)
-    from ares.core.distributed import run_on_main, launcher_settings
     if args.command == "stage":
         from ares.pipeline.folder import read_config
         from ares.pipeline.stages import run_stage
         run = _run_folder(str(args.folder))
         return 0 if run_stage(read_config(run), run, args.stage) else 1
-    overrides = _given_values(getattr(args, "p", [])) | launcher_settings()
+    overrides = _given_values(getattr(args, "p", []))
+    if "WORLD_SIZE" in os.environ:
+        from ares.core.distributed import launcher_settings
+        overrides |= launcher_settings()
     config, run = _find_run(args.target, getattr(args, "name", None), overrides,
                            need_data=args.command in ("run", "cost"))
     if args.command == "cost": return _show_cost(config)
@@ -662,6 +664,7 @@ def _run_command(args: argparse.Namespace) -> int: # 0 when all went well
         check_run(run)
         return _show_published(run, args) if args.command == "publish" else _show_feedback(run, args)
     if args.command == "ledger": return _show_ledger(config, run, args)
+    from ares.core.distributed import run_on_main
     from ares.pipeline.notebooks import complete_run, make_report
     if args.command == "report": return _show_results(run, run_on_main(lambda: make_report(run)))
     with rehearsal(config, run) if args.rehearse else nullcontext(run) as run:

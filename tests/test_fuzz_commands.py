@@ -216,6 +216,14 @@ def test_help_and_refusals_import_nothing_heavy(place, words):
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == "[]", done.stderr[-300:]
 
 
+@pytest.mark.parametrize("words", [["settings"], ["cost", "x.yaml"], ["ledger", "mine"],
+                                   ["run", "x.yaml", "-p", "rl_lr", "-1"]], ids=" ".join)
+def test_commands_that_only_read_do_not_import_pytorch(place, words):
+    done = subprocess.run([sys.executable, "-c", HEAVY, *words], cwd=place, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-300:]
+    assert not {"torch", "transformers"} & set(re.findall(r"\w+", done.stdout.splitlines()[-1])), done.stdout
+
+
 def test_papermill_has_nothing_to_warn_of_in_the_readme(tmp_path):
     lines = re.findall(r"^papermill nbs/runs/rl.*", (ROOT/"README.md").read_text(), re.M)
     commands = [shlex.split(line, comments=True) for line in lines]

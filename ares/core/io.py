@@ -304,6 +304,7 @@ def tracker_fault(
     report_to: str, # names with commas between them; "" for none
 ) -> str: # what it must be instead; "" when nothing is wrong
     "What is wrong with a choice of trackers."
+    if not _names_in(report_to): return ""
     from accelerate.tracking import get_available_trackers
     from accelerate.utils import LoggerType
     known = [name for name in LoggerType.list() if name != "all"]

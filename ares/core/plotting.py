@@ -7,9 +7,10 @@ __all__ = ['COLOURS', 'GREY', 'PALE', 'PAGE', 'COLUMN', 'STYLE', 'figure_style',
 
 # %% ../../nbs/core/04_plotting.ipynb #d27d0b2b
 import math
+from contextlib import contextmanager
 from pathlib import Path
 
-import matplotlib.pyplot as plt
+from cycler import cycler
 
 from .statistics import over_seeds
 
@@ -53,15 +54,17 @@ STYLE = {
     "legend.frameon": False,
     "lines.linewidth": 1.5,
     "lines.markersize": 5,
-    "axes.prop_cycle": plt.cycler(color=list(COLOURS.values())),
+    "axes.prop_cycle": cycler(color=list(COLOURS.values())),
     "svg.fonttype": "none",
     "svg.hashsalt": "ares",
 }
 
 # %% ../../nbs/core/04_plotting.ipynb #c5d0edc4
+@contextmanager
 def figure_style():
     "While inside, figures have the style of this project."
-    return plt.rc_context(STYLE)
+    import matplotlib.pyplot as plt  # takes a second, so it is imported only when needed
+    with plt.rc_context(STYLE): yield
 
 # %% ../../nbs/core/04_plotting.ipynb #a7f19ffb
 @figure_style()
@@ -71,6 +74,7 @@ def panels(
     size: tuple = (PAGE / 3, 1.9), # of one plot, inches
 ): # (figure, list of axes)
     "A figure with some plots in rows."
+    import matplotlib.pyplot as plt
     columns, rows = min(count, columns), -(-count // columns)
     fig, axes = plt.subplots(rows, columns, figsize=(size[0] * columns, size[1] * rows), squeeze=False)
     plt.close(fig)

@@ -11,9 +11,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import bootstrap, permutation_test, ttest_1samp
-from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.proportion import proportion_confint, proportion_effectsize
+import scipy # its parts are loaded when they are used
 
 # %% ../../nbs/core/03_statistics.ipynb #1fd3194f
 class Estimate(NamedTuple):
@@ -34,6 +32,7 @@ def wilson_interval(
     n: int, # trials
 ) -> tuple: # (low, high), shares
     "Wilson's score interval of a rate, for 95 %."
+    from statsmodels.stats.proportion import proportion_confint  # a second
     return tuple(map(float, proportion_confint(k, n, method="wilson"))) if n else (0.0, 1.0)
 
 # %% ../../nbs/core/03_statistics.ipynb #cf14197a
@@ -46,8 +45,9 @@ def mean_interval(
     values = np.array([v for v in values if v is not None and v == v], dtype=float)
     if len(values) == 0: return Estimate(math.nan, -math.inf, math.inf)
     if np.ptp(values) == 0: return Estimate(*[float(values[0])] * 3)
-    found = bootstrap((values,), np.mean, rng=np.random.default_rng(0), **DRAWS).confidence_interval
-    return Estimate(float(values.mean()), float(found.low), float(found.high))
+    found = scipy.stats.bootstrap((values,), np.mean, rng=np.random.default_rng(0), **DRAWS)
+    low, high = found.confidence_interval
+    return Estimate(float(values.mean()), float(low), float(high))
 
 # %% ../../nbs/core/03_statistics.ipynb #groupin2
 def grouped_interval(
@@ -75,7 +75,7 @@ def over_seeds(
     if len(values) < 2:
         return Estimate(float(values.mean()) if len(values) else math.nan, -math.inf, math.inf)
     if np.ptp(values) == 0: return Estimate(*[float(values[0])] * 3)
-    found = ttest_1samp(values, 0).confidence_interval(0.95)
+    found = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
     return Estimate(float(values.mean()), float(found.low), float(found.high))
 
 # %% ../../nbs/core/03_statistics.ipynb #983e6a62
@@ -89,7 +89,7 @@ def paired_difference(
     if np.ptp(apart) == 0: return Estimate(*[float(apart[0])] * 3)
     def difference(a, b, axis=-1): return b.mean(axis) - a.mean(axis)
 
-    found = bootstrap(
+    found = scipy.stats.bootstrap(
         (first, second), difference, paired=True, rng=np.random.default_rng(0), **DRAWS
     ).confidence_interval
     return Estimate(float(apart.mean()), float(found.low), float(found.high))
@@ -100,6 +100,7 @@ def mcnemar_test(
     second, # of the other student
 ) -> dict: # only_first, only_second: problems that only one has right; p
     "McNemar's exact test for two students on the same problems."
+    from statsmodels.stats.contingency_tables import mcnemar
     first, second = (np.asarray(list(v), dtype=bool) for v in (first, second))
     def counts(rows): return [int((rows & second).sum()), int((rows & ~second).sum())]
     table = [counts(first), counts(~first)]
@@ -110,6 +111,7 @@ def cohens_h(
     first: float, second: float, # rates, shares between 0 and 1
 ) -> float: # positive when the second is higher
     "The distance of two rates."
+    from statsmodels.stats.proportion import proportion_effectsize
     return float(proportion_effectsize(second, first))
 
 def cohens_d(
@@ -136,7 +138,7 @@ def compare_paired(
         return means | dict(
             p=mcnemar_test(first, second)["p"], effect=cohens_h(means["first"], means["second"])
         )
-    exchanged = permutation_test(
+    exchanged = scipy.stats.permutation_test(
         (second - first,), np.mean, permutation_type="samples", rng=np.random.default_rng(0), batch=500
     )
     return means | dict(p=float(exchanged.pvalue), effect=cohens_d(first, second))

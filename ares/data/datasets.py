@@ -8,7 +8,7 @@ __all__ = ['TEXT_FIELDS', 'HUB_SPLITS', 'ANSWERS', 'RATIONALES', 'DIVISIONS', 'i
            'filter_supported', 'read_published']
 
 # %% ../../nbs/data/03_datasets.ipynb #78e85eb7
-import ast, hashlib, io, os, re
+import ast, hashlib, io, os, re, sys
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
-import datasets as hub
-from pyarrow import default_memory_pool
 
 # %% ../../nbs/data/03_datasets.ipynb #50ba3cba
 from ..core.io import *
@@ -46,6 +44,7 @@ def _on_hub(
 # %% ../../nbs/data/03_datasets.ipynb #abdac8c5
 def _hub_parts(source: str, config: str) -> list: # of dicts, split -> table; see `_hub_splits`
     "Open the tables of each part of a data set; a single table is a train split."
+    import datasets as hub  # takes two seconds
     if source.endswith(".parquet"): return [hub.load_dataset("parquet", data_files=source)]
     if any(Path(source, name).is_file() for name in ("dataset_dict.json", "state.json")):
         saved = hub.load_from_disk(source)
@@ -59,6 +58,7 @@ def _hub_splits(
     config: str = "", # the part of the data set to read, if it has one of this name; else all are joined
 ) -> dict: # split -> `datasets.Dataset`; the data stay on disk
     "The tables of a data set."
+    import datasets as hub
     try: parts = _hub_parts(source, config)
     except Exception as e: # of the network, of a file, of the hub
         fault = "no folder in the data set's own layout, and cannot be read as parquet files or from the hub"
@@ -73,8 +73,9 @@ def _hub_splits(
 @lru_cache(32)
 def _hub_pictures(
     source: str, split: str, column: str, config: str = "",
-) -> hub.Dataset: # with this column only; its cells are dict(bytes, path)
+) -> "datasets.Dataset": # with this column only; its cells are dict(bytes, path)
     "The encoded pictures of a split."
+    import datasets as hub
     table = _hub_splits(source, config)[split].select_columns([column])
     try: return table.cast_column(column, hub.Image(decode=False))
     except Exception as e: # Arrow's, of many kinds
@@ -85,7 +86,7 @@ def _close_hub():
     "Close the tables and free their memory. Reading a picture opens its table again."
     _hub_splits.cache_clear()
     _hub_pictures.cache_clear()
-    default_memory_pool().release_unused()
+    if "pyarrow" in sys.modules: sys.modules["pyarrow"].default_memory_pool().release_unused()
 
 # %% ../../nbs/data/03_datasets.ipynb #5933f33f
 @contextmanager

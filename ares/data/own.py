@@ -12,8 +12,6 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-import datasets as hub
-
 # %% ../../nbs/data/07_own.ipynb #34f8c48f
 from ..core.io import *
 from .problem import Problem
@@ -62,11 +60,12 @@ _SPLIT_NAMES = dict(train="train", val="val", validation="val", dev="val", test=
 
 def _table_rows(source: str, picture: str): # as `_json_rows`; `picture`: name of the column of pictures
     "The records of tables, with a `HubImage` in place of each encoded picture."
+    from datasets import Value
     for split, table in _hub_splits(source).items():
         if split not in _SPLIT_NAMES:
             raise AresError(f"{clipped(source, 120)}: {shown_value(split)} is not a split; "
                             "rename it to train, validation or test.")
-        encoded = picture in table.features and table.features[picture] != hub.Value("string")
+        encoded = picture in table.features and table.features[picture] != Value("string")
         there = table.data.column(picture).is_valid().to_pylist() if encoded else []
         others = [c for c in table.column_names if not encoded or c != picture]
         for i, row in enumerate(table.select_columns(others) if others else [{}] * len(table)):

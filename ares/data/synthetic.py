@@ -7,7 +7,7 @@ __all__ = ['SKILLS', 'Skill', 'wordings', 'DrawnProblem', 'make_problems', 'true
            'sentence_slot', 'in_words']
 
 # %% ../../nbs/data/02_synthetic.ipynb #478518cb
-import hashlib, itertools, random, re
+import hashlib, itertools, random, re, zlib
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -83,18 +83,23 @@ class _Scene:
     def __hash__(self): return hash(self.text)
     def __eq__(self, other): return self.text == other.text
 
-@lru_cache(256) # 13 MB: memory must not grow with the problems
-def _drawn_scene(draw, scene: _Scene) -> Image.Image:
-    "Draw a scene with the function of its skill."
+@lru_cache(6000) # 13 MB: memory must not grow with the problems
+def _drawn_scene(draw, scene: _Scene) -> bytes: # compressed pixels
+    "Draw a scene with the function of its skill, once for all stages of a run."
     pen = _Pen()
     draw(pen, scene.scene)
-    return pen.image()
+    return zlib.compress(pen.image().tobytes(), 1)
+
+@lru_cache(256) # 13 MB
+def _shared_picture(draw, scene: _Scene) -> Image.Image:
+    "The picture of a scene."
+    return Image.frombytes("RGB", (128, 128), zlib.decompress(_drawn_scene(draw, scene)))
 
 def _draw_scene(
     facts: dict, # of an embedded problem with a picture
 ) -> Image.Image: # 128 x 128
     "Draw the picture of an embedded problem; problems with the same scene share it."
-    return _drawn_scene(SKILLS[facts["skill"]].draw, _Scene(facts["scene"]))
+    return _shared_picture(SKILLS[facts["skill"]].draw, _Scene(facts["scene"]))
 
 
 # %% ../../nbs/data/02_synthetic.ipynb #0adc1a29

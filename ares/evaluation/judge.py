@@ -7,11 +7,10 @@ __all__ = ['verdict', 'all_verdicts', 'tally', 'win_rate', 'split_verdicts', 'po
            'ConclusionJudge', 'plot_wins']
 
 # %% ../../nbs/evaluation/01_judge.ipynb #7fab66b8
-import matplotlib.pyplot as plt
 import pandas as pd
 
 from ..core.io import progress
-from ..core.plotting import COLOURS, PAGE, PALE, figure_style
+from ..core.plotting import COLOURS, PAGE, PALE, figure_style, panels
 from ..core.statistics import Estimate, wilson_interval
 from ..data.synthetic import is_well_formed, sentence_slot, true_sentences
 from ..data.sentences import read_ending, sentences_of
@@ -146,7 +145,7 @@ def plot_wins(
     results: dict, # name -> counts from `win_rate`
 ): # a matplotlib figure
     "Wins, ties and losses of each stage as one bar."
-    fig, ax = plt.subplots(figsize=(PAGE, 0.8 + 0.35 * len(results)))
+    fig, (ax,) = panels(1, size=(PAGE, 0.8 + 0.35 * len(results)))
     for name, r in reversed(results.items()):
         n = (r["wins"] + r["losses"]) / max(1e-9, 1 - r["ties"]) if r["ties"] < 1 else 1
         _draw_bar(ax, name, [("wins", r["wins"] / n, COLOURS["blue"]), ("ties", r["ties"], PALE),
@@ -157,5 +156,4 @@ def plot_wins(
            xticklabels=[0, 25, 50, 75, 100])
     ax.grid(False)
     ax.spines[:].set_visible(False)
-    plt.close(fig)
     return fig

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['shown_splits', 'load_splits', 'check_gold', 'shown_width', 'student_ways', 'lora_settings', 'make_student',
-           'adapter_student', 'load_trained', 'ledger_path', 'llm_settings', 'offline_name', 'make_teacher',
-           'make_judge', 'check_keys', 'try_own_code', 'ppo_config', 'sft_config', 'sampling_settings', 'make_sampler']
+           'adapter_student', 'load_trained', 'llm_settings', 'offline_name', 'make_teacher', 'make_judge',
+           'check_keys', 'try_own_code', 'ppo_config', 'sft_config', 'sampling_settings', 'make_sampler']
 
 # %% ../../nbs/pipeline/03_build.ipynb #8db849e5
 import os
@@ -33,7 +33,7 @@ from ..teachers.own import MixedReward, OwnTeacher, is_own, short_own, try_own
 from ..training.ppo import PPOConfig
 from ..training.sft import SFTConfig
 from ..training.answers import add_adapter, freeze_vision
-from .config import ARESConfig, OFFLINE, asked_models, own_names, print_note
+from .config import ARESConfig, OFFLINE, asked_models, ledger_path, own_names, print_note
 
 # %% ../../nbs/pipeline/03_build.ipynb #efc6c342
 def shown_splits(
@@ -162,14 +162,6 @@ def load_trained(
 ): # a `Student`
     "A saved student on the run's device."
     return _loaded(config, str(folder), base=adapter_student(config))
-
-# %% ../../nbs/pipeline/03_build.ipynb #ledgerp1
-def ledger_path(
-    config: ARESConfig,
-    run: str | Path, # folder of the run
-) -> Path:
-    "Where a run keeps its teachers' replies."
-    return Path(config.ledger or Path(run)/"ledger.sqlite")
 
 # %% ../../nbs/pipeline/03_build.ipynb #4c528f8a
 _LLM_FIELDS = """rationales_per_request requests_per_minute tokens_per_minute concurrency request_timeout

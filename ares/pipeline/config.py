@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'UNTRAINED_ANSWERS', 'RUNTIME_FIELDS', 'PLACE_FIELDS', 'OFFLINE', 'SLOW', 'setting', 'ARESConfig',
-           'settings_help', 'config_diff', 'refuse_unknown', 'typed', 'asked_models', 'check_teachers', 'own_names',
-           'only_moved', 'check_sampler', 'check_config', 'bfloat16_slowdown', 'print_note', 'warn_slow', 'load_config',
-           'notebook_config']
+           'settings_help', 'config_diff', 'refuse_unknown', 'typed', 'asked_models', 'check_teachers', 'ledger_path',
+           'own_names', 'only_moved', 'check_sampler', 'check_config', 'bfloat16_slowdown', 'print_note', 'warn_slow',
+           'load_config', 'notebook_config']
 
 # %% ../../nbs/pipeline/02_config.ipynb #d7dba811
 import difflib, importlib.util, math, os, re, sys, timeit, typing, unicodedata
@@ -524,6 +524,14 @@ def check_teachers(
         priced = name == "local" or config.judge_base_url or listed
         need("prices", priced or not config.budget_usd,
              f"given for {shown_name(model)}, whose price is not in the table, when there is a budget_usd")
+
+# %% ../../nbs/pipeline/02_config.ipynb #ledgerp1
+def ledger_path(
+    config: ARESConfig,
+    run: str | Path, # folder of the run
+) -> Path:
+    "Where a run keeps its teachers' replies."
+    return Path(config.ledger or Path(run)/"ledger.sqlite")
 
 # %% ../../nbs/pipeline/02_config.ipynb #411d2618
 def own_names(config: ARESConfig) -> list:

@@ -19,8 +19,8 @@ from ..training.rollouts import Rollout, generate_rollouts, score_rollouts
 from ..training.answers import fit_answers, likeliest_answers, load_answerer, predict_answers
 from ..training.answers import read_conclusion
 from ..evaluation.metrics import compute_metrics, sentence_stats
-from .config import ARESConfig, asked_models
-from .build import ledger_path, load_trained, lora_settings, make_judge, make_teacher
+from .config import ARESConfig, asked_models, ledger_path
+from .build import load_trained, lora_settings, make_judge, make_teacher
 from .build import sampling_settings, sft_config
 
 # %% ../../nbs/pipeline/05_evaluate.ipynb #2474f8e7

@@ -19,15 +19,12 @@ from safetensors import safe_open
 
 # %% ../../nbs/pipeline/04_folder.ipynb #77554837
 from ..core.io import *
-from ..core.distributed import run_lock
 from ..data.datasets import is_hub_name
 from ..data.problem import Problem
-from ..data.vision import load_features
 from ..teachers.own import is_own, own_fault, short_own
 from ..teachers.replay import feedback_rows
-from .config import ARESConfig, RUNTIME_FIELDS, asked_models, config_diff, only_moved
-from .config import load_config, print_note
-from .build import ledger_path, load_splits
+from .config import ARESConfig, RUNTIME_FIELDS, asked_models, config_diff, ledger_path
+from .config import load_config, only_moved, print_note
 
 # %% ../../nbs/pipeline/04_folder.ipynb #fb7c34ab
 def stage_names(
@@ -111,6 +108,7 @@ def _student_digest(place: Path) -> str: # a folder or a file
 
 def _features_digest(folder: Path) -> str:
     "A hash of the index of features, and of the sizes of their files."
+    from ares.data.vision import load_features  # takes seconds to import
     sizes = sorted((p.name, p.stat().st_size) for p in folder.glob("*.safetensors"))
     return _digest([load_features(folder).index, sizes])
 
@@ -221,6 +219,7 @@ def run_splits(
     run: str | Path, # folder of the run
 ) -> dict: # split -> list of `Problem`
     "The problems of a run, with or without its data set."
+    from ares.pipeline.build import load_splits
     run = Path(run)
     try: return load_splits(config)
     except AresError:
@@ -240,6 +239,8 @@ def save_or_check_config(
     load=None, # a function that gives the problems by split; by default, they are loaded here
 ):
     "Store the settings of a new run; for an existing run, check that they are the same."
+    from ares.core.distributed import run_lock  # these two take seconds, which a command that reads saves
+    from ares.pipeline.build import load_splits
     path, now = run/"config.json", asdict(config)
     changed = config_diff(kept_settings(run), now) if path.exists() else {}
     moved = _moved_settings(run, changed, config.student)

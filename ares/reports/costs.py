@@ -9,22 +9,20 @@ __all__ = ['estimate_costs', 'cost_sentences', 'failures', 'open_ledger', 'descr
 import math
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.ticker import MaxNLocator
 
 # %% ../../nbs/reports/04_costs.ipynb #af2c6ecf
 from ..pipeline.folder import stage_names
 from ..core.io import *
-from ..core.plotting import COLOURS, PAGE, figure_style
+from ..core.plotting import COLOURS, PAGE, figure_style, panels
 from ..teachers.ledger import Ledger, PRICES_OF, model_facts, price_of
 from ..teachers.requests import make_question, picture_bytes
 from ..pipeline.folder import stage_order
 from ..data.sentences import sentences_of
 from ..teachers.sender import expected_tokens
 from ..teachers.own import is_own, short_own
-from ..pipeline.config import ARESConfig, OFFLINE, asked_models, load_config, own_names
-from ..pipeline.build import ledger_path, load_splits
+from ..pipeline.config import ARESConfig, OFFLINE, asked_models, ledger_path, load_config
+from ..pipeline.config import own_names
 
 # %% ../../nbs/reports/04_costs.ipynb #e1f26ab1
 def _calls_of(
@@ -100,19 +98,29 @@ def _call_row(
               for how in ("live", "batch")}
     return dict(stage=stage, asks=f"{when}: {kind}", model=model, calls=n) | counts | prices
 
+def _estimate_rows(
+    config: ARESConfig, models: dict, # of `asked_models`
+    splits: dict | None, sizes: dict | None, # of `estimate_costs`
+) -> list:
+    "The rows of the estimate: the questions that language models are asked."
+    if not splits:
+        from ares.pipeline.build import load_splits  # takes seconds to import
+        splits = load_splits(config)
+    sizes = sizes or {s: len(problems) for s, problems in splits.items()}
+    sample = splits["train"][:: max(1, len(splits["train"]) // _SAMPLE)][:_SAMPLE]
+    if not config.judge and "teacher" in models: models["judge"] = models["teacher"]
+    calls = [(stage, call) for stage in stage_names(config) for call in _calls_of(config, sizes, stage)]
+    return [_call_row(config, stage, models[call[2]][1], call, sample)
+            for stage, call in calls if call[2] in models]
+
 def estimate_costs(
     config: ARESConfig,
     splits: dict | None = None, # split -> problems; the run's own by default
     sizes: dict | None = None, # split -> number of problems, when `splits` are only a sample
 ) -> pd.DataFrame: # a row for each stage and kind of question, and a last one with the sums
     "Calls, tokens and dollars of a run, live and in batches."
-    splits, models = splits or load_splits(config), asked_models(config)
-    sizes = sizes or {s: len(problems) for s, problems in splits.items()}
-    sample = splits["train"][:: max(1, len(splits["train"]) // _SAMPLE)][:_SAMPLE]
-    if not config.judge and "teacher" in models: models["judge"] = models["teacher"]
-    calls = [(stage, call) for stage in stage_names(config) for call in _calls_of(config, sizes, stage)]
-    rows = [_call_row(config, stage, models[call[2]][1], call, sample)
-            for stage, call in calls if call[2] in models]
+    models = asked_models(config)
+    rows = _estimate_rows(config, models, splits, sizes) if models else []
     table = pd.DataFrame(rows, columns=_COLUMNS)
     total = dict(stage="all", asks="", model="") | table[_COLUMNS[3:]].sum().to_dict()
     whole_numbers = dict.fromkeys(["calls", "tokens in", "tokens cached", "tokens out"], int)
@@ -220,10 +228,11 @@ def plot_costs(
     table: pd.DataFrame, # from `cost_table`
 ): # a matplotlib figure
     "Dollars by stage and kind of question."
+    from matplotlib.ticker import MaxNLocator
     spent = table.reset_index().pivot_table(
         index="stage", columns="kind", values="dollars", aggfunc="sum", fill_value=0, sort=False
     )
-    fig, ax = plt.subplots(figsize=(PAGE, 0.7 + 0.32 * len(spent)))
+    fig, (ax,) = panels(1, size=(PAGE, 0.7 + 0.32 * len(spent)))
     left = pd.Series(0.0, index=spent.index)
     for kind in spent:
         ax.barh(spent.index, spent[kind], left=left, color=_KIND_COLOURS[kind], label=kind)
@@ -234,5 +243,4 @@ def plot_costs(
     ax.grid(False, axis="y")
     ax.grid(True, axis="x")
     ax.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    plt.close(fig)
     return fig

@@ -13,12 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import matplotlib.pyplot as plt
 import pandas as pd
 
 # %% ../../nbs/reports/06_plan.ipynb #ff0bf4f6
 from ..core.io import *
-from ..core.plotting import COLOURS, PAGE, PALE, figure_style
+from ..core.plotting import COLOURS, PAGE, PALE, figure_style, panels
 from ..data.synthetic import make_problems
 from ..data.prompts import answer_target, rationale_prompt
 from ..students.base import train_tokenizer
@@ -384,7 +383,7 @@ def plot_plan(
     title: str = "",
 ): # a matplotlib figure
     "Memory of each stage by kind, and the sizes of GPUs."
-    fig, ax = plt.subplots(figsize=(PAGE, 1.2 + 0.36 * len(memory)))
+    fig, (ax,) = panels(1, size=(PAGE, 1.2 + 0.36 * len(memory)))
     kinds = memory[list(_KIND_COLOURS)]
     kinds.plot.barh(stacked=True, width=0.8, color=_KIND_COLOURS, legend=False, ax=ax)
     for size in (24, 40, 80):
@@ -395,5 +394,4 @@ def plot_plan(
     ax.invert_yaxis()
     ax.grid(False, axis="y")
     fig.legend(ncols=4, loc="outside lower center")
-    plt.close(fig)
     return fig

@@ -11,10 +11,8 @@ __all__ = ['LOOKS', 'RL_PANELS', 'shown', 'run_facts', 'run_head', 'results_tabl
 import html, statistics
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import HTML
-from matplotlib.ticker import LogLocator
 
 # %% ../../nbs/reports/01_report.ipynb #abfd7262
 from ..core.io import *
@@ -261,6 +259,7 @@ def _draw_losses(
     curves: dict, # of `read_curves`
 ):
     "Draw the losses of fine-tuning and mark the kept epochs."
+    from matplotlib.ticker import LogLocator
     _draw_curve(ax, curves.get("loss", []), smooth=False, linestyle="--", alpha=0.7)
     _draw_curve(ax, curves.get("eval_loss", []), smooth=False)
     start = 1
@@ -275,10 +274,11 @@ def _draw_losses(
 # %% ../../nbs/reports/01_report.ipynb #5cfbdf41
 def _stage_legend(fig, axes):
     "Add a legend with the colours of the drawn stages."
+    from matplotlib.lines import Line2D
     labels = set()
     for ax in axes: labels |= {line.get_label() for line in ax.lines}
     stages = sorted((label for label in labels if label[0] != "_"), key=stage_order)
-    lines = [plt.Line2D([], [], color=_stage_look(s)["color"]) for s in stages]
+    lines = [Line2D([], [], color=_stage_look(s)["color"]) for s in stages]
     fig.legend(lines, stages, loc="outside lower center", ncols=len(stages))
 
 @figure_style()

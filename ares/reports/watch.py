@@ -14,8 +14,7 @@ from ..pipeline.folder import is_complete, read_config, read_record, stage_names
 from ..core.io import *
 from ..teachers.ledger import Ledger
 from .report import RL_PANELS, read_curves
-from ..pipeline.config import asked_models
-from ..pipeline.build import ledger_path
+from ..pipeline.config import asked_models, ledger_path
 
 # %% ../../nbs/reports/03_watch.ipynb #dce96b5d
 _BAR = re.compile(r"([^\r\n]+?): +\d+%\|[^|]*\| (\d+)/(\d+) \[[^,]*, ([^,\]]+) left")

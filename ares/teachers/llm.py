@@ -14,9 +14,7 @@ from itertools import chain
 from pathlib import Path
 
 import pandas as pd
-import torch
 from fastcore.basics import patch
-from transformers import LogitsProcessor
 
 # %% ../../nbs/teachers/06_llm.ipynb #9963c2d0
 from ..core.io import *
@@ -280,7 +278,7 @@ def chat(question: dict) -> list: # of messages
     return [dict(role=role, content=content) for role, content in messages]
 
 # %% ../../nbs/teachers/06_llm.ipynb #f457c938
-class _HeldToSchema(LogitsProcessor):
+class _HeldToSchema: # a `LogitsProcessor` of `transformers`, which takes seconds to import
     "Allows only tokens that can still lead to JSON of a row's schema."
     def __init__(self, tokenizer, schemas: list, start: int): # one schema a row; tokens before the reply
         import llguidance.hf, llguidance.torch
@@ -319,7 +317,6 @@ class LocalTeacher(LLMTeacher):
         super().__init__(path, model, **settings)
         self.device, self.batch_size = device, batch_size
 
-    @torch.inference_mode()
     def fetch(self):
         "Answer a batch of queued questions."
         if self.send == "replay": return super().fetch()

@@ -9,8 +9,6 @@ __all__ = ['feedback_rows', 'ReplayTeacher']
 import os
 from pathlib import Path
 
-import pyarrow.parquet as parquet
-
 # %% ../../nbs/teachers/09_replay.ipynb #045687b6
 from ..core.io import *
 from ..data.datasets import is_hub_name
@@ -31,6 +29,7 @@ def _hub_rows(source: str) -> list: # of dicts
 
 def _parquet_rows(path: Path) -> list: # of dicts
     "The rows of a parquet file."
+    from pyarrow import parquet
     try: return parquet.read_table(path).to_pylist()
     except Exception as e:
         raise AresError(f"{path}: cannot be read as parquet ({clipped(e, 70)}).") from None
