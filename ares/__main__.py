@@ -330,8 +330,8 @@ def _show_ledger(
     from ares.pipeline.build import ledger_path
     if args.take:
         run.mkdir(parents=True, exist_ok=True)
-        print(f"{Ledger(ledger_path(config, run)).import_jsonl(args.take)} new replies from {args.take}")
-    ledger = open_ledger(config, run)
+        print(f"{Ledger(ledger_path(run, config.ledger)).import_jsonl(args.take)} new replies from {args.take}")
+    ledger = open_ledger(run, config.ledger)
     if args.export: print(f"{ledger.export_jsonl(args.export)} replies to {args.export}")
     table, failed = ledger.totals(), failures(ledger)
     print(table_text(table, index=False, formatters={"dollars": "{:.4f}".format}))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['shown_splits', 'load_splits', 'check_gold', 'shown_width', 'student_ways', 'lora_settings', 'make_student',
            'adapter_student', 'load_trained', 'ledger_path', 'llm_settings', 'offline_name', 'make_teacher',
-           'make_judge', 'check_keys', 'try_own_code', 'ppo_config', 'sft_config', 'sampling_settings', 'make_sampler']
+           'make_judge', 'check_keys', 'try_own_code', 'ppo_config', 'sft_config', 'sampling_settings']
 
 # %% ../../nbs/pipeline/03_build.ipynb #8db849e5
 import os
@@ -25,7 +25,6 @@ from ..students.base import set_ways
 from ..students.t5 import set_no_image
 from ..students.decoder import check_length, set_conversation
 from ..students.loading import adapter_base, load_student
-from ..students.vllm import VLLMSampler
 from ..teachers.sender import server_note
 from ..teachers.llm import check_key, load_teacher
 from ..teachers.replay import ReplayTeacher
@@ -165,11 +164,11 @@ def load_trained(
 
 # %% ../../nbs/pipeline/03_build.ipynb #ledgerp1
 def ledger_path(
-    config: ARESConfig,
-    run: str | Path, # folder of the run
+    run: str | Path, # its folder
+    ledger: str = "", # the setting
 ) -> Path:
     "Where a run keeps its teachers' replies."
-    return Path(config.ledger or Path(run)/"ledger.sqlite")
+    return Path(ledger or Path(run)/"ledger.sqlite")
 
 # %% ../../nbs/pipeline/03_build.ipynb #4c528f8a
 _LLM_FIELDS = """rationales_per_request requests_per_minute tokens_per_minute concurrency request_timeout
@@ -184,7 +183,7 @@ def llm_settings(
     settings = {field: getattr(config, field) for field in _LLM_FIELDS}
     if name == "openai": settings["base_url"] = config.judge_base_url
     if name == "local": settings["device"] = str(pick_device(config.device))
-    return settings | dict(path=ledger_path(config, run), send=config.teacher_send, stage=stage)
+    return settings | dict(path=ledger_path(run, config.ledger), send=config.teacher_send, stage=stage)
 
 # %% ../../nbs/pipeline/03_build.ipynb #50260644
 def offline_name(
@@ -302,11 +301,3 @@ def sampling_settings(
     if use == "sft": return drawn | dict(num_samples=config.sft_samples, sample=config.sft_samples > 1)
     return drawn | dict(num_samples=config.num_samples, batch_size=config.rollout_batch_size,
                         of_sampled=config.sampled_logprobs)
-
-# %% ../../nbs/pipeline/03_build.ipynb #8d4e54ff
-def make_sampler(
-    config: ARESConfig,
-    student, # of an RL stage
-): # a context with `generate`, or None if the student samples itself
-    "What samples the rationales of RL."
-    return VLLMSampler(student, config.sampler_gpu_share) if config.sampler == "vllm" else None

@@ -19,6 +19,7 @@ from ..core.io import *
 from ..core.distributed import run_on_main, is_main, init_distributed, launch, process_count, run_lock
 from ..data.prompts import rationale_prompt
 from ..students.base import ValueHead
+from ..students.vllm import VLLMSampler
 from ..teachers.own import keep_code, new_code
 from ..training.rollouts import add_logprobs, generate_rollouts, recompute_logprobs, score_rollouts
 from ..training.rollouts import to_score
@@ -26,7 +27,7 @@ from ..training.ppo import PPOTrainer, SCHEDULES
 from ..training.feedback import feedback_records, keep_rollouts, kept_rollouts
 from ..training.sft import correct_rollouts, correction_examples, fit_sft, gold_examples, to_correct
 from .config import ARESConfig, own_names
-from .build import check_gold, check_keys, load_splits, load_trained, make_sampler, make_student
+from .build import check_gold, check_keys, load_splits, load_trained, make_student
 from .build import make_teacher, ppo_config, sampling_settings, sft_config, try_own_code
 from .folder import _remedy, check_run, save_or_check_config, loading, stage_names
 from .evaluate import evaluate_stage, validation_score
@@ -128,7 +129,7 @@ def collect(
     teacher, # scores each distinct rationale once; None in all but the main process
     problems: list, # of this collection
     sampling: dict, # of `sampling_settings(config, "rl")`
-    sampler=None, # see `make_sampler`
+    sampler=None, # a `VLLMSampler`; None if the student samples itself
     recompute: bool = False, # the student's log-probabilities, also without another sampler
 ): # (rollouts with everything PPO needs, dict(teacher_calls, and the sampler's gap))
     "Sample rationales, add the reference's log-probabilities, and let the teacher score them."
@@ -222,7 +223,8 @@ def train_rl(
     folder, problems, seed = run/stage, splits["train"], stage_seed(config.seed, stage)
     teacher = make_teacher(config, run, stage) if is_main() else None
     student, reference, value_head, trainer, records = rl_parts(config, run, stage)
-    sampler, sampling = make_sampler(config, student), sampling_settings(config, "rl")
+    sampler = VLLMSampler(student, config.sampler_gpu_share) if config.sampler == "vllm" else None
+    sampling = sampling_settings(config, "rl")
     def spent(): return sum(r["teacher_calls"] for r in records) if config.round_calls else len(records)
     total, schedule = config.round_calls or config.collections, SCHEDULES[config.rl_schedule]
     bar = progress(total=total, desc=stage, cost=teacher and teacher.cost)

@@ -33,7 +33,7 @@ from ..students.base import ValueHead, checkpoint_layers, set_ways
 from ..students.sampling import SLICE, gather_logprobs, next_tokens, vocabulary_logits
 from ..students.t5 import set_no_image
 from ..students.loading import adapter_base, blank_student, gguf_file, merged
-from ..training.ppo import PPOTrainer, batch_losses
+from ..training.ppo import PPOConfig, PPOTrainer, batch_losses
 from ..training.answers import add_adapter
 from ..pipeline.config import UNTRAINED_ANSWERS, ARESConfig, load_config
 from ..pipeline.build import lora_settings, ppo_config
@@ -195,17 +195,18 @@ def made_rollouts(
 
 # %% ../../nbs/reports/05_memory.ipynb #795d810a
 def ppo_pass(
-    config: ARESConfig, student, value_head,
+    student, value_head,
     rollouts: list, # of one forward pass
+    settings: PPOConfig,
 ):
     "Losses of a batch of rollouts, and their gradients."
     zeros = torch.zeros(len(rollouts), len(rollouts[0].tokens))
-    loss, v_loss, _ = batch_losses(student, value_head, rollouts, zeros, zeros, ppo_config(config))
-    (loss + config.vf_coef * v_loss).backward()
+    loss, v_loss, _ = batch_losses(student, value_head, rollouts, zeros, zeros, settings)
+    (loss + settings.vf_coef * v_loss).backward()
 
 # %% ../../nbs/reports/05_memory.ipynb #9d720cab
 def _sft_pass(
-    config: ARESConfig, student,
+    student,
     rows: int, length: int, # examples, and tokens of a target
 ):
     "The loss of a batch of examples, and its gradient."
@@ -322,16 +323,16 @@ def booked(
     return trained
 
 # %% ../../nbs/reports/05_memory.ipynb #84cea8d4
-def share(n: int, config: ARESConfig) -> int:
+def share(n: int, processes: int) -> int:
     "One process's part of a number of rows."
-    return math.ceil(n / config.num_processes)
+    return math.ceil(n / processes)
 
 # %% ../../nbs/reports/05_memory.ipynb #f76da765
 def writes_with(
     config: ARESConfig, stage: str
 ) -> tuple | None: # (problems sampled together by one process, samples of each); None without sampling
     "The batch sizes of sampling in a stage."
-    problems = min(config.rollout_batch_size, share(config.collect_problems, config))
+    problems = min(config.rollout_batch_size, share(config.collect_problems, config.num_processes))
     batches = {
         "collection": (problems, config.num_samples),
         "SFT on corrections": (64, config.sft_samples),
@@ -349,14 +350,18 @@ def batch_setting(config: ARESConfig, stage: str) -> int:
     }[stage]
 
 # %% ../../nbs/reports/05_memory.ipynb #799296e1
+def _checkpoint(student, head, layers: bool):
+    "Let the layers of a student and its value network keep no activations, where the run does so."
+    for m in (student.model, head and head.trunk):
+        if layers and m is not None: checkpoint_layers(m)
+
 def _training_pass(config: ARESConfig, student, head, stage: str, length: int):
     "One pass of training, with checkpointed layers when the run has them."
-    if config.gradient_checkpointing:
-        for m in (student.model, head and head.trunk):
-            if m is not None: checkpoint_layers(m)
+    _checkpoint(student, head, config.gradient_checkpointing)
     if stage == "PPO update":
-        ppo_pass(config, student, head, made_rollouts(config.rl_batch_size, length, config.num_samples))
-    else: _sft_pass(config, student, share(batch_setting(config, stage), config), length)
+        rollouts = made_rollouts(config.rl_batch_size, length, config.num_samples)
+        ppo_pass(student, head, rollouts, ppo_config(config))
+    else: _sft_pass(student, share(batch_setting(config, stage), config.num_processes), length)
 
 def _optimizer_copy(student, trained: list, stage: str):
     "The copy that an optimizer step on a GPU makes of its largest group of weights."
@@ -390,7 +395,7 @@ def follow_stage(
                 parts["start"], parts["token"] = work
             begun = len(live.work)
             if stage == "collection":
-                rows = min(64, share(config.collect_problems * config.num_samples, config))
+                rows = min(64, share(config.collect_problems * config.num_samples, config.num_processes))
                 _reading_pass(config, student, head, rows, length)
             elif stage != "answers" or config.answer_model not in UNTRAINED_ANSWERS:
                 _training_pass(config, student, head, stage, length)
@@ -434,9 +439,7 @@ def _run_for_real(
 ):
     "A stage's own code, on fresh weights."
     student, head, models = real_models(config, stage)
-    if config.gradient_checkpointing:
-        for m in (student.model, head and head.trunk):
-            if m is not None: checkpoint_layers(m)
+    _checkpoint(student, head, config.gradient_checkpointing)
     if stage == "PPO update":
         rows = config.rl_batch_size * config.rl_grad_accum * steps
         rollouts = made_rollouts(rows, config.max_new_tokens, config.num_samples)
@@ -446,7 +449,7 @@ def _run_for_real(
     optimizer = torch.optim.AdamW([p for p in student.model.parameters() if p.requires_grad])
     length = config.answer_tokens if stage == "answers" else config.max_new_tokens
     for _ in range(steps):
-        _sft_pass(config, student, batch_setting(config, stage), length)
+        _sft_pass(student, batch_setting(config, stage), length)
         optimizer.step()
         optimizer.zero_grad()
 

@@ -25,7 +25,7 @@ from ..students.base import train_tokenizer
 from ..students.sizes import T5_SIZES
 from ..students.loading import adapter_base
 from ..pipeline.config import ARESConfig
-from ..pipeline.build import load_splits
+from ..pipeline.build import load_splits, ppo_config
 from ..pipeline.folder import stage_names
 from .costs import estimate_costs
 from .memory import STAGES, batch_setting, follow_stage, made_rollouts, planned_config
@@ -57,12 +57,13 @@ def _planned_splits(
 
 # %% ../../nbs/reports/06_plan.ipynb #d5d2a28e
 def _token_counter(
-    config: ARESConfig, texts: list, # on which the student's own tokenizer would be trained
+    student: str | dict, # the setting
+    texts: list, # on which the student's own tokenizer would be trained
 ) -> tuple: # (function from a text to a number of tokens, how it counts)
     "A function that counts the tokens of a text."
-    if not isinstance(config.student, dict):
+    if not isinstance(student, dict):
         return (lambda text: len(text) / 4), "the data, four characters a token"
-    tokenizer = train_tokenizer(texts, (T5_SIZES | config.student)["vocab_size"])
+    tokenizer = train_tokenizer(texts, (T5_SIZES | student)["vocab_size"])
     return (lambda text: len(tokenizer(text).input_ids)), "the data and the student's own tokenizer"
 
 # %% ../../nbs/reports/06_plan.ipynb #75c4ebbb
@@ -81,7 +82,7 @@ def _planned_lengths(
         response=[p.solution for p in train if p.solution],
         answer=[answer_target(p) for p in train],
     )
-    count, how = _token_counter(config, sum(texts.values(), []))
+    count, how = _token_counter(config.student, sum(texts.values(), []))
     lengths = dict(longest)
     for kind, samples in texts.items():
         if not samples: continue
@@ -91,11 +92,10 @@ def _planned_lengths(
 
 # %% ../../nbs/reports/06_plan.ipynb #a19efc1e
 def _fit_steps(
-    config: ARESConfig, stage: str,
-    examples: int, epochs: int,
+    examples: int, batch: int, epochs: int,
 ) -> tuple: # (optimizer steps, samples trained on)
     "The work of a supervised stage."
-    return math.ceil(examples / batch_setting(config, stage)) * epochs, examples * epochs
+    return math.ceil(examples / batch) * epochs, examples * epochs
 
 def _without_tenth(n: int) -> int:
     "The number of examples left when a tenth is kept for validation."
@@ -109,7 +109,7 @@ def _answers_work(
     students, n = len(stage_names(config)), sizes["train"]
     answered = min(config.answer_problems or n, n)
     fits = dict(adapter=students, separate=1).get(config.answer_model, 0)
-    work = _fit_steps(config, "answers", _without_tenth(answered), config.answer_epochs)
+    work = _fit_steps(_without_tenth(answered), config.answer_batch_size, config.answer_epochs)
     steps, trained = (math.ceil(x * fits / students) for x in work)
     written = sizes[config.evaluate_on] + (answered if config.answer_model == "adapter" else 0)
     return students, steps, trained, written
@@ -127,8 +127,8 @@ def _planned_work(
     # at most: `sft_select` may leave some out
     corrected = min(config.sft_problems or n, n - config.sft_skip) * config.sft_samples
     corrected = min(corrected, config.round_calls or n * config.sft_samples)
-    gold = _fit_steps(config, "baseline", min(config.gold_problems or n, n), config.baseline_epochs)
-    fixed = _fit_steps(config, "SFT on corrections", _without_tenth(corrected), config.sft_epochs)
+    gold = _fit_steps(min(config.gold_problems or n, n), config.baseline_batch_size, config.baseline_epochs)
+    fixed = _fit_steps(_without_tenth(corrected), config.sft_batch_size, config.sft_epochs)
     ppo_steps = passes * math.ceil(rollouts / config.rl_batch_size / config.rl_grad_accum)
     rows = {
         "baseline": (1, *gold, 0),
@@ -160,16 +160,12 @@ ARITHMETIC, BANDWIDTH, LAUNCH = 0.4, 0.6, 6e-6
 
 # %% ../../nbs/reports/06_plan.ipynb #0b9f304c
 def machines(
-    config: ARESConfig,
+    dtype: str, mixed_precision: str, # the settings
 ) -> dict: # name -> dict(flops, bytes: a second; launch: seconds)
     "The assumed speeds of the known GPUs."
-    precision = "bfloat16" if "bf16" == config.mixed_precision or config.dtype != "float32" else "float32"
-    return {
-        name: dict(
-            flops=ARITHMETIC * gpu[precision] * 1e12, bytes=BANDWIDTH * gpu["bandwidth"] * 1e9, launch=LAUNCH
-        )
-        for name, gpu in _GPUS.iterrows()
-    }
+    flops = _GPUS["bfloat16" if "bf16" == mixed_precision or dtype != "float32" else "float32"]
+    speeds = dict(flops=ARITHMETIC * flops * 1e12, bytes=BANDWIDTH * _GPUS["bandwidth"] * 1e9, launch=LAUNCH)
+    return pd.DataFrame(speeds).to_dict("index")
 
 # %% ../../nbs/reports/06_plan.ipynb #2a33d87e
 def _limits(
@@ -198,7 +194,7 @@ def _part_counts(
         counts["read"] = row["written"] / processes / 64 if stage == "collection" else 0
     if row["trained"]:
         if stage == "PPO update": batch = config.rl_batch_size
-        else: batch = share(batch_setting(config, stage), config)
+        else: batch = share(batch_setting(config, stage), processes)
         counts["step"] = row["trained"] / processes / batch
         # validation is a forward pass, a third of the work of a training step
         if stage == "baseline":
@@ -207,16 +203,14 @@ def _part_counts(
 
 # %% ../../nbs/reports/06_plan.ipynb #f449c7e7
 def stage_seconds(
-    config: ARESConfig, stage: str,
     parts: dict, # of `follow_stage`
-    row, # of `_planned_work`
-    sizes: dict, tokens: dict, # of `_planned_splits` and `_planned_lengths`
-    machine: dict,
+    counts: dict, # of `_part_counts`
+    machine: dict, # of `machines`
 ) -> Counter: # limit -> seconds of one process; their sum is the time of the stage
     "How long a stage takes, and what bounds its parts."
     each = {name: _limits(work, machine) for name, work in parts.items()}
     seconds = Counter()
-    for name, n in _part_counts(config, stage, row, sizes, tokens).items():
+    for name, n in counts.items():
         if n: seconds[max(each[name], key=each[name].get)] += n * max(each[name].values())
     return seconds
 
@@ -243,7 +237,7 @@ def measured_machine(
     inputs = student.inputs([""] * problems, [None] * problems)
 
     def sample(n): student.generate(inputs, samples, n, top_k=config.top_k, top_p=config.top_p)
-    def train(): ppo_pass(config, student, head, rollouts)
+    def train(): ppo_pass(student, head, rollouts, ppo_config(config))
 
     training = follow_stage(config, "PPO update")[1]["step"]
     sampling = follow_stage(config, "collection", response=20)[1]["token"] * 16
@@ -320,14 +314,14 @@ def plan_run(
     sizes, splits, data_from = _planned_splits(config)
     tokens, lengths_from = _planned_lengths(config, splits)
     work = _planned_work(config, sizes, tokens)
-    places = machines(config) if machine is None else {"this machine": machine}
+    places = machines(config.dtype, config.mixed_precision) if machine is None else {"this machine": machine}
     peaks, hours = {}, {}
     for stage in progress(STAGES, desc=desc) if desc else STAGES:
         if not work.loc[stage, ["trained", "written"]].any(): continue
         peaks[stage], parts = follow_stage(config, stage)
         if splits: parts = follow_stage(config, stage, *tokens.values())[1]
-        seconds = {name: stage_seconds(config, stage, parts, work.loc[stage], sizes, tokens, place)
-                   for name, place in places.items()}
+        counts = _part_counts(config, stage, work.loc[stage], sizes, tokens)
+        seconds = {name: stage_seconds(parts, counts, place) for name, place in places.items()}
         hours[stage] = {name: sum(s.values()) / 3600 for name, s in seconds.items()}
         last = list(seconds.values())[-1]
         hours[stage]["bound by"] = max(last, key=last.get)

@@ -266,11 +266,11 @@ _READ_BY = dict(
 )
 
 # %% ../../nbs/reports/07_publish.ipynb #4859c77c
-def _origin(config: ARESConfig) -> str:
+def _origin(student: str | dict) -> str: # the setting
     "Where a run's student comes from."
-    start = base_model(config.student)
+    start = base_model(student)
     if start: return f"trained from [{start}](https://huggingface.co/{start})"
-    if isinstance(config.student, dict): return "trained from random weights"
+    if isinstance(student, dict): return "trained from random weights"
     return "trained from a student in a local folder"
 
 # %% ../../nbs/reports/07_publish.ipynb #c29d3bd9
@@ -287,7 +287,7 @@ def _card_values(
     return dict(
         title=name.split("/")[-1] or f"{run.resolve().name}, {stage}", name=name, config=config,
         stage=stage, stages=list(filter(is_shown, done_stages(run))), round=stage_order(stage)[0],
-        kind=kind, t5=t5, sees=sees and config.use_images, origin=_origin(config),
+        kind=kind, t5=t5, sees=sees and config.use_images, origin=_origin(config.student),
         learned=_LAST_LEARNED[stage.split("-")[0]], data=_DATA[config.problems], sizes=sizes,
         gold=min(config.gold_problems or sizes["train"], sizes["train"]),
         teachers=describe_teacher(replace(config, **models)), read_by=_READ_BY[config.answer_model],

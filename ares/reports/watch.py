@@ -47,22 +47,29 @@ def _stage_seconds(
     names = ("seconds", "evaluation_seconds")
     return {stage.split("-")[0]: sum(r.get(name) or 0 for name in names) for stage, r in done}
 
+# %% ../../nbs/reports/03_watch.ipynb #cf8c8334
+def _stages_left(
+    run: Path, # folder of the run
+    stages: list, # names of all its stages, in order
+) -> list: # names; empty when the run is over
+    "The stages that a run has still to do."
+    return [] if is_complete(run) else [s for s in stages if not (run/s/"result.json").exists()]
+
 # %% ../../nbs/reports/03_watch.ipynb #76f625c2
 def _time_left(
-    config, # `ARESConfig`
     run: Path, # folder of the run
+    stages: list, # names of those that are not done
+    collections: int, calls: int, # the settings `collections` and `round_calls`
 ) -> tuple: # (seconds of the current stage or None, seconds of the whole run, is the second number complete?)
     "How long a run will still take."
-    stages = [s for s in stage_names(config) if not (run/s/"result.json").exists()]
-    if not stages: return 0, 0, True
     durations = _stage_seconds(run)
     records = read_jsonl(run/stages[0]/"metrics.jsonl")
-    spent = sum(r["teacher_calls"] for r in records) if config.round_calls else len(records)
+    spent = sum(r["teacher_calls"] for r in records) if calls else len(records)
     bar = _current_bar(run)
     current = _seconds_of(bar["left"]) if bar and bar["desc"].startswith(stages[0]) else None
     if spent:
         seconds = sum(r["seconds"] for r in records)
-        current = ((config.round_calls or config.collections) / spent - 1) * seconds
+        current = ((calls or collections) / spent - 1) * seconds
     later = [durations.get(s.split("-")[0]) for s in stages[1:]]
     return current, (current or 0) + sum(filter(None, later)), None not in [current, *later]
 
@@ -93,7 +100,7 @@ def _curve_lines(
 # %% ../../nbs/reports/03_watch.ipynb #12ba6777
 def dollars(config, run: Path) -> str: # "" when no paid model is used
     "What a run has paid, and its budget."
-    path = ledger_path(config, run)
+    path = ledger_path(run, config.ledger)
     if not asked_models(config) or not path.exists(): return ""
     budget = f" of ${config.budget_usd:.2f}" if config.budget_usd else ""
     return f"${Ledger(path).spent()['dollars']:.2f}{budget}"
@@ -108,24 +115,19 @@ def _last_sign(run: Path) -> float: # seconds
     times = [p.stat().st_mtime for p in run.rglob("*") if p.is_file()]
     return time.time() - max(times, default=run.stat().st_mtime)
 
-# %% ../../nbs/reports/03_watch.ipynb #cf8c8334
-def _is_over(config, run: Path) -> bool:
-    "Whether a run is marked complete or all its stages are done."
-    return is_complete(run) or all((run/s/"result.json").exists() for s in stage_names(config))
-
 # %% ../../nbs/reports/03_watch.ipynb #34ed1c71
 def _watch_line(
     config, run: Path, # folder of the run
 ) -> str:
     "A run in one line: stage, progress, time left, dollars."
-    if _is_over(config, run): return "complete"
-    stage = next(s for s in stage_names(config) if not (run/s/"result.json").exists())
+    left = _stages_left(run, stage_names(config))
+    if not left: return "complete"
     bar = _current_bar(run)
-    current, whole, is_complete_estimate = _time_left(config, run)
+    current, whole, is_complete_estimate = _time_left(run, left, config.collections, config.round_calls)
     failed = "failed; " if (run/"failures.jsonl").exists() and _last_sign(run) > 60 else ""
     at_least = "" if is_complete_estimate or not whole else "at least "
     parts = [
-        f"{failed}{stage}",
+        f"{failed}{left[0]}",
         f"{bar['desc']} {bar['done']}/{bar['total']}" if bar else "starting",
         f"{clock(current)} left",
         f"the run {at_least}{clock(whole or None)}",
@@ -158,10 +160,9 @@ def _sweep_text(
     runs: list, # folders of its runs
 ) -> str:
     "All runs of a sweep, one line each."
-    configs = [_run_config(run) for run in runs]
-    complete = sum(_is_over(config, run) for config, run in zip(configs, runs))
-    lines = [f"{run.name:40} {_watch_line(config, run)}" for config, run in zip(configs, runs)]
-    return "\n".join([f"{sweep.name}: {complete} of {len(runs)} runs complete", *lines])
+    lines = [_watch_line(_run_config(run), run) for run in runs]
+    head = f"{sweep.name}: {lines.count('complete')} of {len(runs)} runs complete"
+    return "\n".join([head, *(f"{run.name:40} {line}" for run, line in zip(runs, lines))])
 
 def watch_text(
     run: str | Path, # folder of a run, or of a sweep
@@ -190,5 +191,6 @@ def watch(
     while True:
         text, seen = watch_text(run), seen + 1
         print(("\033[H\033[J" if sys.stdout.isatty() else "") + text, flush=True)
-        if seen == looks or all(_is_over(_run_config(r), r) for r in _runs_in(Path(run))): return
+        left = [_stages_left(r, stage_names(_run_config(r))) for r in _runs_in(Path(run))]
+        if seen == looks or not any(left): return
         time.sleep(seconds)
