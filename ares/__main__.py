@@ -274,7 +274,7 @@ def parser() -> argparse.ArgumentParser:
 # %% ../nbs/01_cli.ipynb #0f2c5778
 def _show_settings(
     word: str, # "" for all settings
-) -> int: # 0
+):
     "Print settings in their groups, with their defaults, what they take, and their help."
     from ares.pipeline.config import settings_help
     rows = [r for r in settings_help() if word.lower() in f"{r['setting']} {r['help']}".lower()]
@@ -286,12 +286,11 @@ def _show_settings(
         group, values = row["group"], f" ({row['values']})" if row["values"] else ""
         default = '""' if row["default"] == "" else row["default"]
         print(f"  {row['setting']}: {default}{values}\n      {row['help']}")
-    return 0
 
 # %% ../nbs/01_cli.ipynb #55528b5f
 def _show_cost(
     config, # `ARESConfig`
-) -> int: # 0
+):
     "Print the estimated calls and cost of a run."
     from ares.reports.costs import cost_sentences, estimate_costs
     table = estimate_costs(config)
@@ -299,13 +298,12 @@ def _show_cost(
     counts = {name: "{:,.0f}".format for name in ("calls", "tokens in", "tokens cached", "tokens out")}
     if len(table) > 1: print(table_text(table, index=False, formatters=dollars | counts))
     print(cost_sentences(config, table))
-    return 0
 
 # %% ../nbs/01_cli.ipynb #f25799d0
 def _show_plan(
     config, # `ARESConfig`
     args: argparse.Namespace, # tflops, gigabytes_per_second, measure
-) -> int: # 0
+):
     "Print what a run needs."
     stated = args.tflops, args.gigabytes_per_second
     if any(stated) and not all(stated):
@@ -316,21 +314,21 @@ def _show_plan(
     elif all(stated): machine = dict(flops=stated[0] * 1e12, bytes=stated[1] * 1e9, launch=LAUNCH)
     else: machine = None
     print(plan_text(plan_run(config, machine, desc="plan")))
-    return 0
 
 # %% ../nbs/01_cli.ipynb #bd7cfece
 def _show_ledger(
     config, # `ARESConfig`
     run: Path, # folder of the run
     args: argparse.Namespace, # export, take: files, or None
-) -> int: # 0
+):
     "Print the calls and cost of a run; export or import replies."
     from ares.reports.costs import failures, open_ledger
     from ares.teachers.ledger import Ledger
     from ares.pipeline.build import ledger_path
     if args.take:
         run.mkdir(parents=True, exist_ok=True)
-        print(f"{Ledger(ledger_path(run, config.ledger)).import_jsonl(args.take)} new replies from {args.take}")
+        new = Ledger(ledger_path(run, config.ledger)).import_jsonl(args.take)
+        print(f"{new} new replies from {args.take}")
     ledger = open_ledger(run, config.ledger)
     if args.export: print(f"{ledger.export_jsonl(args.export)} replies to {args.export}")
     table, failed = ledger.totals(), failures(ledger)
@@ -338,24 +336,19 @@ def _show_ledger(
     questions, paid, missing = (table[column].sum() for column in ("questions", "dollars", "failed"))
     print(f"\n{questions} questions, ${paid:.4f}, {missing} items without an answer")
     if len(failed): print(table_text(failed, index=False))
-    return 0
 
 # %% ../nbs/01_cli.ipynb #3d293af3
 def _check_rehearsal(config):
     "Raise when a run cannot be rehearsed."
     from ares.pipeline.config import asked_models
     if config.ledger:
-        raise AresError(
-            "ledger: a rehearsal must not write into a ledger that other runs share; leave `ledger` empty."
-        )
-    if config.judge_base_url:
-        raise AresError(
-            "judge_base_url: a rehearsal reaches no server; leave it empty, as by -p judge_base_url ''."
-        )
-    if not asked_models(config):
-        raise AresError(
-            "teacher: there is nothing to rehearse; neither teacher nor judge is a language model."
-        )
+        fault = "ledger: a rehearsal must not write into a ledger that other runs share; leave it empty."
+    elif config.judge_base_url:
+        fault = "judge_base_url: a rehearsal reaches no server; leave it empty, as by -p judge_base_url ''."
+    elif not asked_models(config):
+        fault = "teacher: there is nothing to rehearse; neither teacher nor judge is a language model."
+    else: return
+    raise AresError(fault)
 
 @contextmanager
 def rehearsal(
@@ -363,6 +356,7 @@ def rehearsal(
     run: Path, # folder that the run would have
 ):
     "Let the mock server answer for all providers; gives the rehearsal's folder."
+    from fastcore.xtras import modified_env
     from ares.teachers.llm import load_teacher
     from ares.pipeline.build import load_splits, offline_name
     from ares.teachers.mock_server import MockServer
@@ -371,15 +365,9 @@ def rehearsal(
     problems = sum(load_splits(config).values(), [])
     offline = load_teacher(offline_name(config.problems), knowledge=config.teacher_knowledge)
     with MockServer(problems, offline) as server:
-        new = dict(ANTHROPIC_BASE_URL=server.url, ANTHROPIC_API_KEY="rehearsal",
-                   OPENAI_BASE_URL=f"{server.url}/v1", OPENAI_API_KEY="rehearsal")
-        old = {name: os.environ.get(name) for name in new}
-        os.environ |= new
-        try: yield run.with_name(f"{run.name.removesuffix('-rehearsal')}-rehearsal")
-        finally:
-            for name, value in old.items():
-                if value is None: os.environ.pop(name)
-                else: os.environ[name] = value
+        reached = dict(ANTHROPIC_BASE_URL=server.url, OPENAI_BASE_URL=f"{server.url}/v1")
+        with modified_env(**reached, ANTHROPIC_API_KEY="rehearsal", OPENAI_API_KEY="rehearsal"):
+            yield run.with_name(f"{run.name.removesuffix('-rehearsal')}-rehearsal")
 
 # %% ../nbs/01_cli.ipynb #cd9f6ef8
 def _refuse_rehearsed(
@@ -403,7 +391,7 @@ def _check_question(args: argparse.Namespace): # target, question, choices, imag
 # %% ../nbs/01_cli.ipynb #1ef2064e
 def _show_answer(
     args: argparse.Namespace, # of `_check_question`; stage, scores, p
-) -> int: # 0
+):
     "Print the rationale and the answer to a question."
     from ares.pipeline.answer import find_problem, load_run, question_problem
     from ares.pipeline.build import load_splits
@@ -412,24 +400,22 @@ def _show_answer(
     if args.problem: problem = find_problem(load_splits(config), args.problem)
     else: problem = question_problem(config, args.question, args.choices, args.image, args.hint)
     print(load_run(run, args.stage, **where).solve(problem, args.scores))
-    return 0
 
 # %% ../nbs/01_cli.ipynb #84a442bb
 def _show_demo(
     args: argparse.Namespace, # target, stages, port, p
-) -> int: # 0
+):
     "Serve the page until Ctrl-C."
     from ares.reports.demo import show_demo
     where = _given_values(args.p)
     _, run = _find_run(args.target, overrides=where, need_data=False)
     show_demo(run, args.stages, args.port, **where)
-    return 0
 
 # %% ../nbs/01_cli.ipynb #4150f83c
 def _show_published(
     run: Path, # folder of the run
     args: argparse.Namespace, # stage, to, public, merge, license, language
-) -> int: # 0
+):
     "Publish a stage and print where it is."
     from ares.reports.publish import publish
 
@@ -438,18 +424,16 @@ def _show_published(
         merge=args.merge,
     )
     print(where if args.to else f"{where}: read README.md there; --to owner/name sends it to the Hub")
-    return 0
 
 # %% ../nbs/01_cli.ipynb #032538c6
 def _show_feedback(
     run: Path, # folder of the run
     args: argparse.Namespace, # to, public
-) -> int: # 0
+):
     "Export the feedback of a run and print where it is."
     from ares.reports.dataset import export_feedback
 
     print(export_feedback(run, args.to, private=not args.public))
-    return 0
 
 # %% ../nbs/01_cli.ipynb #d8e95426
 def _job_options(
@@ -494,7 +478,7 @@ def _show_table(
 # %% ../nbs/01_cli.ipynb #1b36bc99
 def _show_comparison(
     args: argparse.Namespace, # runs, stage, to
-) -> int: # 0
+):
     "Compare runs, problem by problem."
     runs = [_run_folder(r) for r in args.runs]
     if args.to and Path(args.to).suffix not in (".html", ".htm"):
@@ -502,7 +486,6 @@ def _show_comparison(
     from ares.reports.compare import common_values, compare_page, compare_table
     page = compare_page(runs, args.stage, args.to)
     print(f"{table_text(compare_table(common_values(runs, args.stage)).T)}\n\nreport: {page}")
-    return 0
 
 # %% ../nbs/01_cli.ipynb #05dd9a9c
 def _given_columns(
@@ -535,7 +518,7 @@ def _check_evaluation(args: argparse.Namespace):
 # %% ../nbs/01_cli.ipynb #27797f9a
 def _show_evaluation(
     args: argparse.Namespace, # of `_add_evaluate`
-) -> int: # 0
+):
     "Evaluate a run or a file of predictions, and print its table."
     columns = _given_columns(args.column)
     if args.predictions:
@@ -547,7 +530,6 @@ def _show_evaluation(
                              judge_model=args.judge_model, columns=columns, features=args.features)
         table, notes = evaluation_table(record), [evaluation_sentence(record), f"kept in {record['folder']}"]
     print(table_text(table), *notes, sep="\n")
-    return 0
 
 # %% ../nbs/01_cli.ipynb #2a39db1f
 def _watched_folder(
@@ -561,17 +543,24 @@ def _watched_folder(
 
 def _show_watched(
     args: argparse.Namespace, # target, seconds
-) -> int: # 0
+):
     "Show a run until it is complete."
     folder = _watched_folder(args.target)
     from ares.reports.watch import watch
     try: watch(folder, args.seconds)
     except KeyboardInterrupt: print()
-    return 0
 
 # %% ../nbs/01_cli.ipynb #d6fd1eca
-# commands on several runs, or that only show a run
-_MANY = dict(sweep=_show_sweep, compare=_show_comparison, watch=_show_watched, evaluate=_show_evaluation)
+def _make_stage(args: argparse.Namespace): # folder, stage
+    "Make one stage of a run."
+    from ares.pipeline.folder import read_config
+    from ares.pipeline.stages import run_stage
+    run = _run_folder(str(args.folder))
+    run_stage(read_config(run), run, args.stage)
+
+# commands that find their runs by themselves
+_BY_WORDS = dict(stage=_make_stage, answer=_show_answer, demo=_show_demo, sweep=_show_sweep,
+                 compare=_show_comparison, watch=_show_watched, evaluate=_show_evaluation)
 
 def _is_main() -> bool:
     "The same as `ares.core.distributed.is_main`, without importing PyTorch."
@@ -580,22 +569,20 @@ def _is_main() -> bool:
 def _show_results(
     run: Path, # folder of a run
     report: Path, # its page
-) -> int: # 0
+):
     "Print a run's table."
     from ares.pipeline.folder import read_results
     from ares.reports.report import results_table
     if _is_main(): print(f"{table_text(results_table(read_results(run)))}\n\nreport: {report}")
-    return 0
 
 # %% ../nbs/01_cli.ipynb #4afc7f48
 def _copy_files(
     folder: str, # where to
-) -> int: # 0
+):
     "Copy the parameter files that come with ARES, and say what can be done next."
     for name, new in copy_parameters(folder).items():
         print(f"{Path(folder)/'params'/name}{'' if new else ' (was there already, left as it is)'}")
     print("\nnext: `ares run demo`, then open runs/demo/report.html")
-    return 0
 
 # %% ../nbs/01_cli.ipynb #5c78c40c
 def _find_file(args: argparse.Namespace): # target, name
@@ -641,17 +628,10 @@ def _check_words(args: argparse.Namespace):
         _check_settings(args, overrides)
 
 # %% ../nbs/01_cli.ipynb #a05e0e5b
-def _run_command(args: argparse.Namespace) -> int: # 0 when all went well
+def _run_command(args: argparse.Namespace) -> int | None: # exit code, unless all went well
     "Run a command."
-    if args.command in _MANY: return _MANY[args.command](args)
-    if args.command == "answer": return _show_answer(args)
-    if args.command == "demo": return _show_demo(args)
+    if args.command in _BY_WORDS: return _BY_WORDS[args.command](args)
     from ares.core.distributed import run_on_main, launcher_settings
-    if args.command == "stage":
-        from ares.pipeline.folder import read_config
-        from ares.pipeline.stages import run_stage
-        run = _run_folder(str(args.folder))
-        return 0 if run_stage(read_config(run), run, args.stage) else 1
     overrides = _given_values(getattr(args, "p", [])) | launcher_settings()
     config, run = _find_run(args.target, getattr(args, "name", None), overrides,
                            need_data=args.command in ("run", "cost"))
@@ -681,11 +661,13 @@ def main(
     "The `ares` command."
     args = parser().parse_args(argv)
     try:
-        if args.command == "init": return _copy_files(args.folder)
-        if args.command == "settings": return _show_settings(args.word)
-        _find_file(args)
-        _check_words(args)
-        return _run_command(args)
+        if args.command == "init": _copy_files(args.folder)
+        elif args.command == "settings": _show_settings(args.word)
+        else:
+            _find_file(args)
+            _check_words(args)
+            return _run_command(args) or 0
+        return 0
     except (AresError, OSError) as e:
         if isinstance(e, OSError) and not e.filename: raise
         message = _os_fault(e) if isinstance(e, OSError) else str(e)

@@ -18,6 +18,7 @@ import psutil
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object, reduce
+from fastcore.xtras import modified_env
 from filelock import FileLock, Timeout
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -46,9 +47,8 @@ def is_main() -> bool:
 def launcher_settings() -> dict: # setting -> value; empty for a single process
     "The settings of the launcher of the processes."
     if process_count() == 1: return {}
-    return dict(num_processes=process_count()) | (
-        dict(fsdp=True) if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" else {}
-    )
+    fsdp = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    return dict(num_processes=process_count()) | (dict(fsdp=True) if fsdp else {})
 
 # %% ../../nbs/core/02_distributed.ipynb #3d2023bb
 PATIENCE = datetime.timedelta(days=7)
@@ -112,18 +112,11 @@ def run_on_main(
     return said[0]
 
 # %% ../../nbs/core/02_distributed.ipynb #f2d183a6
-@contextmanager
-def alone():
+_LAUNCHED = re.compile("RANK|WORLD_SIZE|(LOCAL|GROUP|ROLE|MASTER|TORCHELASTIC)_.*") # variables of a launcher
+
+def alone(): # a context
     "While inside, this process and those that it starts work alone."
-    names = [
-        n
-        for n in os.environ
-        if n in ("RANK", "WORLD_SIZE")
-        or n.startswith(("LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_"))
-    ]
-    before = {n: os.environ.pop(n) for n in names}
-    try: yield
-    finally: os.environ |= before
+    return modified_env(*filter(_LAUNCHED.fullmatch, os.environ))
 
 # %% ../../nbs/core/02_distributed.ipynb #91066b98
 _HOLDER = "ARES_LOCK"  # environment variable: process id of a lock's holder, a colon, the folder of the run
@@ -183,14 +176,11 @@ def run_lock(
         if holder != os.getpid(): end_with(holder)
         yield
         return
-    lock, before = FileLock(run/"lock"), os.environ.get(_HOLDER)
+    lock = FileLock(run/"lock")
     run_on_main(lambda: _take_lock(lock, run, patience))
-    os.environ[_HOLDER] = f"{os.getpid()}:{run.resolve()}"
-    try: yield
-    finally:
-        os.environ.pop(_HOLDER)
-        if before is not None: os.environ[_HOLDER] = before
-        lock.release()
+    try:
+        with modified_env(**{_HOLDER: f"{os.getpid()}:{run.resolve()}"}): yield
+    finally: lock.release()
 
 # %% ../../nbs/core/02_distributed.ipynb #56e3cfbb
 @contextmanager
@@ -226,17 +216,13 @@ def shown_progress(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("")
     stream, done = stream or sys.stderr, threading.Event()
-    names = ("ARES_PROGRESS", "COLUMNS")
-    before = {name: os.environ[name] for name in names if name in os.environ}
-    os.environ |= dict(ARES_PROGRESS=str(path.resolve()), COLUMNS=str(terminal_width(stream)))
     thread = threading.Thread(target=_copy_progress, args=(path, stream, done))
-    thread.start()
-    try: yield
-    finally:
-        done.set()
-        thread.join()
-        for name in names: os.environ.pop(name, None)
-        os.environ |= before
+    with modified_env(ARES_PROGRESS=str(path.resolve()), COLUMNS=str(terminal_width(stream))):
+        thread.start()
+        try: yield
+        finally:
+            done.set()
+            thread.join()
 
 # %% ../../nbs/core/02_distributed.ipynb #8b5b5664
 def launch_command(
@@ -254,12 +240,9 @@ def launch_environment(
     device: torch.device, # where the processes compute
 ) -> dict:
     "The environment of processes that are started from here."
-    threads = max(1, (os.cpu_count() or 1) // 2) if device.type == "cpu" else 4
-    return (
-        os.environ
-        | ({"ACCELERATE_USE_CPU": "true"} if device.type == "cpu" else {})
-        | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
-    )
+    if device.type != "cpu": return {"OMP_NUM_THREADS": "4"} | os.environ
+    threads = max(1, (os.cpu_count() or 1) // 2)
+    return {"OMP_NUM_THREADS": str(threads)} | os.environ | {"ACCELERATE_USE_CPU": "true"}
 
 # %% ../../nbs/core/02_distributed.ipynb #44f5e4fd
 def what_happened(
@@ -395,11 +378,8 @@ def sum_gradients(
     has_gradient = torch.tensor([p.grad is not None for p in params], device=params[0].device)
     touched = all_reduce_sum(has_gradient.float())
     for p in (p for p, there in zip(params, touched.tolist()) if there):
-        p.grad = (
-            p.grad * process_count()
-            if isinstance(p, DTensor)
-            else all_reduce_sum(p.grad if p.grad is not None else torch.zeros_like(p))
-        )
+        if isinstance(p, DTensor): p.grad = p.grad * process_count()
+        else: p.grad = all_reduce_sum(torch.zeros_like(p) if p.grad is None else p.grad)
 
 # %% ../../nbs/core/02_distributed.ipynb #fcf89609
 def clip_gradients(

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LONGEST_MESSAGE', 'BAR', 'clipped', 'AresError', 'shown_value', 'shown_name', 'check_finite', 'install_command',
-           'write_json', 'read_text', 'parse_json', 'read_json', 'append_jsonl', 'read_jsonl', 'write_jsonl',
-           'set_seed', 'rng_state', 'restore_rng', 'pick_device', 'config_hash', 'terminal_width', 'table_text', 'Bar',
-           'progress', 'tracker_fault', 'Tracker', 'data_folder']
+           'write_json', 'read_text', 'unique_keys', 'parse_json', 'read_json', 'append_jsonl', 'read_jsonl',
+           'write_jsonl', 'set_seed', 'rng_state', 'restore_rng', 'pick_device', 'config_hash', 'hash_share',
+           'terminal_width', 'table_text', 'Bar', 'progress', 'tracker_fault', 'Tracker', 'data_folder']
 
 # %% ../../nbs/core/01_io.ipynb #b911f35a
 import gzip, hashlib, json, os, random, re, reprlib, sys, uuid, zlib
@@ -73,16 +73,21 @@ def install_command(
     return f'pip install "{name} @ git+https://github.com/ares-reason/ares"'
 
 # %% ../../nbs/core/01_io.ipynb #82637d00
+def _replace_file(path: str | Path, text: str): # compressed if the file's name ends in .gz
+    "Write a file so that it is either the old one or the new one, never half of it."
+    path, content = Path(path), text.encode("utf-8")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    # without a time stamp, the same text always gives the same file
+    part.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
+    part.replace(path)
+
 def write_json(
     path: str | Path, # the file to write; its folder is made when missing
     value, # anything JSON can hold
 ):
     "Write `value` as JSON so that the file is either the old one or the new one, never half of it."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)
+    _replace_file(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 # %% ../../nbs/core/01_io.ipynb #55419e5c
 def read_text(
@@ -96,7 +101,7 @@ def read_text(
     except ValueError as e: fault = f"cannot be read ({e})" # a zero byte in its name
     raise AresError(f"{str(path)[:200]}: {fault}.")
 
-def _unique_keys(pairs: list) -> dict: # of (key, value)
+def unique_keys(pairs: list) -> dict: # of (key, value)
     "A JSON object, whose keys are all different."
     found = dict(pairs)
     if len(found) == len(pairs): return found
@@ -120,7 +125,7 @@ def parse_json(
 ): # its content
     "Read JSON; errors fit in one sentence."
     read = json.loads if halves else _json_of
-    try: return read(text, object_pairs_hook=_unique_keys)
+    try: return read(text, object_pairs_hook=unique_keys)
     except RecursionError: raise AresError(f"{where}: not valid JSON (nested too deeply).") from None
     except ValueError as e: raise AresError(f"{where}: not valid JSON ({str(e)[:100]}).") from None
 
@@ -184,14 +189,7 @@ def write_jsonl(
     records: list, # its records, one a line
 ):
     "Write all records at once so that the file is either the old one or the new one."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    lines = [json.dumps(r, sort_keys=True, ensure_ascii=False) + "\n" for r in records]
-    content = "".join(lines).encode("utf-8")
-    # without a time stamp, the same records always give the same file
-    part.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
-    part.replace(path)
+    _replace_file(path, "".join(json.dumps(r, sort_keys=True, ensure_ascii=False) + "\n" for r in records))
 
 # %% ../../nbs/core/01_io.ipynb #3163560b
 def set_seed(
@@ -250,6 +248,10 @@ def config_hash(
 ) -> str: # twelve hexadecimal digits
     "A short hash of settings that does not depend on their order."
     return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+def hash_share(text: str) -> float: # 0 to 1
+    "A number that looks random and depends on a text alone, for divisions that are always the same."
+    return int(hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:8], 16) / 16 ** 8
 
 # %% ../../nbs/core/01_io.ipynb #c93f7fc8
 def terminal_width(

@@ -320,9 +320,6 @@ def _split_key(
     return os.path.normpath(picture) if isinstance(picture, str) and picture else problem.id
 
 # %% ../../nbs/data/07_own.ipynb #618a1f03
-def _share(text: str) -> float: # 0 .. 1
-    return int(hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:8], 16) / 16 ** 8
-
 def _fill_splits(
     problems: list, # of `Problem`, of any splits
     keys: list, # of `_split_key`, one a problem
@@ -333,7 +330,7 @@ def _fill_splits(
     if not missing or "train" not in given: return problems, []
     groups = [key if p.split == "train" else "" for p, key in zip(problems, keys, strict=True)]
     sizes, place = Counter(filter(None, groups)), {}
-    wanted, order = max(1, round(sizes.total() / 10)), iter(sorted(sizes, key=lambda g: (_share(g), g)))
+    wanted, order = max(1, round(sizes.total() / 10)), iter(sorted(sizes, key=lambda g: (hash_share(g), g)))
     for split in missing:
         count = 0
         for group in order: # goes on where the split before has stopped

@@ -23,7 +23,7 @@ from ..pipeline.folder import stage_order
 from ..data.sentences import sentences_of
 from ..teachers.sender import expected_tokens
 from ..teachers.own import is_own, short_own
-from ..pipeline.config import ARESConfig, OFFLINE, asked_models, load_config, own_names
+from ..pipeline.config import ARESConfig, OFFLINE, asked_models, own_names
 from ..pipeline.build import ledger_path, load_splits
 
 # %% ../../nbs/reports/04_costs.ipynb #e1f26ab1
@@ -205,7 +205,7 @@ def cost_table(
     run: str | Path, # folder of a run
 ) -> pd.DataFrame: # a row for each stage and kind of question; empty without a language model
     "The calls of a run and what they cost."
-    config = load_config(read_json(Path(run)/"config.json"), need_data=False)
+    config = read_config(run, need_data=False)
     if not asked_models(config): return pd.DataFrame()
     table = open_ledger(run, config.ledger).totals().drop(columns="answered")
     if table["model"].nunique() < 2: table = table.drop(columns="model")

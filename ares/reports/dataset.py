@@ -49,10 +49,6 @@ def _stage_rows(folder: Path, by_id: dict) -> list: # the stage's folder; proble
         rows.append(_row(by_id[c["id"]], stage, "corrected", c["rationale"], correction=c["corrected"]))
     return rows
 
-def _tested_rows(run: Path, stage: str, problems: list) -> list:
-    "The scored rationales of the problems on which a stage was evaluated."
-    rollouts, _ = read_rollouts(run, stage, problems)
-    return [_row(r.problem, stage, "scored", r.text, finished=r.finished, scores=r.scores) for r in rollouts]
 
 # %% ../../nbs/reports/09_dataset.ipynb #e704a32c
 def run_feedback(
@@ -64,7 +60,8 @@ def run_feedback(
     by_id, train, test = {p.id: p for p in splits["train"]}, [], []
     for stage in stages:
         train += _stage_rows(run/stage, by_id)
-        test += _tested_rows(run, stage, splits[config.evaluate_on])
+        rollouts, _ = read_rollouts(run, stage, splits[config.evaluate_on])
+        test += [_row(r.problem, stage, "scored", r.text, finished=r.finished, scores=r.scores) for r in rollouts]
     if train: return dict(train=train, test=test)
     raise AresError(f"{run}: this run keeps no feedback; it needs an RL or SFT stage made by this version.")
 

@@ -19,9 +19,9 @@ from safetensors import safe_open
 from ..core.io import *
 from .costs import describe_teacher
 from ..students.loading import merged, gguf_file
-from ..pipeline.folder import done_stages, read_results, run_splits, stage_order
+from ..pipeline.folder import done_stages, read_config, read_results, run_splits, stage_order
 from .report import settings_table, shown, with_interval
-from ..pipeline.config import ARESConfig, RUNTIME_FIELDS, load_config
+from ..pipeline.config import ARESConfig, RUNTIME_FIELDS
 from ..pipeline.build import adapter_student
 from ..students.loading import load_student
 
@@ -306,7 +306,7 @@ def model_card(
 ) -> ModelCard: # Markdown with a YAML header
     "The model card of a stage's student."
     run = Path(run)
-    config = load_config(read_json(run/"config.json"), need_data=False)
+    config = read_config(run, need_data=False)
     values = _card_values(config, run, stage, name, model or run/stage/"model")
     tags = ["ares", *["t5"] * values["t5"], "reasoning", "rationales", "reinforcement-learning", "ppo",
             "arxiv:2407.00087", *["multimodal"] * values["sees"]]
@@ -368,7 +368,7 @@ def _write_published(
         (folder/name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, folder/name)
     if merge:
-        config = load_config(read_json(run/"config.json"), need_data=False)
+        config = read_config(run, need_data=False)
         merged(load_student(str(model), base=adapter_student(config))).save(folder)
     write_json(folder/"results.json", read_results(run))
     model_card(run, stage, model=folder, **how).save(folder/"README.md")

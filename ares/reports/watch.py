@@ -137,10 +137,6 @@ def _watch_line(
     return " | ".join(filter(None, parts))
 
 # %% ../../nbs/reports/03_watch.ipynb #63de6292
-def _run_config(run: Path):
-    "The settings of a run; its data need not be there."
-    return read_config(run, need_data=False)
-
 def _result_line(stage: str, record: dict) -> str:
     "The results of a stage in one line."
     shown = (("accuracy", "accuracy", "5.1f", " %", 1), ("sentence_score", "score", ".2f", "", 1),
@@ -160,7 +156,7 @@ def _sweep_text(
     runs: list, # folders of its runs
 ) -> str:
     "All runs of a sweep, one line each."
-    lines = [_watch_line(_run_config(run), run) for run in runs]
+    lines = [_watch_line(read_config(run, need_data=False), run) for run in runs]
     head = f"{sweep.name}: {lines.count('complete')} of {len(runs)} runs complete"
     return "\n".join([head, *(f"{run.name:40} {line}" for run, line in zip(runs, lines))])
 
@@ -171,7 +167,7 @@ def watch_text(
     run = Path(run)
     runs = _runs_in(run)
     if runs != [run]: return _sweep_text(run, runs)
-    config = _run_config(run)
+    config = read_config(run, need_data=False)
     stages = stage_names(config)
     done = {s: read_record(run/s, needed=()) for s in stages if (run/s/"result.json").exists()}
     todo = [s for s in stages if s not in done]
@@ -191,6 +187,6 @@ def watch(
     while True:
         text, seen = watch_text(run), seen + 1
         print(("\033[H\033[J" if sys.stdout.isatty() else "") + text, flush=True)
-        left = [_stages_left(r, stage_names(_run_config(r))) for r in _runs_in(Path(run))]
-        if seen == looks or not any(left): return
+        done = all(_watch_line(read_config(r, need_data=False), r) == "complete" for r in _runs_in(Path(run)))
+        if seen == looks or done: return
         time.sleep(seconds)

@@ -346,16 +346,11 @@ def exact_schema(
     return _reply_object(scores=_exactly(entries))
 
 # %% ../../nbs/teachers/03_requests.ipynb #25880337
-def _object_of(pairs: list) -> dict:
-    "An object of JSON; raises `ValueError` where a name comes twice."
-    if len(dict(pairs)) < len(pairs): raise ValueError("a name came twice")
-    return dict(pairs)
-
 def _no_number(word: str): raise ValueError(f"{word} is not a number of JSON")
 
 def _load_json(text: str):
     "The value of a JSON text; raises `ValueError` also for NaN, a name that comes twice, and deep nesting."
-    try: return json.loads(text, object_pairs_hook=_object_of, parse_constant=_no_number)
+    try: return json.loads(text, object_pairs_hook=unique_keys, parse_constant=_no_number)
     except RecursionError: raise ValueError("nested too deep") from None
 
 # %% ../../nbs/teachers/03_requests.ipynb #02b6fdd8
