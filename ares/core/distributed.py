@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['PATIENCE', 'process_count', 'process_index', 'is_main', 'launcher_settings', 'init_distributed', 'rank_slice',
-           'in_order', 'all_gather_lists', 'all_reduce_sum', 'run_on_main', 'alone', 'end_with', 'run_lock',
-           'per_rank_rng', 'shown_progress', 'launch_command', 'launch_environment', 'what_happened', 'launch',
-           'part_of', 'load_parts', 'shard', 'is_sharded', 'unsharded', 'unsharded_weights', 'full_state_dict',
-           'divided_state', 'sum_gradients', 'clip_gradients']
+           'all_gather_lists', 'all_reduce_sum', 'run_on_main', 'alone', 'run_lock', 'per_rank_rng', 'shown_progress',
+           'launch', 'shard', 'is_sharded', 'unsharded', 'unsharded_weights', 'full_state_dict', 'divided_state',
+           'sum_gradients', 'clip_gradients']
 
 # %% ../../nbs/core/02_distributed.ipynb #2213ff82
 import atexit, datetime, os, re, socket, subprocess, sys, threading, time, warnings
@@ -73,7 +72,7 @@ def rank_slice(
     return items[process_index()::process_count()]
 
 # %% ../../nbs/core/02_distributed.ipynb #aed36812
-def in_order(
+def _in_order(
     shares: list, # of lists: the share of each process
 ) -> list:
     "Put shares together in the original order."
@@ -86,7 +85,7 @@ def all_gather_lists(
     mine: list, # what became of `rank_slice`, an entry an item
 ) -> list: # in every process: an entry for each item of the whole list
     "Give every process the results of all."
-    return mine if process_count() == 1 else in_order(gather_object([mine]))
+    return mine if process_count() == 1 else _in_order(gather_object([mine]))
 
 # %% ../../nbs/core/02_distributed.ipynb #57b35e2e
 def all_reduce_sum(
@@ -132,7 +131,7 @@ def _is_running(process: psutil.Process) -> bool:
     except psutil.NoSuchProcess: return False
 
 # %% ../../nbs/core/02_distributed.ipynb #ad7d4016
-def end_with(
+def _end_with(
     pid: int, # of another process on this machine
     seconds: float = 0.2, # between two looks
 ):
@@ -173,7 +172,7 @@ def run_lock(
     run = Path(run)
     holder = _inherited_holder(run)
     if holder is not None:
-        if holder != os.getpid(): end_with(holder)
+        if holder != os.getpid(): _end_with(holder)
         yield
         return
     lock = FileLock(run/"lock")
@@ -225,7 +224,7 @@ def shown_progress(
             thread.join()
 
 # %% ../../nbs/core/02_distributed.ipynb #8b5b5664
-def launch_command(
+def _launch_command(
     words: list, # of the command: a module and its arguments
     num_processes: int,
 ) -> list: # words for `subprocess`
@@ -236,7 +235,7 @@ def launch_command(
     ]
 
 # %% ../../nbs/core/02_distributed.ipynb #3c06a46f
-def launch_environment(
+def _launch_environment(
     device: torch.device, # where the processes compute
 ) -> dict:
     "The environment of processes that are started from here."
@@ -245,7 +244,7 @@ def launch_environment(
     return {"OMP_NUM_THREADS": str(threads)} | os.environ | {"ACCELERATE_USE_CPU": "true"}
 
 # %% ../../nbs/core/02_distributed.ipynb #44f5e4fd
-def what_happened(
+def _what_happened(
     log: str, # what the processes said
 ) -> str: # one sentence
     "Why a group of processes ended."
@@ -256,9 +255,8 @@ def what_happened(
     rank, code = next((e for e in ended if e[1] == "-9"), ended[-1] if ended else ("", "1"))
     who = f"process {rank}" if rank else "a process"
     if int(code) < 0: return f"{who} was ended by signal {-int(code)}"
-    found = re.findall(
-        r"^(?:\[rank\d+\]: ?)?(\w+(?:\.\w+)*(?:Error|Exception|Interrupt)\b.*)$", log, re.MULTILINE
-    )
+    error = r"^(?:\[rank\d+\]: ?)?(\w+(?:\.\w+)*(?:Error|Exception|Interrupt)\b.*)$"
+    found = re.findall(error, log, re.MULTILINE)
     return f"{who} stopped" + (f" with {found[0]}" if found else "")
 
 # %% ../../nbs/core/02_distributed.ipynb #30140911
@@ -270,18 +268,14 @@ def launch(
 ):
     "Run a command in n processes on this machine, and wait."
     log.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        open(log, "w") as out,
-        nullcontext() if "ARES_PROGRESS" in os.environ else shown_progress(log.with_name("progress.txt")),
-    ):
-        code = subprocess.run(
-            launch_command(words, num_processes), stdout=out, stderr=subprocess.STDOUT,
-            env=launch_environment(device),
-        ).returncode
-    if code: raise AresError(f"{what_happened(log.read_text())} (log: {log}).")
+    shown = "ARES_PROGRESS" in os.environ
+    with open(log, "w") as out, nullcontext() if shown else shown_progress(log.with_name("progress.txt")):
+        command, env = _launch_command(words, num_processes), _launch_environment(device)
+        code = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, env=env).returncode
+    if code: raise AresError(f"{_what_happened(log.read_text())} (log: {log}).")
 
 # %% ../../nbs/core/02_distributed.ipynb #48d1073b
-def part_of(
+def _part_of(
     whole: torch.Tensor,
     param: torch.Tensor, # perhaps divided
 ) -> torch.Tensor: # this process's part of `whole`, if it has the shape of a divided `param`
@@ -290,10 +284,10 @@ def part_of(
         return whole
     return distribute_tensor(whole, param.device_mesh, param.placements, src_data_rank=None)
 
-def load_parts(module, state, prefix, *args):
+def _load_parts(module, state, prefix, *args):
     "Before whole weights are loaded: keep this process's part of each (a hook)."
     for name, param in module.named_parameters(prefix.removesuffix(".")):
-        if name in state: state[name] = part_of(state[name], param)
+        if name in state: state[name] = _part_of(state[name], param)
 
 # %% ../../nbs/core/02_distributed.ipynb #fcaf8b71
 def shard(
@@ -307,10 +301,9 @@ def shard(
     mesh = init_device_mesh(next(stack.parameters()).device.type, (process_count(),))
     for block in blocks:
         fully_shard(block, mesh=mesh)
-        block.register_load_state_dict_pre_hook(load_parts)
-    fully_shard(
-        stack, mesh=mesh, ignored_params={p for p in stack.parameters() if not isinstance(p, DTensor)}
-    )
+        block.register_load_state_dict_pre_hook(_load_parts)
+    others = {p for p in stack.parameters() if not isinstance(p, DTensor)}
+    fully_shard(stack, mesh=mesh, ignored_params=others)
     # FSDP leaves this to the first call; `unsharded` needs it before
     stack._get_fsdp_state()._lazy_init()
 
@@ -366,7 +359,7 @@ def divided_state(
 ) -> dict: # with this process's parts
     "The divided state of an optimizer for `load_state_dict` (can be its hook)."
     params = sum([group["params"] for group in optimizer.param_groups], [])
-    def part(of_param, param): return tree_map_only(torch.Tensor, lambda t: part_of(t, param), of_param)
+    def part(of_param, param): return tree_map_only(torch.Tensor, lambda t: _part_of(t, param), of_param)
     return state | dict(state={i: part(of_param, params[i]) for i, of_param in state["state"].items()})
 
 # %% ../../nbs/core/02_distributed.ipynb #184a062a
