@@ -132,9 +132,8 @@ def spoiled(
     if "scores" in spoilt and fault == "out of range": spoilt["scores"][0]["score"] = 7
     elif "scores" in spoilt: spoilt["scores"].pop()
     elif "corrections" in spoilt:
-        spoilt["corrections"][0]["corrected"] = (
-            "Die Antwort lautet natürlich ganz anders, weil Wasser verdampft."
-        )
+        german = "Die Antwort lautet natürlich ganz anders, weil Wasser verdampft."
+        spoilt["corrections"][0]["corrected"] = german
     else: spoilt["better"] = "both"
     return json.dumps(spoilt), "end_turn"
 
@@ -189,11 +188,11 @@ class MockServer:
 
 # %% ../../nbs/teachers/07_mock_server.ipynb #9dec0c7d
 @patch
-def fate(self: MockServer, names: tuple) -> str | None:
+def fate(self: MockServer, names, shares: dict) -> str | None: # shares: name -> share
     "Which of these faults hits now, if any."
     with self.lock: chance = self.random.random()
     for name in names:
-        chance -= self.faults.get(name, 0)
+        chance -= shares.get(name, 0)
         if chance < 0: return name
 
 # %% ../../nbs/teachers/07_mock_server.ipynb #4367d3e5
@@ -210,15 +209,13 @@ def wait_needed(self: MockServer) -> float: # seconds; 0 when the request is wit
 
 # %% ../../nbs/teachers/07_mock_server.ipynb #1af4a0dd
 @patch
-def reply_to(self: MockServer, body: dict, batch: bool = False) -> dict: # text, stop, usage
+def reply_to(self: MockServer, body: dict) -> dict: # text, stop, usage
     "The reply to a request, good or spoiled, and its bill."
     instructions, text, data, _ = parts_of(body)
-    problem = self.known[
-        re.search(r"<problem>\n(.*?\nOptions: .*?\n)", text, re.S)[1],
-        hashlib.sha256(data).hexdigest() if data else "",
-    ]
+    question = re.search(r"<problem>\n(.*?\nOptions: .*?\n)", text, re.S)[1]
+    problem = self.known[question, hashlib.sha256(data).hexdigest() if data else ""]
     content = _answer_with(self.teacher, problem, instructions, _rationales_in(text))
-    fault = self.fate(REPLY_FAULTS)
+    fault = self.fate(REPLY_FAULTS, self.faults)
     reply, stop = spoiled(fault, content) if fault else (json.dumps(content), "end_turn")
     constant, rest = _count_tokens(body)
     with self.lock:
@@ -250,19 +247,11 @@ def _as_completion(body: dict, reply: dict) -> dict:
     "A reply as the chat-completions endpoint writes it."
     reasons = {"end_turn": "stop", "max_tokens": "length", "refusal": "content_filter"}
     stop, usage = reasons[reply["stop"]], reply["usage"]
-    bill = dict(
-        prompt_tokens=usage["input_tokens"],
-        completion_tokens=usage["output_tokens"],
-        total_tokens=usage["input_tokens"] + usage["output_tokens"],
-    )
-    return dict(
-        id=f"chat_{uuid.uuid4().hex[:20]}",
-        object="chat.completion",
-        created=int(time.time()),
-        model=body["model"],
-        usage=bill,
-        choices=[dict(index=0, finish_reason=stop, message=dict(role="assistant", content=reply["text"]))],
-    )
+    asked, said = usage["input_tokens"], usage["output_tokens"]
+    message = dict(role="assistant", content=reply["text"])
+    return dict(id=f"chat_{uuid.uuid4().hex[:20]}", object="chat.completion", created=int(time.time()),
+                model=body["model"], choices=[dict(index=0, finish_reason=stop, message=message)],
+                usage=dict(prompt_tokens=asked, completion_tokens=said, total_tokens=asked + said))
 
 # %% ../../nbs/teachers/07_mock_server.ipynb #8f3a959e
 def _stamp(seconds: float = 0.0) -> str:
@@ -273,16 +262,9 @@ def _stamp(seconds: float = 0.0) -> str:
 @patch
 def make_batch(self: MockServer, requests: list) -> dict:
     "Take a batch in."
-    with self.lock: chance = self.random.random()
-    whole = next(
-        (name for name in ("expired", "canceled") if (chance := chance - self.batch_fates.get(name, 0)) < 0),
-        None,
-    )
-    batch = dict(
-        id=f"msgbatch_{uuid.uuid4().hex[:20]}", requests=requests,
-        ready=time.monotonic() + self.batch_seconds, created_at=_stamp(), expires_at=_stamp(86400), whole=whole,
-        results=None,
-    )
+    batch = dict(id=f"msgbatch_{uuid.uuid4().hex[:20]}", requests=requests, results=None,
+                 whole=self.fate(("expired", "canceled"), self.batch_fates),
+                 ready=time.monotonic() + self.batch_seconds, created_at=_stamp(), expires_at=_stamp(86400))
     self.batches[batch["id"]] = batch
     return self.show_batch(batch)
 
@@ -292,18 +274,11 @@ def show_batch(self: MockServer, batch: dict) -> dict:
     "The state of a batch."
     ended, n = time.monotonic() >= batch["ready"], len(batch["requests"])
     counts = dict(processing=0 if ended else n, succeeded=n if ended else 0, errored=0, canceled=0, expired=0)
-    return dict(
-        id=batch["id"],
-        type="message_batch",
-        processing_status="ended" if ended else "in_progress",
-        request_counts=counts,
-        created_at=batch["created_at"],
-        expires_at=batch["expires_at"],
-        ended_at=_stamp() if ended else None,
-        archived_at=None,
-        cancel_initiated_at=None,
-        results_url=f"{self.url}/v1/messages/batches/{batch['id']}/results" if ended else None,
-    )
+    shown = {name: batch[name] for name in ("id", "created_at", "expires_at")} | dict(
+        type="message_batch", request_counts=counts, archived_at=None, cancel_initiated_at=None)
+    if not ended: return shown | dict(processing_status="in_progress", ended_at=None, results_url=None)
+    return shown | dict(processing_status="ended", ended_at=_stamp(),
+                        results_url=f"{self.url}/v1/messages/batches/{batch['id']}/results")
 
 # %% ../../nbs/teachers/07_mock_server.ipynb #cbc710a1
 _FATES = {
@@ -318,21 +293,16 @@ def batch_results(self: MockServer, batch: dict) -> list: # of records, in anoth
     "The results of an ended batch; the same whenever they are fetched."
     def result(request):
         if batch["whole"]: return dict(type=batch["whole"])
-        chance = self.random.random()
-        for fate, (kind, message) in _FATES.items():
-            chance -= self.batch_fates.get(fate, 0)
-            if chance < 0:
-                return dict(type="errored", error=dict(type="error", error=dict(type=kind, message=message)))
-        self.answered[json.dumps(request["params"], sort_keys=True)] += 1
-        return dict(
-            type="succeeded",
-            message=as_message(request["params"], self.reply_to(request["params"], batch=True)),
-        )
+        body = request["params"]
+        if fate := self.fate(_FATES, self.batch_fates):
+            kind, message = _FATES[fate]
+            return dict(type="errored", error=dict(type="error", error=dict(type=kind, message=message)))
+        self.answered[json.dumps(body, sort_keys=True)] += 1
+        return dict(type="succeeded", message=as_message(body, self.reply_to(body)))
 
     if batch["results"] is None:
-        batch["results"] = [
-            dict(custom_id=r["custom_id"], result=result(r)) for r in reversed(batch["requests"])
-        ]
+        requests = batch["requests"][::-1]
+        batch["results"] = [dict(custom_id=r["custom_id"], result=result(r)) for r in requests]
     return batch["results"]
 
 # %% ../../nbs/teachers/07_mock_server.ipynb #a1355105
@@ -344,11 +314,14 @@ class _Handler(BaseHTTPRequestHandler):
     def send(self, status: int, value, headers: dict = {}, kind: str = "application/json"):
         "Send a whole reply."
         data = value if isinstance(value, bytes) else json.dumps(value).encode()
-        self.send_response(status)
-        for k, v in (dict({"content-type": kind, "content-length": str(len(data))}) | headers).items():
-            self.send_header(k, v)
-        self.end_headers()
+        self.begin(status, {"content-type": kind, "content-length": str(len(data))} | headers)
         self.wfile.write(data)
+
+    def begin(self, status: int, headers: dict):
+        "Send what comes before the content of a reply."
+        self.send_response(status)
+        for name, value in headers.items(): self.send_header(name, value)
+        self.end_headers()
 
     def fail(self, status: int, kind: str, message: str, headers: dict = {}):
         self.send(status, dict(type="error", error=dict(type=kind, message=message)), headers)
@@ -370,10 +343,7 @@ def line_fault(self: _Handler, fault: str, good) -> bool: # whether the request 
     elif fault == "slow": time.sleep(0.5)
     elif fault: # "broken off" or "endless": half of a reply
         data = json.dumps(good()).encode()
-        self.send_response(200)
-        for k, v in {"content-type": "application/json", "content-length": str(len(data))}.items():
-            self.send_header(k, v)
-        self.end_headers()
+        self.begin(200, {"content-type": "application/json", "content-length": str(len(data))})
         self.wfile.write(data[:len(data) // 2])
         self.wfile.flush()
         if fault == "endless": time.sleep(20)
@@ -398,7 +368,7 @@ def do_POST(self: _Handler):
         api.got["over the limit"] += 1
         return self.fail(429, "rate_limit_error", "too many requests", {"retry-after": f"{wait:.2f}"})
     time.sleep(api.seconds)
-    if self.line_fault(api.fate(LINE_FAULTS + _REFUSALS), lambda: form(body, api.reply_to(body))): return
+    if self.line_fault(api.fate(LINE_FAULTS + _REFUSALS, api.faults), lambda: form(body, api.reply_to(body))): return
     value = form(body, api.reply_to(body))
     left, limit = max(0, api.per_minute - len(api.times)), "anthropic-ratelimit-requests"
     headers = {f"{limit}-limit": str(api.per_minute), f"{limit}-remaining": str(left)}
@@ -412,18 +382,10 @@ def do_GET(self: _Handler):
     api, parts = self.api, self.path.split("?")[0].strip("/").split("/")
     if len(parts) == 3:
         found = [api.show_batch(b) for b in reversed(api.batches.values())]
-        return self.send(
-            200,
-            dict(
-                data=found, has_more=False, first_id=found[0]["id"] if found else None,
-                last_id=found[-1]["id"] if found else None,
-            ),
-        )
+        first, last = (found[0]["id"], found[-1]["id"]) if found else (None, None)
+        return self.send(200, dict(data=found, has_more=False, first_id=first, last_id=last))
     batch = api.batches.get(parts[3])
     if batch is None: return self.fail(404, "not_found_error", "no such batch")
     if len(parts) == 4: return self.send(200, api.show_batch(batch))
-    self.send(
-        200,
-        "".join(json.dumps(r) + "\n" for r in api.batch_results(batch)).encode(),
-        kind="application/x-jsonl",
-    )
+    lines = "".join(json.dumps(r) + "\n" for r in api.batch_results(batch))
+    self.send(200, lines.encode(), kind="application/x-jsonl")
