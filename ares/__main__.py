@@ -371,12 +371,11 @@ def _rehearsal(
 
 # %% ../nbs/01_cli.ipynb #cd9f6ef8
 def _refuse_rehearsed(
-    config, # `ARESConfig`
     run: Path, # folder that the run would have
+    models: dict, # of `asked_models`
 ):
     "Raise when a rehearsal would be continued as a real run."
-    from ares.pipeline.config import asked_models
-    if not run.name.endswith("-rehearsal") or not asked_models(config): return
+    if not run.name.endswith("-rehearsal") or not models: return
     raise AresError(f"{shown_name(run.name)}: this is a rehearsal; go on with it by --rehearse, "
                     "or start the run from its parameter file.")
 
@@ -642,10 +641,11 @@ def _run_command(args: argparse.Namespace) -> int | None: # exit code, unless al
         check_run(run)
         return _show_published(run, args) if args.command == "publish" else _show_feedback(run, args)
     if args.command == "ledger": return _show_ledger(config, run, args)
+    from ares.pipeline.config import asked_models
     from ares.pipeline.notebooks import complete_run, make_report
     if args.command == "report": return _show_results(run, run_on_main(lambda: make_report(run)))
     with _rehearsal(config, run) if args.rehearse else nullcontext(run) as run:
-        if not args.rehearse: _refuse_rehearsed(config, run)
+        if not args.rehearse: _refuse_rehearsed(run, asked_models(config))
         return _show_results(run, complete_run(config, run))
 
 # %% ../nbs/01_cli.ipynb #211aea93

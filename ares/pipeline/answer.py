@@ -34,10 +34,12 @@ def _choices_fault(
     return "" if len(set(choices)) == len(choices) else "must differ from each other"
 
 # %% ../../nbs/pipeline/10_answer.ipynb #c73df4e1
-def _answers_in_words(config: ARESConfig) -> bool | None: # None for a data set that may have both kinds
+def _answers_in_words(
+    problems: str, aokvqa_answers: str, # the settings
+) -> bool | None: # None for a data set that may have both kinds
     "Whether the problems of a run have no choices."
-    if config.problems == "aokvqa": return config.aokvqa_answers == "direct"
-    return False if config.problems in ("embedded", "scienceqa") else None
+    if problems == "aokvqa": return aokvqa_answers == "direct"
+    return False if problems in ("embedded", "scienceqa") else None
 
 # %% ../../nbs/pipeline/10_answer.ipynb #932ced16
 def question_problem(
@@ -49,7 +51,7 @@ def question_problem(
 ) -> Problem:
     "A question as a problem; raises an error of one sentence if it cannot be asked."
     if not question.strip(): raise AresError("question: is empty; ask something.")
-    fault = _choices_fault(list(choices), _answers_in_words(config))
+    fault = _choices_fault(list(choices), _answers_in_words(config.problems, config.aokvqa_answers))
     if fault: raise AresError(f"choices: {fault}.")
     if image is not None and not config.use_images:
         raise AresError("image: this run reads text only (`use_images: false`); leave the image out, or "

@@ -144,10 +144,12 @@ def make_student(
     return student
 
 # %% ../../nbs/pipeline/03_build.ipynb #43016065
-def adapter_student(config: ARESConfig) -> str: # "" where a saved adapter names it
+def adapter_student(
+    student: str | dict, lora: bool, # the settings
+) -> str: # "" where a saved adapter names it
     "The folder of the student that a run's adapters belong to; it may have moved since they were saved."
-    if not config.lora or not os.path.exists(config.student): return ""
-    return "" if adapter_base(config.student) else config.student
+    if not lora or not os.path.exists(student): return ""
+    return "" if adapter_base(student) else student
 
 # %% ../../nbs/pipeline/03_build.ipynb #846e4582
 def load_trained(
@@ -155,7 +157,7 @@ def load_trained(
     folder: str | Path, # where the student was saved
 ): # a `Student`
     "A saved student on the run's device."
-    return _loaded(config, str(folder), base=adapter_student(config))
+    return _loaded(config, str(folder), base=adapter_student(config.student, config.lora))
 
 # %% ../../nbs/pipeline/03_build.ipynb #ledgerp1
 def ledger_path(

@@ -464,10 +464,10 @@ def _check_fields(config: ARESConfig, need): # `need` as in `check_config`
         need(name, getattr(config, name) <= _EMBEDDED, f"at most {_EMBEDDED:,} for embedded problems")
 
 # %% ../../nbs/pipeline/02_config.ipynb #d5ff9348
-def _check_prices(config: ARESConfig, need): # `need` as in `check_config`
+def _check_prices(prices: dict, need): # the setting; `need` as in `check_config`
     "Raise an error if prices are not lists of three numbers."
     what = "`model: [input, output, cache_read]` in dollars a million tokens"
-    for model, numbers in config.prices.items():
+    for model, numbers in prices.items():
         three = isinstance(model, str) and isinstance(numbers, list) and len(numbers) == 3
         need("prices", three and all(is_number(x) and x >= 0 for x in numbers), what)
 
@@ -501,7 +501,7 @@ def _check_teachers(
     need, # of `check_config`: raises unless its second argument is true
 ):
     "Raise an error if a language model cannot be used with these settings."
-    _check_prices(config, need)
+    _check_prices(config.prices, need)
     need("teacher_noise", not config.teacher_noise or config.teacher in OFFLINE,
          "0 for a language model, for a replay, and for code of yours")
     if config.judge_base_url: _check_address(config.judge_base_url)

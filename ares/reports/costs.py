@@ -19,7 +19,7 @@ from ..core.io import *
 from ..core.plotting import COLOURS, PAGE, figure_style
 from ..teachers.ledger import Ledger, PRICES_OF, model_facts, price_of
 from ..teachers.requests import make_question, picture_bytes
-from ..pipeline.folder import stage_order
+from ..pipeline.folder import read_config, stage_order
 from ..data.sentences import sentences_of
 from ..teachers.sender import expected_tokens
 from ..teachers.own import is_own, short_own

@@ -369,7 +369,7 @@ def _write_published(
         shutil.copyfile(path, folder/name)
     if merge:
         config = read_config(run, need_data=False)
-        merged(load_student(str(model), base=adapter_student(config))).save(folder)
+        merged(load_student(str(model), base=adapter_student(config.student, config.lora))).save(folder)
     write_json(folder/"results.json", read_results(run))
     model_card(run, stage, model=folder, **how).save(folder/"README.md")
     return folder

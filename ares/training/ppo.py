@@ -203,11 +203,11 @@ def _shuffled_batches(
 # the statistics of a step; value_loss only with a value head
 _STATS = "policy_loss", "value_loss", "approx_kl", "ratio", "clip_fraction"
 
-def _value_losses(value_head, batch, hidden, rollouts, returns, mask, config: PPOConfig) -> torch.Tensor:
+def _value_losses(value_head, batch, hidden, rollouts, returns, mask, clip: float | None) -> torch.Tensor:
     "The value loss of a batch, summed over tokens; zero without a value head."
     if not value_head: return torch.zeros((), device=mask.device)
     old = padded([r.values for r in rollouts]).to(mask.device)
-    return (value_loss(value_head(*batch, hidden), old, returns, config.value_clip) * mask).sum()
+    return (value_loss(value_head(*batch, hidden), old, returns, clip) * mask).sum()
 
 def _loss_statistics(loss, v_loss, logprobs, old, mask, clip: float) -> dict:
     "Losses, KL to the student that sampled, ratios and clipping, as sums over tokens."
@@ -237,7 +237,7 @@ def batch_losses(
     if policy or value_head.trunk is None: hidden = student.hidden(inputs, responses, rows)
     if policy: logprobs = student.token_logprobs(hidden, responses, config.temperature, config.top_k)
     loss = (policy_loss(logprobs, old, advantages, config.clip) * mask).sum()
-    v_loss = _value_losses(value_head, batch, hidden, rollouts, returns, mask, config)
+    v_loss = _value_losses(value_head, batch, hidden, rollouts, returns, mask, config.value_clip)
     return loss, v_loss, _loss_statistics(loss, v_loss, logprobs, old, mask, config.clip)
 
 # %% ../../nbs/training/03_ppo.ipynb #6c573acf

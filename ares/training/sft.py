@@ -23,7 +23,7 @@ from ..core.io import *
 from ..core.distributed import divided_state, run_on_main, is_main, is_sharded, process_count
 from ..core.distributed import sum_gradients, all_reduce_sum, unsharded, full_state_dict, unsharded_weights
 from ..data.prompts import rationale_prompt, rationale_target
-from ..data.sentences import without_repeats
+from ..data.sentences import sentences_of, without_repeats
 from ..teachers.offline import concluded
 
 # %% ../../nbs/training/04_sft.ipynb #662f99d3
