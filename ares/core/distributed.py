@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['PATIENCE', 'process_count', 'process_index', 'is_main', 'launcher_settings', 'init_distributed', 'rank_slice',
-           'in_order', 'all_gather_lists', 'all_reduce_sum', 'run_on_main', 'alone', 'end_with', 'run_lock',
-           'per_rank_rng', 'shown_progress', 'launch_command', 'launch_environment', 'what_happened', 'launch',
-           'part_of', 'load_parts', 'shard', 'is_sharded', 'unsharded', 'unsharded_weights', 'full_state_dict',
-           'divided_state', 'sum_gradients', 'clip_gradients']
+           'all_gather_lists', 'all_reduce_sum', 'run_on_main', 'alone', 'run_lock', 'per_rank_rng', 'shown_progress',
+           'launch', 'shard', 'is_sharded', 'unsharded', 'unsharded_weights', 'full_state_dict', 'divided_state',
+           'sum_gradients', 'clip_gradients']
 
 # %% ../../nbs/core/02_distributed.ipynb #2213ff82
 import atexit, datetime, os, re, socket, subprocess, sys, threading, time, warnings
@@ -18,6 +17,7 @@ import psutil
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object, reduce
+from fastcore.xtras import modified_env
 from filelock import FileLock, Timeout
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -46,9 +46,8 @@ def is_main() -> bool:
 def launcher_settings() -> dict: # setting -> value; empty for a single process
     "The settings of the launcher of the processes."
     if process_count() == 1: return {}
-    return dict(num_processes=process_count()) | (
-        dict(fsdp=True) if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" else {}
-    )
+    fsdp = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    return dict(num_processes=process_count()) | (dict(fsdp=True) if fsdp else {})
 
 # %% ../../nbs/core/02_distributed.ipynb #3d2023bb
 PATIENCE = datetime.timedelta(days=7)
@@ -73,7 +72,7 @@ def rank_slice(
     return items[process_index()::process_count()]
 
 # %% ../../nbs/core/02_distributed.ipynb #aed36812
-def in_order(
+def _in_order(
     shares: list, # of lists: the share of each process
 ) -> list:
     "Put shares together in the original order."
@@ -86,7 +85,7 @@ def all_gather_lists(
     mine: list, # what became of `rank_slice`, an entry an item
 ) -> list: # in every process: an entry for each item of the whole list
     "Give every process the results of all."
-    return mine if process_count() == 1 else in_order(gather_object([mine]))
+    return mine if process_count() == 1 else _in_order(gather_object([mine]))
 
 # %% ../../nbs/core/02_distributed.ipynb #57b35e2e
 def all_reduce_sum(
@@ -112,18 +111,11 @@ def run_on_main(
     return said[0]
 
 # %% ../../nbs/core/02_distributed.ipynb #f2d183a6
-@contextmanager
-def alone():
+_LAUNCHED = re.compile("RANK|WORLD_SIZE|(LOCAL|GROUP|ROLE|MASTER|TORCHELASTIC)_.*") # variables of a launcher
+
+def alone(): # a context
     "While inside, this process and those that it starts work alone."
-    names = [
-        n
-        for n in os.environ
-        if n in ("RANK", "WORLD_SIZE")
-        or n.startswith(("LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_"))
-    ]
-    before = {n: os.environ.pop(n) for n in names}
-    try: yield
-    finally: os.environ |= before
+    return modified_env(*filter(_LAUNCHED.fullmatch, os.environ))
 
 # %% ../../nbs/core/02_distributed.ipynb #91066b98
 _HOLDER = "ARES_LOCK"  # environment variable: process id of a lock's holder, a colon, the folder of the run
@@ -139,7 +131,7 @@ def _is_running(process: psutil.Process) -> bool:
     except psutil.NoSuchProcess: return False
 
 # %% ../../nbs/core/02_distributed.ipynb #ad7d4016
-def end_with(
+def _end_with(
     pid: int, # of another process on this machine
     seconds: float = 0.2, # between two looks
 ):
@@ -180,17 +172,14 @@ def run_lock(
     run = Path(run)
     holder = _inherited_holder(run)
     if holder is not None:
-        if holder != os.getpid(): end_with(holder)
+        if holder != os.getpid(): _end_with(holder)
         yield
         return
-    lock, before = FileLock(run/"lock"), os.environ.get(_HOLDER)
+    lock = FileLock(run/"lock")
     run_on_main(lambda: _take_lock(lock, run, patience))
-    os.environ[_HOLDER] = f"{os.getpid()}:{run.resolve()}"
-    try: yield
-    finally:
-        os.environ.pop(_HOLDER)
-        if before is not None: os.environ[_HOLDER] = before
-        lock.release()
+    try:
+        with modified_env(**{_HOLDER: f"{os.getpid()}:{run.resolve()}"}): yield
+    finally: lock.release()
 
 # %% ../../nbs/core/02_distributed.ipynb #56e3cfbb
 @contextmanager
@@ -226,20 +215,16 @@ def shown_progress(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("")
     stream, done = stream or sys.stderr, threading.Event()
-    names = ("ARES_PROGRESS", "COLUMNS")
-    before = {name: os.environ[name] for name in names if name in os.environ}
-    os.environ |= dict(ARES_PROGRESS=str(path.resolve()), COLUMNS=str(terminal_width(stream)))
     thread = threading.Thread(target=_copy_progress, args=(path, stream, done))
-    thread.start()
-    try: yield
-    finally:
-        done.set()
-        thread.join()
-        for name in names: os.environ.pop(name, None)
-        os.environ |= before
+    with modified_env(ARES_PROGRESS=str(path.resolve()), COLUMNS=str(terminal_width(stream))):
+        thread.start()
+        try: yield
+        finally:
+            done.set()
+            thread.join()
 
 # %% ../../nbs/core/02_distributed.ipynb #8b5b5664
-def launch_command(
+def _launch_command(
     words: list, # of the command: a module and its arguments
     num_processes: int,
 ) -> list: # words for `subprocess`
@@ -250,19 +235,16 @@ def launch_command(
     ]
 
 # %% ../../nbs/core/02_distributed.ipynb #3c06a46f
-def launch_environment(
+def _launch_environment(
     device: torch.device, # where the processes compute
 ) -> dict:
     "The environment of processes that are started from here."
-    threads = max(1, (os.cpu_count() or 1) // 2) if device.type == "cpu" else 4
-    return (
-        os.environ
-        | ({"ACCELERATE_USE_CPU": "true"} if device.type == "cpu" else {})
-        | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
-    )
+    if device.type != "cpu": return {"OMP_NUM_THREADS": "4"} | os.environ
+    threads = max(1, (os.cpu_count() or 1) // 2)
+    return {"OMP_NUM_THREADS": str(threads)} | os.environ | {"ACCELERATE_USE_CPU": "true"}
 
 # %% ../../nbs/core/02_distributed.ipynb #44f5e4fd
-def what_happened(
+def _what_happened(
     log: str, # what the processes said
 ) -> str: # one sentence
     "Why a group of processes ended."
@@ -273,9 +255,8 @@ def what_happened(
     rank, code = next((e for e in ended if e[1] == "-9"), ended[-1] if ended else ("", "1"))
     who = f"process {rank}" if rank else "a process"
     if int(code) < 0: return f"{who} was ended by signal {-int(code)}"
-    found = re.findall(
-        r"^(?:\[rank\d+\]: ?)?(\w+(?:\.\w+)*(?:Error|Exception|Interrupt)\b.*)$", log, re.MULTILINE
-    )
+    error = r"^(?:\[rank\d+\]: ?)?(\w+(?:\.\w+)*(?:Error|Exception|Interrupt)\b.*)$"
+    found = re.findall(error, log, re.MULTILINE)
     return f"{who} stopped" + (f" with {found[0]}" if found else "")
 
 # %% ../../nbs/core/02_distributed.ipynb #30140911
@@ -287,18 +268,14 @@ def launch(
 ):
     "Run a command in n processes on this machine, and wait."
     log.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        open(log, "w") as out,
-        nullcontext() if "ARES_PROGRESS" in os.environ else shown_progress(log.with_name("progress.txt")),
-    ):
-        code = subprocess.run(
-            launch_command(words, num_processes), stdout=out, stderr=subprocess.STDOUT,
-            env=launch_environment(device),
-        ).returncode
-    if code: raise AresError(f"{what_happened(log.read_text())} (log: {log}).")
+    shown = "ARES_PROGRESS" in os.environ
+    with open(log, "w") as out, nullcontext() if shown else shown_progress(log.with_name("progress.txt")):
+        command, env = _launch_command(words, num_processes), _launch_environment(device)
+        code = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, env=env).returncode
+    if code: raise AresError(f"{_what_happened(log.read_text())} (log: {log}).")
 
 # %% ../../nbs/core/02_distributed.ipynb #48d1073b
-def part_of(
+def _part_of(
     whole: torch.Tensor,
     param: torch.Tensor, # perhaps divided
 ) -> torch.Tensor: # this process's part of `whole`, if it has the shape of a divided `param`
@@ -307,10 +284,10 @@ def part_of(
         return whole
     return distribute_tensor(whole, param.device_mesh, param.placements, src_data_rank=None)
 
-def load_parts(module, state, prefix, *args):
+def _load_parts(module, state, prefix, *args):
     "Before whole weights are loaded: keep this process's part of each (a hook)."
     for name, param in module.named_parameters(prefix.removesuffix(".")):
-        if name in state: state[name] = part_of(state[name], param)
+        if name in state: state[name] = _part_of(state[name], param)
 
 # %% ../../nbs/core/02_distributed.ipynb #fcaf8b71
 def shard(
@@ -324,10 +301,9 @@ def shard(
     mesh = init_device_mesh(next(stack.parameters()).device.type, (process_count(),))
     for block in blocks:
         fully_shard(block, mesh=mesh)
-        block.register_load_state_dict_pre_hook(load_parts)
-    fully_shard(
-        stack, mesh=mesh, ignored_params={p for p in stack.parameters() if not isinstance(p, DTensor)}
-    )
+        block.register_load_state_dict_pre_hook(_load_parts)
+    others = {p for p in stack.parameters() if not isinstance(p, DTensor)}
+    fully_shard(stack, mesh=mesh, ignored_params=others)
     # FSDP leaves this to the first call; `unsharded` needs it before
     stack._get_fsdp_state()._lazy_init()
 
@@ -383,7 +359,7 @@ def divided_state(
 ) -> dict: # with this process's parts
     "The divided state of an optimizer for `load_state_dict` (can be its hook)."
     params = sum([group["params"] for group in optimizer.param_groups], [])
-    def part(of_param, param): return tree_map_only(torch.Tensor, lambda t: part_of(t, param), of_param)
+    def part(of_param, param): return tree_map_only(torch.Tensor, lambda t: _part_of(t, param), of_param)
     return state | dict(state={i: part(of_param, params[i]) for i, of_param in state["state"].items()})
 
 # %% ../../nbs/core/02_distributed.ipynb #184a062a
@@ -395,11 +371,8 @@ def sum_gradients(
     has_gradient = torch.tensor([p.grad is not None for p in params], device=params[0].device)
     touched = all_reduce_sum(has_gradient.float())
     for p in (p for p, there in zip(params, touched.tolist()) if there):
-        p.grad = (
-            p.grad * process_count()
-            if isinstance(p, DTensor)
-            else all_reduce_sum(p.grad if p.grad is not None else torch.zeros_like(p))
-        )
+        if isinstance(p, DTensor): p.grad = p.grad * process_count()
+        else: p.grad = all_reduce_sum(torch.zeros_like(p) if p.grad is None else p.grad)
 
 # %% ../../nbs/core/02_distributed.ipynb #fcf89609
 def clip_gradients(

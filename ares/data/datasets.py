@@ -528,7 +528,7 @@ def _divided(
     division: str, # one of `DIVISIONS`
 ) -> str: # "train", "val" or "test"
     "The split of a validation question, by its image."
-    share = int(hashlib.sha256(str(image_id).encode()).hexdigest()[:8], 16) / 16 ** 8
+    share = hash_share(str(image_id))
     if division == "halves": return "val" if share < 0.5 else "test"
     if share < 0.7: return "train"
     return "val" if share < 0.8 else "test"

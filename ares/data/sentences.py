@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['sentence_chars', 'split_sentences', 'sentences_of', 'is_finished', 'sentence_key', 'words_of', 'drop_repeated',
-           'read_ending', 'sentence_spans']
+           'without_repeats', 'read_ending', 'sentence_spans']
 
 # %% ../../nbs/data/05_sentences.ipynb #d471c70f
 from functools import lru_cache
@@ -166,6 +166,12 @@ def drop_repeated(
     first = {}
     for sentence in sentences: first.setdefault(sentence_key(sentence), sentence)
     return list(first.values())
+
+def without_repeats(
+    rationale: str, # what the student wrote
+) -> str: # the same text with each sentence once
+    "Drop the sentences that repeat an earlier one, as before a correction."
+    return " ".join(drop_repeated(sentences_of(rationale)))
 
 # %% ../../nbs/data/05_sentences.ipynb #0977d102
 def read_ending(

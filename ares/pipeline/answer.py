@@ -14,12 +14,12 @@ from ..core.io import *
 from ..data.problem import Problem, open_image
 from ..data.prompts import rationale_prompt
 from ..data.vision import VisionModel, load_features
-from ..training.answers import likeliest_answers, load_answerer, predict_answers, read_conclusion
+from ..training.answers import load_answerer
 from ..training.rollouts import generate_rollouts
 from .config import UNTRAINED_ANSWERS, ARESConfig, is_own
 from .build import load_trained, make_teacher
 from .folder import done_stages, loading, read_config
-from .evaluate import answer_adapter
+from .evaluate import answer_adapter, read_answers
 
 # %% ../../nbs/pipeline/10_answer.ipynb #7dd944ab
 def _choices_fault(
@@ -34,10 +34,12 @@ def _choices_fault(
     return "" if len(set(choices)) == len(choices) else "must differ from each other"
 
 # %% ../../nbs/pipeline/10_answer.ipynb #c73df4e1
-def _answers_in_words(config: ARESConfig) -> bool | None: # None for a data set that may have both kinds
+def _answers_in_words(
+    problems: str, aokvqa_answers: str, # the settings
+) -> bool | None: # None for a data set that may have both kinds
     "Whether the problems of a run have no choices."
-    if config.problems == "aokvqa": return config.aokvqa_answers == "direct"
-    return False if config.problems in ("embedded", "scienceqa") else None
+    if problems == "aokvqa": return aokvqa_answers == "direct"
+    return False if problems in ("embedded", "scienceqa") else None
 
 # %% ../../nbs/pipeline/10_answer.ipynb #932ced16
 def question_problem(
@@ -49,7 +51,7 @@ def question_problem(
 ) -> Problem:
     "A question as a problem; raises an error of one sentence if it cannot be asked."
     if not question.strip(): raise AresError("question: is empty; ask something.")
-    fault = _choices_fault(list(choices), _answers_in_words(config))
+    fault = _choices_fault(list(choices), _answers_in_words(config.problems, config.aokvqa_answers))
     if fault: raise AresError(f"choices: {fault}.")
     if image is not None and not config.use_images:
         raise AresError("image: this run reads text only (`use_images: false`); leave the image out, or "
@@ -167,15 +169,8 @@ class TrainedStudent:
         rollout = generate_rollouts(self.student, [problem], [rationale_prompt(problem)], num_samples=1,
                                     max_new_tokens=config.max_new_tokens, sample=False)[0]
         scored = _sentence_scores(config, self.run, problem, rollout.sentences, score)
-        return Answer(problem, rollout.text, rollout.sentences, self._read(problem, rollout.text), **scored)
-
-    def _read(self, problem, rationale):
-        "The answer that the run's answer model reads from a rationale."
-        if self.config.answer_model == "likelihood":
-            return likeliest_answers(self.student, [problem], [rationale])[0]
-        if self.answerer is None: return read_conclusion(rationale, problem)
-        return predict_answers(self.answerer, [problem], [rationale], look=self.config.answer_images,
-                               max_new_tokens=self.config.answer_tokens)[0]
+        answer = read_answers(config, self.student, self.answerer, [problem], [rollout.text])[0]
+        return Answer(problem, rollout.text, rollout.sentences, answer, **scored)
 
 # %% ../../nbs/pipeline/10_answer.ipynb #b9daf9ab
 def load_run(

@@ -248,7 +248,7 @@ def save_or_check_config(
               for name, (before, value) in changed.items() if name not in [*moved, *RUNTIME_FIELDS]]
     if differ: raise AresError(f"{run}: this run was started with other settings ({'; '.join(differ[:2])}); "
                                "choose another name, or remove the folder.")
-    if "teacher" in asked_models(config): _check_ledger(run, ledger_path(config, run))
+    if "teacher" in asked_models(config): _check_ledger(run, ledger_path(run, config.ledger))
     new = _check_contents(config, run, moved, load or partial(load_splits, config))
     if not changed and not new and path.exists(): return
     with run_lock(run):

@@ -21,7 +21,7 @@ from ..core.statistics import Estimate, compare_paired, mean_interval, wilson_in
 from ..evaluation.judge import pooled_wins, win_rate
 from ..evaluation.metrics import failure_signatures
 from .report import examples_html, read_rollouts, run_problems
-from ..pipeline.config import OFFLINE, load_config
+from ..pipeline.config import OFFLINE
 from ..pipeline.build import make_judge
 from ..pipeline.sweep import differing_settings
 
@@ -134,7 +134,7 @@ def direct_wins(
     values: dict, # of `common_values`
 ) -> dict: # run after the first -> what `win_rate` returns; empty unless the judge is an offline teacher
     "How often the other runs win against the first."
-    config = load_config(read_json(Path(runs[0])/"config.json"), need_data=False)
+    config = read_config(runs[0], need_data=False)
     if (config.judge or config.teacher) not in OFFLINE: return {}
     texts = {}
     for name, v in values.items(): texts[name] = [r.text for r in v.rollout]

@@ -17,12 +17,11 @@ from ..core.io import *
 from ..core.plotting import COLOURS, PAGE, figure_style, panels
 from ..teachers.ledger import Ledger, PRICES_OF, model_facts, price_of
 from ..teachers.requests import make_question, picture_bytes
-from ..pipeline.folder import stage_order
+from ..pipeline.folder import read_config, stage_order
 from ..data.sentences import sentences_of
 from ..teachers.sender import expected_tokens
 from ..teachers.own import is_own, short_own
-from ..pipeline.config import ARESConfig, OFFLINE, asked_models, ledger_path, load_config
-from ..pipeline.config import own_names
+from ..pipeline.config import ARESConfig, OFFLINE, asked_models, ledger_path, own_names
 
 # %% ../../nbs/reports/04_costs.ipynb #e1f26ab1
 def _calls_of(
@@ -62,8 +61,9 @@ def _reply_tokens(
     return 10
 
 def _tokens_of(
-    config: ARESConfig, problems: list, # a sample
+    problems: list, # a sample
     kind: str, rationales: int, # in one question
+    knowledge: str, rubric: str, # the settings `teacher_knowledge` and `rubric`
 ) -> dict: # mean tokens, as in `price_of`
     "The tokens of a question and its reply, by the real prompts on a sample of problems."
     rows = []
@@ -72,7 +72,7 @@ def _tokens_of(
         sentences, picture = sentences_of(text), picture_bytes(p)
         size = dict(width=picture[2][0], height=picture[2][1]) if picture else None
         texts = [sentences if kind == "score" else text] * rationales
-        question = make_question(kind, p, texts, "", config.teacher_knowledge, rubric=config.rubric)
+        question = make_question(kind, p, texts, "", knowledge, rubric=rubric)
         whole, constant = expected_tokens(question, size), len(question["instructions"]) // 3
         cached = constant if constant >= _CACHED_FROM else 0
         rows.append((whole - cached, cached, _reply_tokens(kind, rationales, text, sentences)))
@@ -92,7 +92,7 @@ def _call_row(
 ) -> dict:
     "A row of the estimate."
     when, kind, _, n, rationales = call
-    each = _tokens_of(config, sample, kind, rationales)
+    each = _tokens_of(sample, kind, rationales, config.teacher_knowledge, config.rubric)
     counts = {k.replace("_", " "): round(n * each[k]) for k in ("tokens_in", "tokens_cached", "tokens_out")}
     prices = {f"{how} $": n * price_of(model, each, how == "batch", config.prices)
               for how in ("live", "batch")}
@@ -164,10 +164,11 @@ def failures(
 
 # %% ../../nbs/reports/04_costs.ipynb #ece7592e
 def open_ledger(
-    config: ARESConfig, run: str | Path, # folder of the run
+    run: str | Path, # its folder
+    ledger: str = "", # the setting
 ) -> Ledger:
     "The ledger of a run; raises when there is none."
-    path = ledger_path(config, run)
+    path = ledger_path(run, ledger)
     if not path.exists(): raise AresError(f"{run}: no ledger; this run has asked no language model.")
     return Ledger(path)
 
@@ -187,12 +188,12 @@ def _role_text(config: ARESConfig, role: str) -> str:
     name, models = getattr(config, role), asked_models(config)
     return f"{name} ({models[role][1]})" if role in models else short_own(name)
 
-def _reward_text(config: ARESConfig) -> str:
+def _reward_text(reward: dict, rubric: str) -> str: # the settings
     "The parts of a mixed reward, and the rubric, in a sentence each."
-    total = sum(config.reward.values())
-    parts = [f"{weight / total:.3g} times {short_own(name)}" for name, weight in config.reward.items()]
-    reward = f" The score of a sentence is {' plus '.join(parts)}." if parts else ""
-    return reward + (" A rubric of the run's own is part of the instructions." if config.rubric else "")
+    total = sum(reward.values())
+    parts = [f"{weight / total:.3g} times {short_own(name)}" for name, weight in reward.items()]
+    mixed = f" The score of a sentence is {' plus '.join(parts)}." if parts else ""
+    return mixed + (" A rubric of the run's own is part of the instructions." if rubric else "")
 
 def describe_teacher(config: ARESConfig) -> str:
     "Describe the teacher and the judge in a sentence."
@@ -203,7 +204,7 @@ def describe_teacher(config: ARESConfig) -> str:
     else: told = " and is not told the right answer"
     tested = _TESTED_ON[config.aokvqa_division] if config.problems == "aokvqa" else ""
     return (f"Teacher: {_role_text(config, 'teacher')}, with the knowledge of `{config.teacher_knowledge}`."
-            f"{_reward_text(config)} The judge is {judge}{told}; it compares each pair in both orders."
+            f"{_reward_text(config.reward, config.rubric)} The judge is {judge}{told}; it compares each pair in both orders."
             f"{tested}")
 
 # %% ../../nbs/reports/04_costs.ipynb #3341f20f
@@ -211,9 +212,9 @@ def cost_table(
     run: str | Path, # folder of a run
 ) -> pd.DataFrame: # a row for each stage and kind of question; empty without a language model
     "The calls of a run and what they cost."
-    config = load_config(read_json(Path(run)/"config.json"), need_data=False)
+    config = read_config(run, need_data=False)
     if not asked_models(config): return pd.DataFrame()
-    table = open_ledger(config, run).totals().drop(columns="answered")
+    table = open_ledger(run, config.ledger).totals().drop(columns="answered")
     if table["model"].nunique() < 2: table = table.drop(columns="model")
     place = {s: (stage_order(s.removesuffix(" test")), s) for s in table["stage"]}
     def by_place(column): return column.map(place) if column.name == "stage" else column

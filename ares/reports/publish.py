@@ -19,9 +19,9 @@ from safetensors import safe_open
 from ..core.io import *
 from .costs import describe_teacher
 from ..students.loading import merged, gguf_file
-from ..pipeline.folder import done_stages, read_results, run_splits, stage_order
+from ..pipeline.folder import done_stages, read_config, read_results, run_splits, stage_order
 from .report import settings_table, shown, with_interval
-from ..pipeline.config import ARESConfig, RUNTIME_FIELDS, load_config
+from ..pipeline.config import ARESConfig, RUNTIME_FIELDS
 from ..pipeline.build import adapter_student
 from ..students.loading import load_student
 
@@ -266,11 +266,11 @@ _READ_BY = dict(
 )
 
 # %% ../../nbs/reports/07_publish.ipynb #4859c77c
-def _origin(config: ARESConfig) -> str:
+def _origin(student: str | dict) -> str: # the setting
     "Where a run's student comes from."
-    start = base_model(config.student)
+    start = base_model(student)
     if start: return f"trained from [{start}](https://huggingface.co/{start})"
-    if isinstance(config.student, dict): return "trained from random weights"
+    if isinstance(student, dict): return "trained from random weights"
     return "trained from a student in a local folder"
 
 # %% ../../nbs/reports/07_publish.ipynb #c29d3bd9
@@ -287,7 +287,7 @@ def _card_values(
     return dict(
         title=name.split("/")[-1] or f"{run.resolve().name}, {stage}", name=name, config=config,
         stage=stage, stages=list(filter(is_shown, done_stages(run))), round=stage_order(stage)[0],
-        kind=kind, t5=t5, sees=sees and config.use_images, origin=_origin(config),
+        kind=kind, t5=t5, sees=sees and config.use_images, origin=_origin(config.student),
         learned=_LAST_LEARNED[stage.split("-")[0]], data=_DATA[config.problems], sizes=sizes,
         gold=min(config.gold_problems or sizes["train"], sizes["train"]),
         teachers=describe_teacher(replace(config, **models)), read_by=_READ_BY[config.answer_model],
@@ -306,7 +306,7 @@ def model_card(
 ) -> ModelCard: # Markdown with a YAML header
     "The model card of a stage's student."
     run = Path(run)
-    config = load_config(read_json(run/"config.json"), need_data=False)
+    config = read_config(run, need_data=False)
     values = _card_values(config, run, stage, name, model or run/stage/"model")
     tags = ["ares", *["t5"] * values["t5"], "reasoning", "rationales", "reinforcement-learning", "ppo",
             "arxiv:2407.00087", *["multimodal"] * values["sees"]]
@@ -368,8 +368,8 @@ def _write_published(
         (folder/name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, folder/name)
     if merge:
-        config = load_config(read_json(run/"config.json"), need_data=False)
-        merged(load_student(str(model), base=adapter_student(config))).save(folder)
+        config = read_config(run, need_data=False)
+        merged(load_student(str(model), base=adapter_student(config.student, config.lora))).save(folder)
     write_json(folder/"results.json", read_results(run))
     model_card(run, stage, model=folder, **how).save(folder/"README.md")
     return folder

@@ -22,7 +22,7 @@ from ..data.problem import problem_html
 from ..training.rollouts import Rollout, tinted_html
 from ..evaluation.judge import pooled_wins
 from ..evaluation.metrics import accuracy_by_skill
-from ..pipeline.config import config_diff, load_config
+from ..pipeline.config import config_diff
 from ..pipeline.folder import done_stages, made_with, read_config, read_results, run_splits, stage_order
 
 # %% ../../nbs/reports/01_report.ipynb #3d93d920
@@ -336,7 +336,7 @@ def run_problems(
     run: str | Path, # folder of a run
 ): # (problems it was evaluated on, train problems)
     "The problems of a run."
-    config = load_config(read_json(Path(run)/"config.json"), need_data=False)
+    config = read_config(run, need_data=False)
     splits = run_splits(config, run)
     return splits[config.evaluate_on], splits["train"]
 

@@ -68,10 +68,8 @@ def _refuse_own_code(
 ):
     "Raise an error if a checkpoint needs its own Python code."
     if "trust_remote_code" not in str(error) and "custom code" not in str(error): return
-    raise AresError(
-        f"student: {clipped(source, 60)!r} needs Python code of its own, which ARES never runs; "
-        "choose a model that `transformers` knows, or a version of it that was converted."
-    ) from None
+    raise AresError(f"student: {clipped(source, 60)!r} needs Python code of its own, which ARES never runs; "
+                    "choose a model that `transformers` knows, or a version of it that was converted.") from None
 
 # %% ../../nbs/students/06_loading.ipynb #2da94940
 def whole_decoder(
@@ -79,16 +77,11 @@ def whole_decoder(
     **how, # for `from_pretrained`
 ):
     "A model with all its weights, in float32 unless `how` says otherwise."
-    model, found = kind.from_pretrained(
-        source, trust_remote_code=False, output_loading_info=True, **dict(dtype=torch.float32) | how
-    )
-    lost = sorted(found["missing_keys"])
-    if lost:
-        raise AresError(
-            f"student: {clipped(source, 60)!r} lacks {len(lost)} weights of a "
-            f"{type(model).__name__}, {lost[0]} among them; fetch the checkpoint anew, it is not "
-            "whole."
-        )
+    how = dict(dtype=torch.float32) | how
+    model, found = kind.from_pretrained(source, trust_remote_code=False, output_loading_info=True, **how)
+    if lost := sorted(found["missing_keys"]):
+        raise AresError(f"student: {clipped(source, 60)!r} lacks {len(lost)} weights of a {type(model).__name__}, "
+                        f"{lost[0]} among them; fetch the checkpoint anew, it is not whole.")
     for m in model.modules():
         # weights packed for it let no gradient through
         if hasattr(m, "support_avx512bf16_for_cpu"): m.support_avx512bf16_for_cpu = False
@@ -103,10 +96,9 @@ def _fetch_decoder(
     folder, gguf = gguf_file(source)
     model = whole_decoder(AutoModelForCausalLM, folder, **gguf or how)
     if not gguf: return model
-    plain = type(model.config)(
-        **{k: v for k, v in model.config.to_dict().items() if k not in ("quantization_config", "model_type")}
-    )
-    fresh = AutoModelForCausalLM.from_config(plain)
+    settings = model.config.to_dict()
+    for name in ("quantization_config", "model_type"): settings.pop(name, None)
+    fresh = AutoModelForCausalLM.from_config(type(model.config)(**settings))
     fresh.load_state_dict(model.state_dict())
     return fresh
 
@@ -131,23 +123,17 @@ def _check_vocabulary(
 ):
     "Raise an error if a tokenizer belongs to another model."
     known, special = config.vocab_size, {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    most, ends = (
-        max(set(tokenizer.get_vocab().values()) - special, default=0),
-        getattr(config, "eos_token_id", None),
-    )
+    most = max(set(tokenizer.get_vocab().values()) - special, default=0)
+    ends = getattr(config, "eos_token_id", None)
     ends = [e for e in (ends if isinstance(ends, list) else [ends]) if e is not None and 0 <= e < known]
     remedy = f"put the tokenizer of its own checkpoint into {clipped(source, 60)!r}"
     if most >= known:
-        raise AresError(
-            f"student: {clipped(source, 60)!r} knows {known} tokens, and its tokenizer has one "
-            f"with the number {most}, so it is another model's; {remedy}."
-        )
+        raise AresError(f"student: {clipped(source, 60)!r} knows {known} tokens, and its tokenizer has one "
+                        f"with the number {most}, so it is another model's; {remedy}.")
     if ends and not special & set(ends):
-        raise AresError(
-            f"student: {clipped(source, 60)!r} ends a text with token {ends[0]}, which is "
-            f"{tokenizer.convert_ids_to_tokens(ends[0])!r} in its tokenizer, so it is another "
-            f"model's; {remedy}."
-        )
+        end = tokenizer.convert_ids_to_tokens(ends[0])
+        raise AresError(f"student: {clipped(source, 60)!r} ends a text with token {ends[0]}, which is {end!r} in "
+                        f"its tokenizer, so it is another model's; {remedy}.")
 
 # %% ../../nbs/students/06_loading.ipynb #95562b46
 @torch.inference_mode()
@@ -237,11 +223,9 @@ def _check_files(source: str, config, tokenizer, image_dim: int | None, dtype: s
     rounded = getattr(config, "quantization_config", None)
     in_four_bits = dtype == "4bit" and rounded and dict(rounded).get("load_in_4bit")
     if rounded and not gguf_file(source)[1] and not in_four_bits:
-        raise AresError(
-            f"student: the weights of {clipped(source, 60)!r} were rounded "
-            f"({dict(rounded).get('quant_method')}) to be asked and cannot be trained; name the "
-            "checkpoint that they were made from."
-        )
+        how = dict(rounded).get("quant_method")
+        raise AresError(f"student: the weights of {clipped(source, 60)!r} were rounded ({how}) to be asked and "
+                        "cannot be trained; name the checkpoint that they were made from.")
     _check_vocabulary(config.get_text_config(), tokenizer, source)
 
 # %% ../../nbs/students/06_loading.ipynb #3539c0e2
@@ -347,15 +331,11 @@ def blank_student(
 def _check_base(base, source: str, path): # what the file of the adapter says, the adapter, and the file
     "Raise an error if an adapter does not name its student."
     if isinstance(base, str) and base == str(source):
-        raise AresError(
-            f"{clipped(path, 100)}: the adapter names itself as its student; write the student's "
-            "name or folder as `base_model_name_or_path`."
-        )
+        raise AresError(f"{clipped(path, 100)}: the adapter names itself as its student; write the student's "
+                        "name or folder as `base_model_name_or_path`.")
     if not isinstance(base, str) or not base:
-        raise AresError(
-            f"{path}: an adapter, but it does not say of which student; write its name or folder "
-            "as `base_model_name_or_path`."
-        )
+        raise AresError(f"{path}: an adapter, but it does not say of which student; write its name or folder "
+                        "as `base_model_name_or_path`.")
 
 # %% ../../nbs/students/06_loading.ipynb #8678d969
 def adapter_base(
@@ -450,19 +430,15 @@ def _saved_student(
 def _refuse_whole_weights(student, source):
     "Raise an error if a student is not in 4 bits."
     if getattr(student.model, "is_loaded_in_4bit", False): return
-    raise AresError(
-        "dtype: 4bit is for a decoder from a checkpoint in safetensors, which "
-        f"{clipped(source, 60)!r} is not; take bfloat16."
-    )
+    raise AresError("dtype: 4bit is for a decoder from a checkpoint in safetensors, which "
+                    f"{clipped(source, 60)!r} is not; take bfloat16.")
 
 # %% ../../nbs/students/06_loading.ipynb #3bb48431
 def _check_dtype(dtype: str):
     "Raise an error if weights cannot be kept in this type."
     if dtype not in ("float32", "bfloat16", "4bit"):
-        raise AresError(
-            "dtype: a student is trained in float32, or has an adapter beside frozen weights in "
-            f"bfloat16 or 4bit; not in {dtype!r}."
-        )
+        raise AresError("dtype: a student is trained in float32, or has an adapter beside frozen weights in "
+                        f"bfloat16 or 4bit; not in {dtype!r}.")
 
 # %% ../../nbs/students/06_loading.ipynb #610c816a
 def load_student(

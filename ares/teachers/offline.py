@@ -7,7 +7,7 @@ __all__ = ['KNOWLEDGE', 'STOPWORDS', 'fact_scores', 'fact_correction', 'fact_poi
            'minilm', 'is_right', 'read_conclusion_in', 'conclusion_of', 'concluded', 'ReferenceTeacher']
 
 # %% ../../nbs/teachers/02_offline.ipynb #ce603e0d
-import hashlib, re
+import re
 from collections import Counter
 from functools import lru_cache
 
@@ -104,8 +104,7 @@ def flip(
     salt: list, # one text for each score, which decides whether it is flipped
 ) -> list:
     "Flip a share of the scores, always the same ones."
-    def share(text): return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) / 16 ** 8
-    return [1 - s if share(t) < noise else s for s, t in zip(scores, salt, strict=True)]
+    return [1 - s if hash_share(t) < noise else s for s, t in zip(scores, salt, strict=True)]
 
 # %% ../../nbs/teachers/02_offline.ipynb #91395572
 class FactTeacher(OfflineTeacher):

@@ -12,7 +12,7 @@ from pathlib import Path
 # %% ../../nbs/teachers/09_replay.ipynb #045687b6
 from ..core.io import *
 from ..data.datasets import is_hub_name
-from ..data.sentences import drop_repeated, sentences_of
+from ..data.sentences import without_repeats
 from .base import OfflineTeacher
 
 # %% ../../nbs/teachers/09_replay.ipynb #14ae0471
@@ -51,9 +51,7 @@ def feedback_rows(
     raise AresError(f"replay: {source} has no column `{missing[0]}`; `ares feedback` writes such sets.")
 
 # %% ../../nbs/teachers/09_replay.ipynb #5dd2fbfc
-def _to_correct(rationale: str) -> str:
-    "A rationale as a teacher is asked to correct it: each sentence once."
-    return " ".join(drop_repeated(sentences_of(rationale)))
+#| export
 
 # %% ../../nbs/teachers/09_replay.ipynb #5a4b7e20
 class ReplayTeacher(OfflineTeacher):
@@ -63,7 +61,7 @@ class ReplayTeacher(OfflineTeacher):
         for row in feedback_rows(source):
             if row["kind"] == "scored":
                 self.scores.setdefault((row["id"], tuple(row["sentences"])), row["scores"])
-            else: self.corrections.setdefault((row["id"], _to_correct(row["rationale"])), row["correction"])
+            else: self.corrections.setdefault((row["id"], without_repeats(row["rationale"])), row["correction"])
 
     def _find(self, answers: dict, key: tuple, kind: str, text: str):
         "The answer of a key; an error names what is missing."

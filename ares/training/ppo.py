@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'compute_advantages', 'whiten', 'sentence_places', 'group_advantages', 'policy_loss', 'value_loss',
-           'PPOConfig', 'padded', 'graded_rollouts', 'rollout_advantages', 'batch_losses', 'kl_estimate', 'PPOTrainer']
+           'PPOConfig', 'padded', 'graded_rollouts', 'rollout_advantages', 'batch_losses', 'PPOTrainer']
 
 # %% ../../nbs/training/03_ppo.ipynb #6dc935ad
 import math, time
@@ -132,22 +132,6 @@ class PPOConfig:
     cut_off: str = "keep" # what to do with rationales that were cut off: see `settle_cut_off`
     weight_decay: float = 0.0 # of AdamW (official code: 0.01)
 
-# %% ../../nbs/training/03_ppo.ipynb #09c247f5
-def _adapted_kl_coef(
-    kl_coef: float, kl: float, # the weight now, and the mean KL of a response to the reference model
-    target: float | None, # None: fixed
-) -> float:
-    "The weight of the KL penalty for the next rollout batch."
-    if target is None: return kl_coef
-    return kl_coef * (1 + 0.1 * max(-0.2, min(0.2, kl / target - 1)))
-
-# %% ../../nbs/training/03_ppo.ipynb #86d60fa3
-SCHEDULES = {
-    "constant": lambda done: 1.0,
-    "linear": lambda done: 1 - done,
-    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
-}
-
 # %% ../../nbs/training/03_ppo.ipynb #bfb019a9
 def padded(
     rows: list, # lists or tensors of numbers, of different lengths
@@ -219,11 +203,11 @@ def _shuffled_batches(
 # the statistics of a step; value_loss only with a value head
 _STATS = "policy_loss", "value_loss", "approx_kl", "ratio", "clip_fraction"
 
-def _value_losses(value_head, batch, hidden, rollouts, returns, mask, config: PPOConfig) -> torch.Tensor:
+def _value_losses(value_head, batch, hidden, rollouts, returns, mask, clip: float | None) -> torch.Tensor:
     "The value loss of a batch, summed over tokens; zero without a value head."
     if not value_head: return torch.zeros((), device=mask.device)
     old = padded([r.values for r in rollouts]).to(mask.device)
-    return (value_loss(value_head(*batch, hidden), old, returns, config.value_clip) * mask).sum()
+    return (value_loss(value_head(*batch, hidden), old, returns, clip) * mask).sum()
 
 def _loss_statistics(loss, v_loss, logprobs, old, mask, clip: float) -> dict:
     "Losses, KL to the student that sampled, ratios and clipping, as sums over tokens."
@@ -253,57 +237,8 @@ def batch_losses(
     if policy or value_head.trunk is None: hidden = student.hidden(inputs, responses, rows)
     if policy: logprobs = student.token_logprobs(hidden, responses, config.temperature, config.top_k)
     loss = (policy_loss(logprobs, old, advantages, config.clip) * mask).sum()
-    v_loss = _value_losses(value_head, batch, hidden, rollouts, returns, mask, config)
+    v_loss = _value_losses(value_head, batch, hidden, rollouts, returns, mask, config.value_clip)
     return loss, v_loss, _loss_statistics(loss, v_loss, logprobs, old, mask, config.clip)
-
-# %% ../../nbs/training/03_ppo.ipynb #08cdbd63
-def kl_estimate(
-    logprobs: torch.Tensor, ref_logprobs: torch.Tensor, # (rows, length), of sampled tokens; equal at padding
-    truncated: bool, # were the tokens drawn from a part of the vocabulary?
-) -> float: # nats a response
-    "Estimate the KL divergence of the student from its reference model, summed over a response."
-    change = logprobs - ref_logprobs
-    each = (-change).exp() - 1 + change if truncated else change
-    return each.sum(1).mean().item()
-
-# %% ../../nbs/training/03_ppo.ipynb #27d5f2f4
-def _explained_variance(rollouts: list, returns: torch.Tensor) -> dict: # empty without values and scores
-    "The share of the returns' variance that the value head predicted."
-    rows = [i for i, r in enumerate(rollouts) if r.values is not None and r.scores is not None]
-    if not rows: return {}
-    values = padded([rollouts[i].values for i in rows])
-    mask = padded([[1.0] * len(rollouts[i].tokens) for i in rows]).bool()
-    returns = returns[rows, :mask.shape[1]]
-    total, error = returns[mask].var(unbiased=False), (returns - values)[mask].var(unbiased=False)
-    return dict(explained_variance=(1 - error / (total + 1e-8)).item())
-
-# %% ../../nbs/training/03_ppo.ipynb #d0850432
-def _reward_by_position(scores: list, neutral: float) -> list: # rounded to four places
-    "The mean reward of the first sentences, of the second sentences, and so on."
-    means = []
-    for i in range(max(map(len, scores), default=0)):
-        rewards = [row[i] - neutral for row in scores if len(row) > i]
-        means.append(round(sum(rewards) / len(rewards), 4))
-    return means
-
-def _collection_metrics(
-    rollouts: list, returns: torch.Tensor, # (rollouts, longest response)
-    neutral: float, # the score that earns nothing
-    truncated: bool = False, # see `kl_estimate`
-) -> dict:
-    "Metrics of a rollout batch, which describe the student that sampled it."
-    logprobs, ref = padded([r.logprobs for r in rollouts]), padded([r.ref_logprobs for r in rollouts])
-    mask = padded([[1.0] * len(r.tokens) for r in rollouts]).bool()
-    scored = [r.scores for r in rollouts if r.scores is not None]
-    scores, n = sum(scored, []), max(1, len(scored))
-    return dict(
-        score=sum(scores) / max(1, len(scores)), reward=sum(s - neutral for s in scores) / n,
-        sentences=len(scores) / n, unscored=len(rollouts) - len(scored),
-        kl=kl_estimate(logprobs, ref, truncated), entropy=-logprobs[mask].mean().item(),
-        response_length=mask.sum(1).float().mean().item(),
-        finished=sum(r.finished for r in rollouts) / len(rollouts),
-        reward_by_sentence_position=_reward_by_position(scored, neutral),
-    ) | _explained_variance(rollouts, returns)
 
 # %% ../../nbs/training/03_ppo.ipynb #6c573acf
 def _apply_gradients(
@@ -319,22 +254,6 @@ def _apply_gradients(
     optimizer.zero_grad()
     return norms[0]
 
-# %% ../../nbs/training/03_ppo.ipynb #8222b90c
-def _check_ppo(config: PPOConfig):
-    "Raise if the settings would never take a step, or train a value head that does not exist."
-    for name in ("ppo_epochs", "batch_size", "grad_accum"):
-        number = getattr(config, name)
-        if number < 1:
-            raise AresError(f"PPO: `{name}` must be at least 1, or no step would ever be taken; "
-                            f"it is {number}.")
-    if config.advantage == "group" and config.value_warmup:
-        raise AresError("PPO: `value_warmup` must be 0 with `advantage: group`, "
-                        f"which has no value head to train; it is {config.value_warmup}.")
-    if config.credit == "min" and (config.gamma != 1 or config.feedback != "sentence"):
-        raise AresError("PPO: `credit: min` goes with `gamma` 1 and `feedback: sentence`; "
-                        f"they are {config.gamma} and {config.feedback}.")
-    if config.lr <= 0: raise AresError(f"PPO: `lr` must be above 0, not {config.lr}.")
-
 # %% ../../nbs/training/03_ppo.ipynb #1fc6744f
 def _step_groups(
     lengths: list, owners: list, # of the responses: length and problem
@@ -345,53 +264,6 @@ def _step_groups(
         batches = _shuffled_batches(lengths, owners, config.batch_size)
         for start in range(0, len(batches), config.grad_accum):
             yield batches[start:start + config.grad_accum]
-
-# %% ../../nbs/training/03_ppo.ipynb #b624117a
-def _own_batches(
-    batches: list, # of one step
-    size: int, # rollouts in one forward pass
-) -> list: # lists of indices, as many in each process; the last ones may be empty
-    "The part of a step that this process computes."
-    count, rank = process_count(), process_index()
-    if count == 1: return batches
-    order = sum(batches, [])
-    mine = order[len(order) * rank // count:len(order) * (rank + 1) // count]
-    passes = math.ceil(math.ceil(len(order) / count) / size)
-    return [mine[i * size:(i + 1) * size] for i in range(passes)]
-
-# %% ../../nbs/training/03_ppo.ipynb #62ead825
-def _check_collection(rollouts: list, config: PPOConfig):
-    "Raise if the student, its reference model or its value head gave numbers that are not finite."
-    check_finite({"log-probabilities": padded([r.logprobs + r.ref_logprobs for r in rollouts])}, "rl_lr")
-    values = padded([r.values or [0.0] for r in rollouts])
-    check_finite({"value estimates": values}, "value_lr" if config.value_lr else "rl_lr")
-
-def _check_learned(student, value_head, rollouts, advantages, returns, config: PPOConfig):
-    "Raise if the updated weights give losses that are not finite; all processes call it."
-    with student.unsharded(), (value_head or student).unsharded(), torch.no_grad():
-        stats = batch_losses(student, value_head, rollouts[:1], advantages[:1], returns[:1], config)[-1]
-    numbers = all_reduce_sum(torch.stack([stats[k] for k in _STATS]))
-    check_finite({"the losses after the last step": numbers}, "rl_lr")
-
-# %% ../../nbs/training/03_ppo.ipynb #529691de
-class _TrainerState:
-    "Saves and loads the optimizer, the weight of the KL penalty and the number of updates of a trainer."
-    def save(self, folder):
-        "Write the state into a folder; all processes call it."
-        state = full_state_dict(self.optimizer)
-        def write():
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            torch.save(state, Path(folder)/"optimizer.pt")
-            write_json(Path(folder)/"trainer.json", dict(kl_coef=self.kl_coef, updates=self.updates))
-        run_on_main(write)
-    def load(self, folder):
-        "Restore what `save` wrote."
-        state = torch.load(Path(folder)/"optimizer.pt", weights_only=True, map_location="cpu")
-        self.optimizer.load_state_dict(divided_state(self.optimizer, state))
-        for group in self.optimizer.param_groups:  # the weights may have been sharded differently
-            group["foreach"] = self.optimizer.defaults["foreach"]
-        record = read_json(Path(folder)/"trainer.json")
-        self.kl_coef, self.updates = record["kl_coef"], record["updates"]
 
 # %% ../../nbs/training/03_ppo.ipynb #e1575a92
 def _ppo_optimizer(student, value_head, config: PPOConfig) -> torch.optim.Optimizer:
@@ -414,6 +286,26 @@ def _means(steps: list) -> dict: # empty without a step
     if not steps: return {}
     def mean(name): return sum(step[name] for step in steps) / len(steps)
     return {name: mean(name) for name in steps[0]}
+
+# %% ../../nbs/training/03_ppo.ipynb #529691de
+class _TrainerState:
+    "Saves and loads the optimizer, the weight of the KL penalty and the number of updates of a trainer."
+    def save(self, folder):
+        "Write the state into a folder; all processes call it."
+        state = full_state_dict(self.optimizer)
+        def write():
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            torch.save(state, Path(folder)/"optimizer.pt")
+            write_json(Path(folder)/"trainer.json", dict(kl_coef=self.kl_coef, updates=self.updates))
+        run_on_main(write)
+    def load(self, folder):
+        "Restore what `save` wrote."
+        state = torch.load(Path(folder)/"optimizer.pt", weights_only=True, map_location="cpu")
+        self.optimizer.load_state_dict(divided_state(self.optimizer, state))
+        for group in self.optimizer.param_groups:  # the weights may have been sharded differently
+            group["foreach"] = self.optimizer.defaults["foreach"]
+        record = read_json(Path(folder)/"trainer.json")
+        self.kl_coef, self.updates = record["kl_coef"], record["updates"]
 
 # %% ../../nbs/training/03_ppo.ipynb #1fad8f76
 class PPOTrainer(_TrainerState):
@@ -465,3 +357,111 @@ class PPOTrainer(_TrainerState):
         self.updates += bool(steps)
         self.kl_coef = _adapted_kl_coef(self.kl_coef, metrics["kl"], config.kl_target)
         return metrics | _means(steps) | dict(steps=len(steps), update_seconds=time.time() - started)
+
+# %% ../../nbs/training/03_ppo.ipynb #09c247f5
+def _adapted_kl_coef(
+    kl_coef: float, kl: float, # the weight now, and the mean KL of a response to the reference model
+    target: float | None, # None: fixed
+) -> float:
+    "The weight of the KL penalty for the next rollout batch."
+    if target is None: return kl_coef
+    return kl_coef * (1 + 0.1 * max(-0.2, min(0.2, kl / target - 1)))
+
+# %% ../../nbs/training/03_ppo.ipynb #86d60fa3
+SCHEDULES = {
+    "constant": lambda done: 1.0,
+    "linear": lambda done: 1 - done,
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+}
+
+# %% ../../nbs/training/03_ppo.ipynb #08cdbd63
+def _kl_estimate(
+    logprobs: torch.Tensor, ref_logprobs: torch.Tensor, # (rows, length), of sampled tokens; equal at padding
+    truncated: bool, # were the tokens drawn from a part of the vocabulary?
+) -> float: # nats a response
+    "Estimate the KL divergence of the student from its reference model, summed over a response."
+    change = logprobs - ref_logprobs
+    each = (-change).exp() - 1 + change if truncated else change
+    return each.sum(1).mean().item()
+
+# %% ../../nbs/training/03_ppo.ipynb #27d5f2f4
+def _explained_variance(rollouts: list, returns: torch.Tensor) -> dict: # empty without values and scores
+    "The share of the returns' variance that the value head predicted."
+    rows = [i for i, r in enumerate(rollouts) if r.values is not None and r.scores is not None]
+    if not rows: return {}
+    values = padded([rollouts[i].values for i in rows])
+    mask = padded([[1.0] * len(rollouts[i].tokens) for i in rows]).bool()
+    returns = returns[rows, :mask.shape[1]]
+    total, error = returns[mask].var(unbiased=False), (returns - values)[mask].var(unbiased=False)
+    return dict(explained_variance=(1 - error / (total + 1e-8)).item())
+
+# %% ../../nbs/training/03_ppo.ipynb #d0850432
+def _reward_by_position(scores: list, neutral: float) -> list: # rounded to four places
+    "The mean reward of the first sentences, of the second sentences, and so on."
+    means = []
+    for i in range(max(map(len, scores), default=0)):
+        rewards = [row[i] - neutral for row in scores if len(row) > i]
+        means.append(round(sum(rewards) / len(rewards), 4))
+    return means
+
+def _collection_metrics(
+    rollouts: list, returns: torch.Tensor, # (rollouts, longest response)
+    neutral: float, # the score that earns nothing
+    truncated: bool = False, # see `_kl_estimate`
+) -> dict:
+    "Metrics of a rollout batch, which describe the student that sampled it."
+    logprobs, ref = padded([r.logprobs for r in rollouts]), padded([r.ref_logprobs for r in rollouts])
+    mask = padded([[1.0] * len(r.tokens) for r in rollouts]).bool()
+    scored = [r.scores for r in rollouts if r.scores is not None]
+    scores, n = sum(scored, []), max(1, len(scored))
+    return dict(
+        score=sum(scores) / max(1, len(scores)), reward=sum(s - neutral for s in scores) / n,
+        sentences=len(scores) / n, unscored=len(rollouts) - len(scored),
+        kl=_kl_estimate(logprobs, ref, truncated), entropy=-logprobs[mask].mean().item(),
+        response_length=mask.sum(1).float().mean().item(),
+        finished=sum(r.finished for r in rollouts) / len(rollouts),
+        reward_by_sentence_position=_reward_by_position(scored, neutral),
+    ) | _explained_variance(rollouts, returns)
+
+# %% ../../nbs/training/03_ppo.ipynb #8222b90c
+def _check_ppo(config: PPOConfig):
+    "Raise if the settings would never take a step, or train a value head that does not exist."
+    for name in ("ppo_epochs", "batch_size", "grad_accum"):
+        number = getattr(config, name)
+        if number < 1:
+            raise AresError(f"PPO: `{name}` must be at least 1, or no step would ever be taken; "
+                            f"it is {number}.")
+    if config.advantage == "group" and config.value_warmup:
+        raise AresError("PPO: `value_warmup` must be 0 with `advantage: group`, "
+                        f"which has no value head to train; it is {config.value_warmup}.")
+    if config.credit == "min" and (config.gamma != 1 or config.feedback != "sentence"):
+        raise AresError("PPO: `credit: min` goes with `gamma` 1 and `feedback: sentence`; "
+                        f"they are {config.gamma} and {config.feedback}.")
+    if config.lr <= 0: raise AresError(f"PPO: `lr` must be above 0, not {config.lr}.")
+
+# %% ../../nbs/training/03_ppo.ipynb #b624117a
+def _own_batches(
+    batches: list, # of one step
+    size: int, # rollouts in one forward pass
+) -> list: # lists of indices, as many in each process; the last ones may be empty
+    "The part of a step that this process computes."
+    count, rank = process_count(), process_index()
+    if count == 1: return batches
+    order = sum(batches, [])
+    mine = order[len(order) * rank // count:len(order) * (rank + 1) // count]
+    passes = math.ceil(math.ceil(len(order) / count) / size)
+    return [mine[i * size:(i + 1) * size] for i in range(passes)]
+
+# %% ../../nbs/training/03_ppo.ipynb #62ead825
+def _check_collection(rollouts: list, config: PPOConfig):
+    "Raise if the student, its reference model or its value head gave numbers that are not finite."
+    check_finite({"log-probabilities": padded([r.logprobs + r.ref_logprobs for r in rollouts])}, "rl_lr")
+    values = padded([r.values or [0.0] for r in rollouts])
+    check_finite({"value estimates": values}, "value_lr" if config.value_lr else "rl_lr")
+
+def _check_learned(student, value_head, rollouts, advantages, returns, config: PPOConfig):
+    "Raise if the updated weights give losses that are not finite; all processes call it."
+    with student.unsharded(), (value_head or student).unsharded(), torch.no_grad():
+        stats = batch_losses(student, value_head, rollouts[:1], advantages[:1], returns[:1], config)[-1]
+    numbers = all_reduce_sum(torch.stack([stats[k] for k in _STATS]))
+    check_finite({"the losses after the last step": numbers}, "rl_lr")
