@@ -190,12 +190,12 @@ def test_the_map_says_without_colour_what_is_better_worse_or_low(opened, scheme)
     assert page.locator("#map-stages li").all_inner_texts() == ["baseline", "rl-1", "change"]
     assert page.locator("#map-change").inner_text().replace("\u00a0", " ") == \
         "Change from baseline to rl-1: ▲ better 1, ▼ worse 1, = same 1"
-    assert [mark.split()[0] for mark in page.locator("#list .number").all_inner_texts()] == ["▲", "=", "▼"]
+    assert [text[0] for text in page.locator("#list .number").all_inner_texts()] == ["▲", "=", "▼"]
     def part(*box): return page.evaluate(LOOK, list(box))
     # columns: better, same, worse; the middle of the row of changes lies a little above 5/6 of the height
     above, below = 0.78, 0.86
-    filled = [[part(column / 3 + 0.14, y, 0.05, 0.02)[1] > 0.5 for y in (above, below)] for column in range(3)]
-    assert filled == [[True, False], [False, False], [False, True]]
+    drawn = [[part(column / 3 + 0.14, y, 0.05, 0.02)[1] > 0.5 for y in (above, below)] for column in range(3)]
+    assert drawn == [[True, False], [False, False], [False, True]]
     # of the first column's first row, the upper sentence scored 0 and the lower one 1
     low, high = (part(0.1, y, 0.1, 0.08)[0] for y in (0.04, 0.20))
     assert low > 1 and high == 1
