@@ -99,11 +99,19 @@ def slides_of(path):
     return slides
 
 
+def html_rows(output):
+    "The texts of the rows of a table, and of the blocks of a page."
+    html = "".join(output.get("data", {}).get("text/html", []))
+    html = re.sub(r"<(style|script).*?</\1>", "", html, flags=re.S)
+    return [re.sub(r"<[^>]*>|\s+", " ", row) for row in re.split(r"</tr>|</div>|</p>", html)]
+
+
 def shown_lines(cell):
     "About how many lines a cell takes on a slide: its text, its code and its printed output."
     width, rows = 120, source(cell).split("\n")
     if cell["cell_type"] == "code" and "hidden" in cell["metadata"].get("tags", []): rows = []
-    for output in cell.get("outputs", []): rows = rows + "".join(output.get("text", [])).split("\n")
+    for output in cell.get("outputs", []):
+        rows = rows + "".join(output.get("text", [])).split("\n") + html_rows(output)
     if "```mermaid" in source(cell): return 10
     return sum(1 + len(row) // width for row in rows if row.strip())
 

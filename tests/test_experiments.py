@@ -21,6 +21,7 @@ SMALLER = dict(
 SMALL = {
     "why_alternate": dict(params=SMOKE, parallel=1, seeds=[0], knob_seeds=[0]),
     "demo": dict(params=SMOKE, parallel=1, seeds=[0], knowledges=["answer", "facts"]),
+    "controls": dict(params=SMOKE, seeds=[0], overrides=dict(collections=2, num_samples=4)),
     "estimators": dict(params=SMOKE, seeds=[0, 1]),
     "students": dict(
         params=str(ROOT / "params"),
@@ -165,7 +166,7 @@ FOLDERS = { # parameters of a page that say where it writes
         name: ["home"]
         for name in (
             "why_alternate", "real_images", "estimators", "students", "corrections", "learning_rate", "parts",
-            "teachers", "answer_only", "selection", "distilled",
+            "controls", "teachers", "answer_only", "selection", "distilled",
         )
     },
 }

@@ -105,8 +105,9 @@ def test_filters_and_search(opened):
         page.locator(f"[data-filter={name}]").click()
         return names(page)
     counts = page.locator("#filters b").all_inner_texts()
-    assert counts == ["3", "1", "1", "1", "1", "1", "1"]
+    assert counts == ["3", "1", "1", "1", "1", "1", "1", "1"]
     assert after("better") == after("gained") == [NASTY]
+    assert after("same") == ["Which way is up?"]
     assert after("worse") == after("repeated") == after("unfinished") == ["Where is the harbour?"]
     page.locator("#from").select_option("1")
     assert after("better") == []
@@ -172,6 +173,33 @@ def test_light_and_dark(opened):
     light.keyboard.press("t")
     assert background(light) == background(dark)
     assert light.evaluate("localStorage.getItem('ares-theme')") == "dark"  # for the next visit
+
+
+# how many grey values a part of the map has, and how much of it is drawn on
+LOOK = """([x, y, w, h]) => {
+    const c = document.getElementById("canvas"), [W, H] = [c.width, c.height];
+    const area = [x * W, y * H, Math.max(1, w * W), Math.max(1, h * H)];
+    const p = c.getContext("2d").getImageData(...area).data, all = [...Array(p.length / 4).keys()];
+    const greys = all.map(i => Math.round((p[4*i] + p[4*i+1] + p[4*i+2]) / 3) * (p[4*i+3] > 0));
+    return [new Set(greys).size, all.filter(i => p[4*i+3] > 127).length / all.length]; }"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_map_says_without_colour_what_is_better_worse_or_low(opened, scheme):
+    page = opened(color_scheme=scheme)
+    assert page.locator("#map-stages li").all_inner_texts() == ["baseline", "rl-1", "change"]
+    assert page.locator("#map-change").inner_text().replace("\u00a0", " ") == \
+        "Change from baseline to rl-1: ▲ better 1, ▼ worse 1, = same 1"
+    assert [text[0] for text in page.locator("#list .number").all_inner_texts()] == ["▲", "=", "▼"]
+    def part(*box): return page.evaluate(LOOK, list(box))
+    # columns: better, same, worse; the middle of the row of changes lies a little above 5/6 of the height
+    above, below = 0.78, 0.86
+    drawn = [[part(column / 3 + 0.14, y, 0.05, 0.02)[1] > 0.5 for y in (above, below)] for column in range(3)]
+    assert drawn == [[True, False], [False, False], [False, True]]
+    # of the first column's first row, the upper sentence scored 0 and the lower one 1
+    low, high = (part(0.1, y, 0.1, 0.08)[0] for y in (0.04, 0.20))
+    assert low > 1 and high == 1
+    assert page.locator("#list .bars i.low").count() == 3
 
 
 def test_a_link_opens_its_problem(opened, tmp_path):

@@ -144,11 +144,11 @@ class _MachineSettings(_OfflineSettings):
 class _TeacherSettings(_MachineSettings):
     "The language model that teaches or judges, and how it is reached."
     teacher_model: str = setting("",
-        '"" for the newest Haiku that the SDK knows; a name, folder or .gguf file for "local"')
+        '"" for the newest Haiku that the SDK knows; a name, folder or .gguf file for "local"', place=True)
     judge: str = setting("",
         "compares rationales: \"\" for the teacher itself, or any teacher's name",
         choices=("", "facts", "reference", "claude", "openai", "local"), own=True)
-    judge_model: str = setting("", 'as `teacher_model`; "" for gpt-4o with "openai" (paper)')
+    judge_model: str = setting("", 'as `teacher_model`; "" for gpt-4o with "openai" (paper)', place=True)
     judge_base_url: str = setting("", 'a chat-completions endpoint, for "openai"')
     judge_sees_answer: bool = setting(True, "the judge sees the right answer")
     rubric: str = setting("",
@@ -230,6 +230,10 @@ class _DistributionSettings(_SamplingSettings):
 class _PPOSettings(_DistributionSettings):
     "PPO."
     rl_lr: float = setting(2e-5, "learning rate of PPO (paper)", above=0)
+    rl_loss: str = setting("ppo",
+        'or a control on the same scores: "best_of_k" imitates the best sample of a problem, "step_dpo" '
+        "prefers the better of two sentences after the same text (both with `advantage: group`)",
+        choices=("ppo", "best_of_k", "step_dpo"))
     rl_schedule: str = setting("constant",
         'of `rl_lr` over a stage: "constant" (paper), "linear" or "cosine"',
         choices=("constant", "linear", "cosine"))
@@ -629,6 +633,11 @@ def _check_method(config: ARESConfig, need): # `need` as in `check_config`
          "0 with `advantage: group`, which has no value head to train")
     need("credit", config.credit == "sum" or config.gamma == 1 and config.feedback == "sentence",
          "sum, or `gamma` 1 with `feedback: sentence`")
+    need("rl_loss", group or config.rl_loss == "ppo", "ppo, or `advantage: group`")
+    pairs = config.rl_loss == "step_dpo"
+    need("rl_batch_size", not pairs or config.rl_batch_size % 2 == 0, "even with `rl_loss: step_dpo`")
+    need("num_processes", not pairs or config.num_processes == 1,
+         "1 with `rl_loss: step_dpo`, whose pairs must stay together")
     need("num_samples", not group or config.num_samples > 1,
          "at least 2 with `advantage: group`, which compares the samples of a problem with each other")
     need("fsdp", not config.fsdp or config.num_processes > 1,

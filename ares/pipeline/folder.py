@@ -25,6 +25,7 @@ from ..teachers.own import is_own, own_fault, short_own
 from ..teachers.replay import feedback_rows
 from .config import ARESConfig, RUNTIME_FIELDS, asked_models, config_diff, ledger_path
 from .config import load_config, only_moved, print_note
+from .build import ASKED_AS, load_splits
 
 # %% ../../nbs/pipeline/04_folder.ipynb #fb7c34ab
 def stage_names(
@@ -98,8 +99,8 @@ def _digest(values) -> str:
     for value in values: digest.update(json.dumps(value, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()[:16]
 
-def _student_digest(place: Path) -> str: # a folder or a file
-    "A hash of the files of a student."
+def _model_digest(place: Path) -> str: # a folder or a file
+    "A hash of the files of a model."
     files = sorted(p for p in place.iterdir() if p.suffix in _MODEL_FILES) if place.is_dir() else [place]
     hashes = []
     for path in files:
@@ -113,14 +114,18 @@ def _features_digest(folder: Path) -> str:
     return _digest([load_features(folder).index, sizes])
 
 # %% ../../nbs/pipeline/04_folder.ipynb #fd6cb29d
-def _is_local(place) -> bool: # the setting `student`
-    "Whether a student is a folder or a file."
-    return isinstance(place, str) and os.path.exists(place)
+_MODELS = ("student", "teacher_model", "judge_model")
+
+def _local_models(config: ARESConfig) -> dict: # setting -> path
+    "The models of a run that are a folder or a file on this machine."
+    roles = dict(teacher_model=config.teacher, judge_model=config.judge, student="local")
+    places = {name: getattr(config, name) for name in _MODELS if roles[name] == "local"}
+    return {name: Path(p) for name, p in places.items() if isinstance(p, str) and p and os.path.exists(p)}
 
 def _contents(
     config: ARESConfig,
     records: list, # of all problems
-    student: bool, # with a hash of the student, which takes a while for a large one
+    models: set, # of `_MODELS`: those that get a hash, which takes a while for a large model
 ) -> dict: # setting -> hash of the content that it leads to
     "Hashes of the contents of a run."
     contents = {}
@@ -129,12 +134,12 @@ def _contents(
         contents["captions"] = _digest([r["id"], r["caption"]] for r in records)
     if config.features: contents["features"] = _features_digest(Path(config.features))
     if config.replay: contents["replay"] = _digest(feedback_rows(config.replay))
-    if student and _is_local(config.student): contents["student"] = _student_digest(Path(config.student))
-    return contents
+    local = _local_models(config).items()
+    return contents | {name: _model_digest(place) for name, place in local if name in models}
 
 # %% ../../nbs/pipeline/04_folder.ipynb #cf486e53
 _LEADS_TO = dict(data=("data", "splits_file"), captions=("captions", "data"), features=("features",),
-                 replay=("replay",), student=("student",))
+                 replay=("replay",)) | {name: (name,) for name in _MODELS}
 
 def _first_difference(run: Path, records: list) -> str:
     "The first problem that is not as it was kept, in words."
@@ -164,13 +169,18 @@ def _content_fault(
 def _moved_settings(
     run: Path,
     changed: dict, # setting -> (value before, value now)
-    student, # the setting of this name
+    config: ARESConfig, # now
 ) -> list: # names
     "Those of some changed settings that only say where something is."
     moved = [name for name, (before, now) in changed.items() if only_moved(name, before, now)]
-    if "student" not in moved: return moved
-    known = (run/_CONTENTS).exists() and "student" in read_json(run/_CONTENTS, dict)
-    return moved if known and _is_local(student) else [n for n in moved if n != "student"]
+    known = read_json(run/_CONTENTS, dict) if (run/_CONTENTS).exists() else {}
+    return [n for n in moved if n not in _MODELS or n in known and n in _local_models(config)]
+
+def _keep_asked(run: Path, moves: list): # of (place before, place now)
+    "Store under which names the ledger has the models that have moved."
+    if not moves: return
+    names = read_json(run/ASKED_AS, dict) if (run/ASKED_AS).exists() else {}
+    write_json(run/ASKED_AS, names | {now: names.get(before, before) for before, now in moves})
 
 def _check_ledger(run: Path, ledger: Path):
     "Raise an error if a run that has asked a language model has lost its replies."
@@ -188,21 +198,22 @@ def _check_contents(
     kept = read_json(run/_CONTENTS, dict) if (run/_CONTENTS).exists() else None
     named = config.data or config.captions or config.features
     led = {name for names in _LEADS_TO.values() for name in names}
-    early = kept is None or "replay" not in kept # a run of an earlier version, if it has a replay
-    if lost := [name for name in moved if name in led and (kept is None or early and name == "replay")]:
+    # what a run of an earlier version has not kept, if it has it
+    early = {"replay", "teacher_model", "judge_model"} - (kept or {}).keys()
+    if lost := [name for name in moved if name in led and (kept is None or name in early)]:
         raise AresError(f"{run}: `{lost[0]}` has changed, and this run of an earlier version has not kept "
                         "what it was started with; continue it once with the old place, then with the new "
                         "one.")
-    if not (named or kept or config.replay or _is_local(config.student)): return ()
+    if not (named or kept or config.replay or _local_models(config)): return ()
     splits = load() if named else {}
     records = list(map(_problem_record, chain.from_iterable(splits.values())))
-    now = _contents(config, records, student=kept is None or "student" in moved)
+    now = _contents(config, records, set(_MODELS) if kept is None else {*moved, *early})
     if kept is None: return now, records if config.data else []
     for part in _LEADS_TO:
-        unchecked = part not in moved and (part == "student" or early and part == "replay")
+        unchecked = part not in moved and (part == "student" or part in early or part in _MODELS)
         if not unchecked and kept.get(part) != now.get(part):
             raise AresError(_content_fault(config, run, part, moved, records))
-    return (kept | now, []) if config.replay and early else ()
+    return (kept | now, []) if early & now.keys() else ()
 
 def _keep_contents(run: Path, contents: dict, records: list):
     "Store hashes and problems of a new run."
@@ -243,7 +254,7 @@ def save_or_check_config(
     from ares.pipeline.build import load_splits
     path, now = run/"config.json", asdict(config)
     changed = config_diff(kept_settings(run), now) if path.exists() else {}
-    moved = _moved_settings(run, changed, config.student)
+    moved = _moved_settings(run, changed, config)
     differ = [f"`{name}` was {shown_value(before)} and is now {shown_value(value)}"
               for name, (before, value) in changed.items() if name not in [*moved, *RUNTIME_FIELDS]]
     if differ: raise AresError(f"{run}: this run was started with other settings ({'; '.join(differ[:2])}); "
@@ -254,6 +265,7 @@ def save_or_check_config(
     with run_lock(run):
         if not path.exists(): _note_start(run)
         write_json(path, now)
+        _keep_asked(run, [changed[name] for name in moved if name in ("teacher_model", "judge_model")])
         if new: _keep_contents(run, *new)
 
 # %% ../../nbs/pipeline/04_folder.ipynb #c2bdcce8
@@ -390,11 +402,13 @@ def _refuse_missing(
     run: str | Path, # folder of the run
 ):
     "Raise an error if a setting names a place that does not exist."
-    for name in ("data", "splits_file", "features", "captions", "replay"):
+    models = [f"{role}_model" for role in ("teacher", "judge") if values.get(role) == "local"]
+    for name in ("data", "splits_file", "features", "captions", "replay", *models):
         place = values.get(name) or ""
         if not isinstance(place, str) or not place or os.path.exists(place): continue
         inside = name in ("captions", "splits_file") and os.path.exists(Path(str(values.get("data")))/place)
         if inside or name in ("data", "replay") and is_hub_name(place): continue
+        if name.endswith("_model") and not os.path.isabs(place): continue # perhaps a name
         raise AresError(f"{run}: `{name}` is {shown_value(place)}, which does not exist; say where it is "
                         f"now, as `ares run {Path(run).name} -p {name} PLACE`.")
 

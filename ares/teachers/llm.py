@@ -307,15 +307,17 @@ class LocalTeacher(LLMTeacher):
     provider = "local"
 
     def __init__(
-        self, path: str | Path, model: str = "", device: str = "cpu", batch_size: int = 8, **settings
+        self, path: str | Path, model: str = "", device: str = "cpu", batch_size: int = 8,
+        asked_as: dict = {}, # place of a model that has moved -> its name in the ledger
+        **settings
     ):
         if importlib.util.find_spec("llguidance") is None:
             raise AresError(f"teacher: local needs the package llguidance ({install_command('local')}).")
         if not model:
             raise AresError("teacher_model: `teacher: local` needs the name, the folder or the .gguf file "
                             "of a chat model.")
-        super().__init__(path, model, **settings)
-        self.device, self.batch_size = device, batch_size
+        super().__init__(path, asked_as.get(model, model), **settings)
+        self.place, self.device, self.batch_size = model, device, batch_size
 
     def fetch(self):
         "Answer a batch of queued questions."
@@ -335,7 +337,7 @@ def write(
     questions: list, # from `make_question`
 ) -> list: # of (text, why it stopped, tokens as in `price_of`)
     "Generate the replies to a batch of questions."
-    tokenizer, lm = _chat_model(self.model, self.device)
+    tokenizer, lm = _chat_model(self.place, self.device)
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     inputs = tokenizer.apply_chat_template(
         list(map(chat, questions)), add_generation_prompt=True, padding=True, return_tensors="pt",

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'compute_advantages', 'whiten', 'sentence_places', 'group_advantages', 'policy_loss', 'value_loss',
-           'PPOConfig', 'padded', 'graded_rollouts', 'rollout_advantages', 'batch_losses', 'PPOTrainer']
+           'PPOConfig', 'padded', 'best_of_k', 'sentence_pairs', 'graded_rollouts', 'rollout_advantages',
+           'batch_losses', 'PPOTrainer']
 
 # %% ../../nbs/training/03_ppo.ipynb #6dc935ad
 import math, time
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 
 import torch
@@ -131,6 +133,7 @@ class PPOConfig:
     truncated: bool = False # were the tokens drawn from a part of the vocabulary (top_k, top_p)?
     cut_off: str = "keep" # what to do with rationales that were cut off: see `settle_cut_off`
     weight_decay: float = 0.0 # of AdamW (official code: 0.01)
+    loss: str = "ppo" # or a control on the same scores: "best_of_k", "step_dpo" (with `advantage: group`)
 
 # %% ../../nbs/training/03_ppo.ipynb #bfb019a9
 def padded(
@@ -152,6 +155,60 @@ def _sample_advantages(rollouts: list, returns: torch.Tensor, mask: torch.Tensor
     owners = [(r.problem.id, r.scores is None) for r in rollouts]
     by_score = group_advantages(score_returns, places, mask, owners, config.normalize_advantages)
     return by_score + group_advantages(returns - score_returns, places, mask, owners, False)
+
+# %% ../../nbs/training/03_ppo.ipynb #8f3715d5
+def _by_problem(rollouts: list) -> list: # lists of indices
+    "The samples of each problem that have a scored sentence."
+    groups = {}
+    for i, r in enumerate(rollouts):
+        if r.scores: groups.setdefault(r.problem.id, []).append(i)
+    return list(groups.values())
+
+def best_of_k(
+    rollouts: list, # of `Rollout`, scored, K for each problem
+) -> torch.Tensor: # (rollouts, longest response): 1.0 on the tokens of the chosen samples, else zero
+    "Choose each problem's sample with the best mean sentence score, the first of equal ones (RAFT)."
+    weights = torch.zeros_like(padded([r.tokens for r in rollouts]))
+    def mean_score(i): return sum(rollouts[i].scores) / len(rollouts[i].scores)
+    for group in _by_problem(rollouts):
+        best = max(group, key=mean_score)
+        weights[best, :len(rollouts[best].tokens)] = 1.0
+    return weights
+
+# %% ../../nbs/training/03_ppo.ipynb #1dd122f7
+def _first_pair(a, b) -> tuple: # (difference of the scores, number of the sentence)
+    "The first sentences in which two rollouts differ; (0.0, 0) if one is a beginning of the other."
+    for place, (one, other) in enumerate(zip(a.sentences, b.sentences)):
+        if one != other: return a.scores[place] - b.scores[place], place
+    return 0.0, 0
+
+def sentence_pairs(
+    rollouts: list, # of `Rollout`, scored, K for each problem
+) -> torch.Tensor: # (rollouts, longest response): 1.0 on better sentences, -1.0 on worse ones, else zero
+    "Choose for each problem two sentences after the same text whose scores differ most (Step-DPO)."
+    weights = torch.zeros_like(padded([r.tokens for r in rollouts]))
+    for group in _by_problem(rollouts):
+        pairs = [(*_first_pair(rollouts[i], rollouts[j]), i, j) for i, j in permutations(group, 2)]
+        difference, place, better, worse = max(pairs, key=lambda pair: pair[0], default=(0.0, 0, 0, 0))
+        if difference <= 0: continue
+        for i, sign in ((better, 1.0), (worse, -1.0)):
+            first, end = rollouts[i].spans[place]
+            weights[i, first:end] = sign
+    return weights
+
+# %% ../../nbs/training/03_ppo.ipynb #336c10fc
+def _control_loss(
+    logprobs: torch.Tensor, # (rows, length), now
+    weights: torch.Tensor, # (rows, length), from `best_of_k` or `sentence_pairs`
+    rollouts: list, # of the batch, both of a pair
+    config: PPOConfig,
+) -> torch.Tensor: # a number
+    "Cross-entropy of the chosen samples, or DPO's loss of the pairs; a sum."
+    if config.loss == "best_of_k": return -(logprobs * weights).sum()
+    reference = padded([r.ref_logprobs for r in rollouts]).to(logprobs.device)
+    change, margins = ((logprobs - reference) * weights).sum(1), {}
+    for r, row in zip(rollouts, change): margins[r.problem.id] = margins.get(r.problem.id, 0) + row
+    return -F.logsigmoid(config.kl_coef * torch.stack(list(margins.values()))).sum()
 
 # %% ../../nbs/training/03_ppo.ipynb #ad0aeb71
 def graded_rollouts(
@@ -179,7 +236,8 @@ def rollout_advantages(
         if config.normalize_advantages: return whiten(advantages, scored), returns
     else:
         returns = _returns(rewards, mask, config.gamma)
-        advantages = _sample_advantages(rollouts, returns, mask, config)
+        control = dict(best_of_k=best_of_k, step_dpo=sentence_pairs).get(config.loss)
+        advantages = control(rollouts) if control else _sample_advantages(rollouts, returns, mask, config)
     return advantages * scored, returns
 
 # %% ../../nbs/training/03_ppo.ipynb #1628b911
@@ -236,7 +294,8 @@ def batch_losses(
     hidden, logprobs = None, old
     if policy or value_head.trunk is None: hidden = student.hidden(inputs, responses, rows)
     if policy: logprobs = student.token_logprobs(hidden, responses, config.temperature, config.top_k)
-    loss = (policy_loss(logprobs, old, advantages, config.clip) * mask).sum()
+    if config.loss != "ppo": loss = _control_loss(logprobs, advantages, rollouts, config)
+    else: loss = (policy_loss(logprobs, old, advantages, config.clip) * mask).sum()
     v_loss = _value_losses(value_head, batch, hidden, rollouts, returns, mask, config.value_clip)
     return loss, v_loss, _loss_statistics(loss, v_loss, logprobs, old, mask, config.clip)
 
@@ -276,9 +335,10 @@ def _ppo_optimizer(student, value_head, config: PPOConfig) -> torch.optim.Optimi
     sharded = any(isinstance(p, DTensor) for p in params)  # sharded and unsharded weights share no kernel
     return torch.optim.AdamW(groups, weight_decay=config.weight_decay, foreach=False if sharded else None)
 
-def _scored_only(rollouts: list, advantages: torch.Tensor, returns: torch.Tensor) -> tuple:
-    "The rollouts that have scores, with their advantages and returns."
+def _learned_from(rollouts: list, advantages: torch.Tensor, returns: torch.Tensor, loss: str) -> tuple:
+    "The rollouts that have scores, or that a control has chosen, with their advantages and returns."
     rows = [i for i, r in enumerate(rollouts) if r.scores is not None]
+    if loss != "ppo": rows = advantages.any(1).nonzero()[:, 0].tolist()
     return [rollouts[i] for i in rows], advantages[rows], returns[rows]
 
 def _means(steps: list) -> dict: # empty without a step
@@ -353,7 +413,7 @@ class PPOTrainer(_TrainerState):
         self.advantages, returns = rollout_advantages(settled, config, self.kl_coef)
         metrics = _collection_metrics(rollouts, returns, config.neutral, config.truncated)
         metrics |= dict(kl_coef=self.kl_coef, lr=config.lr * lr_factor)
-        steps = self.passes(*_scored_only(settled, self.advantages, returns))
+        steps = self.passes(*_learned_from(settled, self.advantages, returns, config.loss))
         self.updates += bool(steps)
         self.kl_coef = _adapted_kl_coef(self.kl_coef, metrics["kl"], config.kl_target)
         return metrics | _means(steps) | dict(steps=len(steps), update_seconds=time.time() - started)
@@ -437,6 +497,10 @@ def _check_ppo(config: PPOConfig):
     if config.credit == "min" and (config.gamma != 1 or config.feedback != "sentence"):
         raise AresError("PPO: `credit: min` goes with `gamma` 1 and `feedback: sentence`; "
                         f"they are {config.gamma} and {config.feedback}.")
+    if config.loss != "ppo" and config.advantage != "group":
+        raise AresError(f"PPO: `loss: {config.loss}` goes with `advantage: group`, without a value head.")
+    if config.loss == "step_dpo" and config.batch_size % 2:
+        raise AresError(f"PPO: `batch_size` must be even for pairs; it is {config.batch_size}.")
     if config.lr <= 0: raise AresError(f"PPO: `lr` must be above 0, not {config.lr}.")
 
 # %% ../../nbs/training/03_ppo.ipynb #b624117a
