@@ -58,14 +58,10 @@ bench: $(VENV)/.demo ## measure the speed of each phase (about 5 minutes)
 clean-demo:          ## forget the demo's run
 	rm -rf runs/demo
 
-# uv is faster than pip, and takes the small CPU build of PyTorch where there is no GPU. It does not read pip's
-# settings: where those name other places of packages, or uv fails, pip does the work (--no-compile: Python
-# compiles what it imports, a sixth of the files)
+# --no-compile: Python compiles what it imports, a sixth of the files
 define install
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@{ ! $(BIN)/pip config list | grep -qE "index|find-links" && $(BIN)/pip install -q --no-compile uv && \
-	$(BIN)/uv pip install -q --python $(BIN)/python --torch-backend auto -c constraints.txt $(1); } 2>/dev/null || \
-	$(BIN)/pip install -q --no-compile --disable-pip-version-check -c constraints.txt $(1)
+	@$(BIN)/pip install -q --no-compile --disable-pip-version-check -c constraints.txt $(1)
 endef
 
 $(VENV)/.demo: settings.ini setup.py constraints.txt

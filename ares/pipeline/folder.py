@@ -25,7 +25,6 @@ from ..teachers.own import is_own, own_fault, short_own
 from ..teachers.replay import feedback_rows
 from .config import ARESConfig, RUNTIME_FIELDS, asked_models, config_diff, ledger_path
 from .config import load_config, only_moved, print_note
-from .build import ASKED_AS, load_splits
 
 # %% ../../nbs/pipeline/04_folder.ipynb #fb7c34ab
 def stage_names(
@@ -179,6 +178,7 @@ def _moved_settings(
 def _keep_asked(run: Path, moves: list): # of (place before, place now)
     "Store under which names the ledger has the models that have moved."
     if not moves: return
+    from ares.pipeline.build import ASKED_AS  # takes seconds to import
     names = read_json(run/ASKED_AS, dict) if (run/ASKED_AS).exists() else {}
     write_json(run/ASKED_AS, names | {now: names.get(before, before) for before, now in moves})
 
