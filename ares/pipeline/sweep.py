@@ -237,7 +237,8 @@ def _run_rows(
     done = sorted((p.parent for p in run.glob("*/result.json")), key=lambda folder: stage_order(folder.name))
     results = {folder.name: read_record(folder, needed=()) for folder in done}
     shared = {s: read_json(run/s/"shared.json")["from"] for s in results if (run/s/"shared.json").exists()}
-    rows = [dict(stage=s, state="done", shared_from=shared.get(s)) | _flat_record(results[s]) for s in results]
+    rows = [dict(stage=s, state="done", shared_from=shared.get(s)) | _flat_record(r)
+            for s, r in results.items()]
     if is_complete(run): return rows
     failures = read_jsonl(run/"failures.jsonl")
     return rows + [dict(state="failed") | failures[-1] if failures else dict(stage="", state="not finished")]

@@ -204,8 +204,8 @@ def describe_teacher(config: ARESConfig) -> str:
     else: told = " and is not told the right answer"
     tested = _TESTED_ON[config.aokvqa_division] if config.problems == "aokvqa" else ""
     return (f"Teacher: {_role_text(config, 'teacher')}, with the knowledge of `{config.teacher_knowledge}`."
-            f"{_reward_text(config.reward, config.rubric)} The judge is {judge}{told}; it compares each pair in both orders."
-            f"{tested}")
+            f"{_reward_text(config.reward, config.rubric)} The judge is {judge}{told}; "
+            f"it compares each pair in both orders.{tested}")
 
 # %% ../../nbs/reports/04_costs.ipynb #3341f20f
 def cost_table(

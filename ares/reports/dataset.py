@@ -61,7 +61,8 @@ def _run_feedback(
     for stage in stages:
         train += _stage_rows(run/stage, by_id)
         rollouts, _ = read_rollouts(run, stage, splits[config.evaluate_on])
-        test += [_row(r.problem, stage, "scored", r.text, finished=r.finished, scores=r.scores) for r in rollouts]
+        test += [_row(r.problem, stage, "scored", r.text, finished=r.finished, scores=r.scores)
+                 for r in rollouts]
     if train: return dict(train=train, test=test)
     raise AresError(f"{run}: this run keeps no feedback; it needs an RL or SFT stage made by this version.")
 

@@ -69,7 +69,8 @@ def _refuse_own_code(
     "Raise an error if a checkpoint needs its own Python code."
     if "trust_remote_code" not in str(error) and "custom code" not in str(error): return
     raise AresError(f"student: {clipped(source, 60)!r} needs Python code of its own, which ARES never runs; "
-                    "choose a model that `transformers` knows, or a version of it that was converted.") from None
+                    "choose a model that `transformers` knows, or a version of it that was converted."
+                    ) from None
 
 # %% ../../nbs/students/06_loading.ipynb #2da94940
 def whole_decoder(
@@ -80,7 +81,8 @@ def whole_decoder(
     how = dict(dtype=torch.float32) | how
     model, found = kind.from_pretrained(source, trust_remote_code=False, output_loading_info=True, **how)
     if lost := sorted(found["missing_keys"]):
-        raise AresError(f"student: {clipped(source, 60)!r} lacks {len(lost)} weights of a {type(model).__name__}, "
+        name = type(model).__name__
+        raise AresError(f"student: {clipped(source, 60)!r} lacks {len(lost)} weights of a {name}, "
                         f"{lost[0]} among them; fetch the checkpoint anew, it is not whole.")
     for m in model.modules():
         # weights packed for it let no gradient through
@@ -132,8 +134,8 @@ def _check_vocabulary(
                         f"with the number {most}, so it is another model's; {remedy}.")
     if ends and not special & set(ends):
         end = tokenizer.convert_ids_to_tokens(ends[0])
-        raise AresError(f"student: {clipped(source, 60)!r} ends a text with token {ends[0]}, which is {end!r} in "
-                        f"its tokenizer, so it is another model's; {remedy}.")
+        raise AresError(f"student: {clipped(source, 60)!r} ends a text with token {ends[0]}, which is "
+                        f"{end!r} in its tokenizer, so it is another model's; {remedy}.")
 
 # %% ../../nbs/students/06_loading.ipynb #95562b46
 @torch.inference_mode()
@@ -224,8 +226,8 @@ def _check_files(source: str, config, tokenizer, image_dim: int | None, dtype: s
     in_four_bits = dtype == "4bit" and rounded and dict(rounded).get("load_in_4bit")
     if rounded and not gguf_file(source)[1] and not in_four_bits:
         how = dict(rounded).get("quant_method")
-        raise AresError(f"student: the weights of {clipped(source, 60)!r} were rounded ({how}) to be asked and "
-                        "cannot be trained; name the checkpoint that they were made from.")
+        raise AresError(f"student: the weights of {clipped(source, 60)!r} were rounded ({how}) to be asked "
+                        "and cannot be trained; name the checkpoint that they were made from.")
     _check_vocabulary(config.get_text_config(), tokenizer, source)
 
 # %% ../../nbs/students/06_loading.ipynb #3539c0e2

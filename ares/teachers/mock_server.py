@@ -337,7 +337,8 @@ def line_fault(self: _Handler, fault: str, good) -> bool: # whether the request 
     if fault: self.api.got[fault] += 1
     if fault == "429 retry-after":
         self.fail(429, "rate_limit_error", "slow down", {"retry-after": self.api.retry_after})
-    elif fault in _REFUSALS: self.fail(int(fault), "invalid_request_error", "this question cannot be answered")
+    elif fault in _REFUSALS:
+        self.fail(int(fault), "invalid_request_error", "this question cannot be answered")
     elif fault in ("429", "500", "503", "529"): self.fail(int(fault), "api_error", "not now")
     elif fault == "reset": self.hang_up()
     elif fault == "slow": time.sleep(0.5)
@@ -368,7 +369,8 @@ def do_POST(self: _Handler):
         api.got["over the limit"] += 1
         return self.fail(429, "rate_limit_error", "too many requests", {"retry-after": f"{wait:.2f}"})
     time.sleep(api.seconds)
-    if self.line_fault(api.fate(LINE_FAULTS + _REFUSALS, api.faults), lambda: form(body, api.reply_to(body))): return
+    fault = api.fate(LINE_FAULTS + _REFUSALS, api.faults)
+    if self.line_fault(fault, lambda: form(body, api.reply_to(body))): return
     value = form(body, api.reply_to(body))
     left, limit = max(0, api.per_minute - len(api.times)), "anthropic-ratelimit-requests"
     headers = {f"{limit}-limit": str(api.per_minute), f"{limit}-remaining": str(left)}

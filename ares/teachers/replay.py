@@ -61,7 +61,9 @@ class ReplayTeacher(OfflineTeacher):
         for row in feedback_rows(source):
             if row["kind"] == "scored":
                 self.scores.setdefault((row["id"], tuple(row["sentences"])), row["scores"])
-            else: self.corrections.setdefault((row["id"], without_repeats(row["rationale"])), row["correction"])
+            else:
+                said = row["id"], without_repeats(row["rationale"])
+                self.corrections.setdefault(said, row["correction"])
 
     def _find(self, answers: dict, key: tuple, kind: str, text: str):
         "The answer of a key; an error names what is missing."
