@@ -191,7 +191,6 @@ def best_of_k(
         weights[best, :len(rollouts[best].tokens)] = 1.0
     return weights
 
-# %% ../../nbs/training/03_ppo.ipynb #1dd122f7
 def _first_pair(a, b) -> tuple: # (difference of the scores, number of the sentence)
     "The first sentences in which two rollouts differ; (0.0, 0) if one is a beginning of the other."
     for place, (one, other) in enumerate(zip(a.sentences, b.sentences)):
@@ -235,7 +234,6 @@ def graded_rollouts(
     graded = regrade(rollouts, config.feedback, config.neutral)
     return credited(graded, config.credit, config.neutral)
 
-# %% ../../nbs/training/03_ppo.ipynb #c415de8b
 def rollout_advantages(
     rollouts: list, # with logprobs, ref_logprobs, scores (or None), and values with "gae"
     config: PPOConfig,
