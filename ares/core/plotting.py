@@ -64,7 +64,7 @@ _STYLE = {
 def figure_style():
     "While inside, figures have the style of this project."
     import matplotlib.pyplot as plt  # takes a second, so it is imported only when needed
-    return plt.rc_context(_STYLE)
+    with plt.rc_context(_STYLE): yield
 
 # %% ../../nbs/core/04_plotting.ipynb #a7f19ffb
 @figure_style()

@@ -4,13 +4,11 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'compute_advantages', 'whiten', 'sentence_places', 'group_advantages', 'policy_loss', 'value_loss',
-           'PPOConfig', 'padded', 'best_of_k', 'sentence_pairs', 'graded_rollouts', 'rollout_advantages',
-           'batch_losses', 'PPOTrainer']
+           'PPOConfig', 'padded', 'graded_rollouts', 'rollout_advantages', 'batch_losses', 'PPOTrainer']
 
 # %% ../../nbs/training/03_ppo.ipynb #6dc935ad
 import math, time
 from dataclasses import dataclass
-from itertools import permutations
 from pathlib import Path
 
 import torch
@@ -20,7 +18,8 @@ import torch.nn.functional as F
 from ..core.io import *
 from ..core.distributed import DTensor, clip_gradients, divided_state, run_on_main, process_count
 from ..core.distributed import process_index, sum_gradients, all_reduce_sum, full_state_dict
-from .rewards import credited, regrade, settle_cut_off, token_rewards
+from .rewards import best_of_k, credited, regrade, sentence_pairs, settle_cut_off, step_dpo_loss
+from .rewards import token_rewards
 from .rollouts import batch_of
 
 # %% ../../nbs/training/03_ppo.ipynb #0c793f81
@@ -156,60 +155,6 @@ def _sample_advantages(rollouts: list, returns: torch.Tensor, mask: torch.Tensor
     by_score = group_advantages(score_returns, places, mask, owners, config.normalize_advantages)
     return by_score + group_advantages(returns - score_returns, places, mask, owners, False)
 
-# %% ../../nbs/training/03_ppo.ipynb #8f3715d5
-def _by_problem(rollouts: list) -> list: # lists of indices
-    "The samples of each problem that have a scored sentence."
-    groups = {}
-    for i, r in enumerate(rollouts):
-        if r.scores: groups.setdefault(r.problem.id, []).append(i)
-    return list(groups.values())
-
-def best_of_k(
-    rollouts: list, # of `Rollout`, scored, K for each problem
-) -> torch.Tensor: # (rollouts, longest response): 1.0 on the tokens of the chosen samples, else zero
-    "Choose each problem's sample with the best mean sentence score, the first of equal ones (RAFT)."
-    weights = torch.zeros_like(padded([r.tokens for r in rollouts]))
-    def mean_score(i): return sum(rollouts[i].scores) / len(rollouts[i].scores)
-    for group in _by_problem(rollouts):
-        best = max(group, key=mean_score)
-        weights[best, :len(rollouts[best].tokens)] = 1.0
-    return weights
-
-# %% ../../nbs/training/03_ppo.ipynb #1dd122f7
-def _first_pair(a, b) -> tuple: # (difference of the scores, number of the sentence)
-    "The first sentences in which two rollouts differ; (0.0, 0) if one is a beginning of the other."
-    for place, (one, other) in enumerate(zip(a.sentences, b.sentences)):
-        if one != other: return a.scores[place] - b.scores[place], place
-    return 0.0, 0
-
-def sentence_pairs(
-    rollouts: list, # of `Rollout`, scored, K for each problem
-) -> torch.Tensor: # (rollouts, longest response): 1.0 on better sentences, -1.0 on worse ones, else zero
-    "Choose for each problem two sentences after the same text whose scores differ most (Step-DPO)."
-    weights = torch.zeros_like(padded([r.tokens for r in rollouts]))
-    for group in _by_problem(rollouts):
-        pairs = [(*_first_pair(rollouts[i], rollouts[j]), i, j) for i, j in permutations(group, 2)]
-        difference, place, better, worse = max(pairs, key=lambda pair: pair[0], default=(0.0, 0, 0, 0))
-        if difference <= 0: continue
-        for i, sign in ((better, 1.0), (worse, -1.0)):
-            first, end = rollouts[i].spans[place]
-            weights[i, first:end] = sign
-    return weights
-
-# %% ../../nbs/training/03_ppo.ipynb #336c10fc
-def _control_loss(
-    logprobs: torch.Tensor, # (rows, length), now
-    weights: torch.Tensor, # (rows, length), from `best_of_k` or `sentence_pairs`
-    rollouts: list, # of the batch, both of a pair
-    config: PPOConfig,
-) -> torch.Tensor: # a number
-    "Cross-entropy of the chosen samples, or DPO's loss of the pairs; a sum."
-    if config.loss == "best_of_k": return -(logprobs * weights).sum()
-    reference = padded([r.ref_logprobs for r in rollouts]).to(logprobs.device)
-    change, margins = ((logprobs - reference) * weights).sum(1), {}
-    for r, row in zip(rollouts, change): margins[r.problem.id] = margins.get(r.problem.id, 0) + row
-    return -F.logsigmoid(config.kl_coef * torch.stack(list(margins.values()))).sum()
-
 # %% ../../nbs/training/03_ppo.ipynb #ad0aeb71
 def graded_rollouts(
     rollouts: list, # a rollout batch, scored
@@ -276,6 +221,18 @@ def _loss_statistics(loss, v_loss, logprobs, old, mask, clip: float) -> dict:
                      approx_kl=((change.exp() - 1 - change) * mask).sum(),
                      ratio=(change.exp() * mask).sum(), clip_fraction=clipped.sum())
     return {name: total.detach() for name, total in stats.items()}
+
+# %% ../../nbs/training/03_ppo.ipynb #336c10fc
+def _control_loss(
+    logprobs: torch.Tensor, # (rows, length), now
+    weights: torch.Tensor, # (rows, length), from `best_of_k` or `sentence_pairs`
+    rollouts: list, # of the batch, both of a pair
+    config: PPOConfig,
+) -> torch.Tensor: # a number
+    "The loss of a control of PPO, summed; its beta is the weight of the KL penalty."
+    if config.loss == "best_of_k": return -(logprobs * weights).sum()
+    gains = logprobs - padded([r.ref_logprobs for r in rollouts]).to(logprobs.device)
+    return step_dpo_loss(gains, weights, [r.problem.id for r in rollouts], beta=config.kl_coef)
 
 # %% ../../nbs/training/03_ppo.ipynb #272ad0f5
 def batch_losses(

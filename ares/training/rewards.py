@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['FEEDBACKS', 'CREDITS', 'CUT_OFFS', 'sentence_rewards', 'kl_penalty', 'token_rewards', 'regrade', 'credited',
-           'settle_cut_off']
+           'settle_cut_off', 'best_of_k', 'sentence_pairs', 'step_dpo_loss']
 
 # %% ../../nbs/training/02_rewards.ipynb #1174109c
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain, islice, permutations
 
 import pandas as pd, torch
+import torch.nn.functional as F
 
 from .rollouts import Rollout
 
@@ -137,3 +138,58 @@ def settle_cut_off(
 ) -> list: # of `Rollout`; the given ones are not changed
     "Apply the setting `cut_off` to the scores of rationales that the length limit cut off."
     return [r if r.finished else replace(r, scores=_cut_off_scores(r, cut_off)) for r in rollouts]
+
+# %% ../../nbs/training/02_rewards.ipynb #8f3715d5
+def _by_problem(rollouts: list) -> list: # lists of indices
+    "The samples of each problem that have a scored sentence."
+    groups = {}
+    for i, r in enumerate(rollouts):
+        if r.scores: groups.setdefault(r.problem.id, []).append(i)
+    return list(groups.values())
+
+def _no_weights(rollouts: list) -> torch.Tensor: # (rollouts, longest response), zeros
+    return torch.zeros(len(rollouts), max(len(r.tokens) for r in rollouts))
+
+def best_of_k(
+    rollouts: list, # of `Rollout`, scored, K for each problem
+) -> torch.Tensor: # (rollouts, longest response): 1.0 on the tokens of the chosen samples, else zero
+    "Choose each problem's sample with the best mean sentence score, the first of equal ones (RAFT)."
+    weights = _no_weights(rollouts)
+    def mean_score(i): return sum(rollouts[i].scores) / len(rollouts[i].scores)
+    for group in _by_problem(rollouts):
+        best = max(group, key=mean_score)
+        weights[best, :len(rollouts[best].tokens)] = 1.0
+    return weights
+
+# %% ../../nbs/training/02_rewards.ipynb #1dd122f7
+def _first_pair(a, b) -> tuple: # (difference of the scores, number of the sentence)
+    "The first sentences in which two rollouts differ; (0.0, 0) if one is a beginning of the other."
+    for place, (one, other) in enumerate(zip(a.sentences, b.sentences)):
+        if one != other: return a.scores[place] - b.scores[place], place
+    return 0.0, 0
+
+def sentence_pairs(
+    rollouts: list, # of `Rollout`, scored, K for each problem
+) -> torch.Tensor: # (rollouts, longest response): 1.0 on better sentences, -1.0 on worse ones, else zero
+    "Choose for each problem two sentences after the same text whose scores differ most (Step-DPO)."
+    weights = _no_weights(rollouts)
+    for group in _by_problem(rollouts):
+        pairs = [(*_first_pair(rollouts[i], rollouts[j]), i, j) for i, j in permutations(group, 2)]
+        difference, place, better, worse = max(pairs, key=lambda pair: pair[0], default=(0.0, 0, 0, 0))
+        if difference <= 0: continue
+        for i, sign in ((better, 1.0), (worse, -1.0)):
+            first, end = rollouts[i].spans[place]
+            weights[i, first:end] = sign
+    return weights
+
+# %% ../../nbs/training/02_rewards.ipynb #bcd28876
+def step_dpo_loss(
+    gains: torch.Tensor, # (rows, length), log-probabilities now less those of the reference model
+    weights: torch.Tensor, # (rows, length), from `sentence_pairs`
+    owners: list, # the problem of each row; both rows of a pair are among them
+    beta: float, # weight of the KL divergence to the reference model
+) -> torch.Tensor: # a number
+    "DPO's loss of pairs of sentences, summed (Rafailov et al., 2023; Lai et al., 2024)."
+    margins = {}
+    for owner, row in zip(owners, (gains * weights).sum(1)): margins[owner] = margins.get(owner, 0) + row
+    return -F.logsigmoid(beta * torch.stack(list(margins.values()))).sum()
