@@ -499,7 +499,6 @@ def _check_address(url: str): # of a judge
     from ares.teachers.sender import url_fault
     if fault := url_fault(url): raise AresError(f"`judge_base_url` must be {fault}.")
 
-# %% ../../nbs/pipeline/02_config.ipynb #dfada33e
 def _check_teachers(
     config: ARESConfig,
     need, # of `check_config`: raises unless its second argument is true

@@ -55,13 +55,13 @@ def _planned_splits(
 
 # %% ../../nbs/reports/06_plan.ipynb #d5d2a28e
 def _token_counter(
-    student: str | dict, # the setting
+    sizes: str | dict, # the setting `student`
     texts: list, # on which the student's own tokenizer would be trained
 ) -> tuple: # (function from a text to a number of tokens, how it counts)
     "A function that counts the tokens of a text."
-    if not isinstance(student, dict):
+    if not isinstance(sizes, dict):
         return (lambda text: len(text) / 4), "the data, four characters a token"
-    tokenizer = train_tokenizer(texts, (T5_SIZES | student)["vocab_size"])
+    tokenizer = train_tokenizer(texts, (T5_SIZES | sizes)["vocab_size"])
     return (lambda text: len(tokenizer(text).input_ids)), "the data and the student's own tokenizer"
 
 # %% ../../nbs/reports/06_plan.ipynb #75c4ebbb
