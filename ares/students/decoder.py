@@ -133,7 +133,7 @@ def _replace_states(
 
 # %% ../../nbs/students/04_decoder.ipynb #8c3172d8
 def can_pack(
-    model, # a `SlicedDecoder`, without an adapter around it
+    model, # a `_SlicedDecoder`, without an adapter around it
     inputs: dict, # a batch; only text can be packed
 ) -> bool:
     "Whether states of this batch are computed without padding."
