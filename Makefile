@@ -16,7 +16,7 @@ demo: $(VENV)/.demo  ## run the whole loop on problems the project makes (six to
 	@OMP_NUM_THREADS=1 $(BIN)/ares run params/demo.yaml  # a second thread gains little here, and crawls when the machine has other work
 
 test: $(VENV)/.dev   ## check and run the notebooks, then the tests
-	@OMP_NUM_THREADS=1 $(BIN)/python tests/notebooks.py --n_workers 2 --timing  # two processes of two threads would wait for each other
+	@OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing  # two processes of two threads would wait for each other
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -n 2 --dist loadfile --no-loadscope-reorder
 
 lab: $(VENV)/.dev    ## open JupyterLab on the tour; what it saves is cleaned by nbdev

@@ -1,21 +1,21 @@
 "Paths and small runs that several tests share."
-import json, multiprocessing, os, shutil, tempfile
+import json, multiprocessing, os
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch is imported
 
-import forks
 from ares.pipeline.stages import run_ares
 from ares.pipeline.config import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
-FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 100))  # of each fuzz test; thousands for the full size
+FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 200))  # of each fuzz test; thousands for the full size
 # a process of it has everything imported: one that is killed at once costs no six seconds
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(forks.HEAVY)
-QUICK = forks.COMMAND  # see `quick_processes`
+FORKS.set_forkserver_preload(
+    ["ares.pipeline.stages", "ares.teachers.llm", "ares.teachers.mock_server", "ares.data.vision"]
+)
 
 
 # these files take longest, so they begin first: a long one at the end would keep one of two workers waiting
@@ -80,16 +80,3 @@ def smoke_run(tmp_path_factory):
     run = tmp_path_factory.mktemp("smoke")/"run"
     end(start_loop(run))
     return run
-
-
-@pytest.fixture(scope="session", autouse=True)
-def quick_processes():
-    "Kernels, and the commands of `QUICK`, are forks of a process that has everything imported."
-    place = Path(tempfile.mkdtemp(prefix="ares"))
-    server = FORKS.Process(target=forks.serve, args=(str(place/"forks"),), daemon=True)
-    server.start()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in forks.announce(place).items(): patch.setenv(name, value)
-        yield
-    server.terminate()
-    shutil.rmtree(place)

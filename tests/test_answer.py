@@ -8,9 +8,9 @@ from ares.core.io import read_json, write_json
 from ares.data.synthetic import make_problems
 from ares.pipeline.config import load_config
 from ares.pipeline.stages import run_ares
-from conftest import QUICK, results_of
+from conftest import results_of
 
-ARES = [Path(sys.executable).parent/"ares"]
+ARES = str(Path(sys.executable).parent/"ares")
 TINY = dict(
     student=dict(d_model=32, d_ff=64, num_layers=1, num_decoder_layers=1, num_heads=2, vocab_size=600),
     max_new_tokens=16, seed=0, device="cpu", rounds=1, collections=1, collect_problems=8, num_samples=2,
@@ -20,9 +20,9 @@ TINY = dict(
 )
 
 
-def ares(*words, cwd, command=(*QUICK, "ares")):
+def ares(*words, cwd):
     "What a command prints; it must end well."
-    done = subprocess.run([*command, *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=600)
+    done = subprocess.run([ARES, *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -31,7 +31,7 @@ def test_a_run_answers_from_the_shell_in_under_a_minute(smoke_run, tmp_path):
     Image.new("RGB", (64, 48), "white").save(tmp_path/"x.png")
     asked = ("--question", "Which is a mammal?", "--choices", "a trout", "a whale", "--image", "x.png")
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    lines = ares("answer", smoke_run, *asked, cwd=tmp_path, command=ARES).splitlines()
+    lines = ares("answer", smoke_run, *asked, cwd=tmp_path).splitlines()
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 60
     assert lines[-1].startswith("Answer: ")
     assert lines[-2] == "(no scores: the teacher `facts` needs the facts of a problem that the package makes)"
@@ -67,7 +67,7 @@ def test_a_moved_run_continues_and_gives_the_same_results(tmp_path):
     shutil.copytree(here, there/"runs"/"run", ignore=shutil.ignore_patterns("sft-1", "complete.json"))
     shutil.rmtree(here)
     first.rename(tmp_path/"moved")
-    out = subprocess.run([*QUICK, "ares", "run", "run"], cwd=there, capture_output=True, text=True)
+    out = subprocess.run([ARES, "run", "run"], cwd=there, capture_output=True, text=True)
     assert out.returncode == 1 and "`data` is" in out.stderr and "-p data PLACE" in out.stderr
     for command in ("report", "publish"): ares(command, "run", cwd=there)  # they need no data
     card = (there/"runs"/"run"/"published"/"README.md").read_text()
@@ -76,8 +76,7 @@ def test_a_moved_run_continues_and_gives_the_same_results(tmp_path):
     records = read_json(other/"problems.json")
     id, record = next(iter(records.items()))
     write_json(other/"problems.json", records | {id: record | dict(hint="It is hot.")})
-    elsewhere = [*QUICK, "ares", "run", "run", "-p", "data", other]
-    out = subprocess.run(elsewhere, cwd=there, capture_output=True, text=True)
+    out = subprocess.run([ARES, "run", "run", "-p", "data", other], cwd=there, capture_output=True, text=True)
     assert out.returncode == 1 and f"(problem {id} has another `hint`)" in out.stderr, out.stderr
     ares("run", "run", "-p", "data", tmp_path/"moved", "-p", "device", "auto", cwd=there)
     again = results_of(there/"runs"/"run")

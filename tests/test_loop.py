@@ -119,8 +119,7 @@ def test_trackers_are_given_the_numbers_of_the_run(smoke_run, tmp_path):
             ], (stage, name)
 
 
-def test_the_command_runs_the_notebooks(smoke_run, tmp_path, monkeypatch):
-    monkeypatch.delenv("JUPYTER_PATH")  # a kernel that is a process of its own, to be stopped and killed
+def test_the_command_runs_the_notebooks(smoke_run, tmp_path):
     words, run = ("run", ROOT/"params"/"smoke.yaml", "--name", "mine"), tmp_path/"runs"/"mine"
     # Ctrl-C: one sentence, and the exit code that shells know it by.
     process = start_ares(*words, cwd=tmp_path)

@@ -1,11 +1,11 @@
 "A reward of the user's own, from a file and a line of a parameter file to the report."
-import os, shutil, subprocess
+import os, shutil, subprocess, sys
 from pathlib import Path
 
 import papermill
 import pytest
 
-from conftest import QUICK, ROOT, results_of
+from conftest import ROOT, results_of
 from ares.__main__ import main
 from ares.core.io import AresError, read_json, read_jsonl, write_jsonl
 from ares.data.sentences import sentences_of
@@ -14,6 +14,7 @@ from ares.pipeline.config import load_config
 from ares.pipeline.stages import run_ares
 from ares.pipeline.sweep import sweep_configs
 
+ARES = Path(sys.executable).parent/"ares"
 REWARD = """
 def short(problem, sentences):
     "The fewer words, the higher the score."
@@ -56,8 +57,8 @@ def project(tmp_path):
 
 def ares(project, *words):
     "Call the command in the other folder."
-    return subprocess.run([*QUICK, "ares", *words], cwd=project.parent/"elsewhere", capture_output=True,
-                          text=True, env=os.environ | dict(OMP_NUM_THREADS="1"))
+    return subprocess.run([str(ARES), *words], cwd=project.parent/"elsewhere", capture_output=True, text=True,
+                          env=os.environ | dict(OMP_NUM_THREADS="1"))
 
 
 def test_a_reward_in_a_file_trains_a_student(project):

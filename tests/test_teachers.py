@@ -1,6 +1,7 @@
 "Language models as teachers, with a server that misbehaves: nothing lost or paid twice, no key in a file."
-import json, os, random, signal, subprocess, threading, time
+import json, os, random, signal, subprocess, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -19,7 +20,7 @@ from ares.teachers.sender import note_batch
 from ares.pipeline.config import load_config
 from ares.teachers.mock_server import LINE_FAULTS, REPLY_FAULTS, MockServer
 from ares.teachers.offline import FactTeacher
-from conftest import QUICK, ROOT, end, loop, start, timeless
+from conftest import ROOT, end, loop, start, timeless
 
 KEY = "sk-ant-a-secret-that-must-not-be-found"
 FACTS = FactTeacher()
@@ -249,7 +250,7 @@ def test_a_run_with_claude_ends_in_the_same_table_and_leaves_no_key(tmp_path, re
         for p in make_problems(n, split=split, seed=0)
     ]
     ares = lambda *words: subprocess.run(
-        [*QUICK, "ares", *words],
+        [str(Path(sys.executable).parent / "ares"), *words],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -538,8 +539,8 @@ def test_a_server_that_a_file_names_gets_no_key_of_openai(own, tmp_path, monkeyp
 def test_a_password_in_an_address_is_refused_and_kept_nowhere(tmp_path):
     url = "https://me:passw0rd@host/v1"
     (tmp_path/"p.yaml").write_text(yaml.safe_dump(dict(teacher="facts", judge="openai", judge_base_url=url)))
-    words = [*QUICK, "ares", "run", "p.yaml"]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    ares = str(Path(sys.executable).parent/"ares")
+    done = subprocess.run([ares, "run", "p.yaml"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert (
         done.returncode == 1
         and "`judge_base_url` must be an address without user name, password" in done.stderr
