@@ -21,7 +21,8 @@ SMALLER = dict(
 SMALL = {
     "why_alternate": dict(params=SMOKE, parallel=1, seeds=[0], knob_seeds=[0]),
     "demo": dict(
-        params=SMOKE, parallel=1, seeds=[0, 1], knowledges=["answer", "facts"], rates=[3e-4], passes=[[1, 2e-4]]
+        params=SMOKE, parallel=1, seeds=[0, 1], knowledges=["answer", "facts"], rates=[3e-4],
+        passes=[[1, 2e-4]],
     ),
     "controls": dict(params=SMOKE, seeds=[0], overrides=dict(collections=2, num_samples=4)),
     "estimators": dict(params=SMOKE, seeds=[0, 1]),
