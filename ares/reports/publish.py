@@ -266,11 +266,11 @@ _READ_BY = dict(
 )
 
 # %% ../../nbs/reports/07_publish.ipynb #4859c77c
-def _origin(student: str | dict) -> str: # the setting
+def _origin(source: str | dict) -> str: # the setting `student`
     "Where a run's student comes from."
-    start = base_model(student)
+    start = base_model(source)
     if start: return f"trained from [{start}](https://huggingface.co/{start})"
-    if isinstance(student, dict): return "trained from random weights"
+    if isinstance(source, dict): return "trained from random weights"
     return "trained from a student in a local folder"
 
 # %% ../../nbs/reports/07_publish.ipynb #c29d3bd9
