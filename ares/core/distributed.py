@@ -326,10 +326,11 @@ def unsharded(
         for m in units:
             m.set_reshard_after_forward(True, recurse=False)
             m.reshard()
-        for stack in (m for m in units if sum(isinstance(c, FSDPModule) for c in m.modules()) > 1):
-            # forget the blocks' calls, whose number differs from process to process: gradients would be
-            # awaited in their order
-            stack.reset_iter_state()
+        for unit in units:
+            inside = [m for m in unit.modules() if isinstance(m, FSDPModule)]
+            # a stack of blocks forgets their calls, whose number differs from process to process: gradients
+            # would be awaited in their order
+            if len(inside) > 1: unit.reset_iter_state()
 
 # %% ../../nbs/core/02_distributed.ipynb #a12fd74a
 def unsharded_weights(

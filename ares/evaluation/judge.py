@@ -81,7 +81,8 @@ def _split_verdicts(
               "the new one is longer": [r for r in rows if len(r[2]) > len(r[3])],
               "the new one is shorter": [r for r in rows if len(r[2]) < len(r[3])],
               "equally long": [r for r in rows if len(r[2]) == len(r[3])]}
-    return {name: dict(pairs=len(group)) | tally([r[0] for r in group]) for name, group in groups.items()}
+    def counts(group): return dict(pairs=len(group)) | tally([row[0] for row in group])
+    return {name: counts(group) for name, group in groups.items()}
 
 # %% ../../nbs/evaluation/01_judge.ipynb #9e97e1b2
 def pooled_wins(

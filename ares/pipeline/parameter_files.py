@@ -46,9 +46,12 @@ _DECIMAL = r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?"
 _FLOAT = re.compile(rf"({_DECIMAL}|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$")
 _READ_ANEW = [_TAG + kind for kind in ("int", "float", "timestamp")]
 
-_StrictLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _READ_ANEW]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+def _kept(resolvers: list) -> list: # of (tag, pattern)
+    "Those that are not replaced here."
+    return [(tag, pattern) for tag, pattern in resolvers if tag not in _READ_ANEW]
+
+_SAFE = yaml.SafeLoader.yaml_implicit_resolvers  # first letter -> resolvers
+_StrictLoader.yaml_implicit_resolvers = {first: _kept(resolvers) for first, resolvers in _SAFE.items()}
 _StrictLoader.add_implicit_resolver(_TAG + "int", _INT, list("-+0123456789"))
 _StrictLoader.add_implicit_resolver(_TAG + "float", _FLOAT, list("-+.0123456789"))
 

@@ -176,7 +176,8 @@ def plot_comparison(
     values: dict, # of `common_values`
 ): # a matplotlib figure
     "Each measure of each run with its interval."
-    shown = [m for m in MEASURES if any(v[m].notna().any() and v[m].nunique() > 0 for v in values.values())]
+    def is_known(measure): return any(v[measure].notna().any() for v in values.values())
+    shown = [measure for measure in MEASURES if is_known(measure)]
     fig, axes = panels(len(shown), size=(PAGE / 3, 1.2 + 0.22 * len(values)))
     for ax, measure in zip(axes, shown):
         for y, (name, v) in enumerate(values.items()):

@@ -118,7 +118,8 @@ def _planned_work(
 ) -> pd.DataFrame: # a row a stage: runs, optimizer steps, samples trained on, samples written, tokens of both
     "The work of each stage of a run, all rounds together."
     n, rollouts = sizes["train"], config.collect_problems * config.num_samples
-    rl, sft = (sum(s.startswith(kind) for s in stage_names(config)) for kind in ("rl", "sft"))
+    kinds = [stage.split("-")[0] for stage in stage_names(config)]
+    rl, sft = kinds.count("rl"), kinds.count("sft")
     collections = math.ceil(config.round_calls / rollouts) if config.round_calls else config.collections
     passes = collections * config.ppo_epochs
     # at most: `sft_select` may leave some out

@@ -43,8 +43,8 @@ def _stage_seconds(
     "The duration of the finished stages."
     paths = sorted(run.glob("*/result.json"), key=lambda p: p.stat().st_mtime)
     done = [(p.parent.name, read_record(p.parent, needed=())) for p in paths]
-    names = ("seconds", "evaluation_seconds")
-    return {stage.split("-")[0]: sum(r.get(name) or 0 for name in names) for stage, r in done}
+    def seconds(record): return (record.get("seconds") or 0) + (record.get("evaluation_seconds") or 0)
+    return {stage.split("-")[0]: seconds(record) for stage, record in done}
 
 # %% ../../nbs/reports/03_watch.ipynb #cf8c8334
 def _stages_left(

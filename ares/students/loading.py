@@ -388,7 +388,8 @@ def _load_adapter(
 ): # the same
     "Put a saved adapter on a student, to be trained on."
     kept = _adapter_weights(folder)
-    lost = [part for part in student.fresh if not any(f".{part}." in name for name in kept)]
+    def is_kept(part): return any(f".{part}." in name for name in kept)
+    lost = [part for part in student.fresh if not is_kept(part)]
     if lost:
         raise AresError(f"{clipped(folder, 100)}: an adapter without {', '.join(lost)}, "
                         "which its student was given afresh when it was trained; "

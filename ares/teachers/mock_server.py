@@ -29,7 +29,8 @@ def _rationales_in(
 ) -> list: # of lists of strings
     "The quoted strings of each rationale."
     blocks = re.findall(r"<rationale number=\"\d+\">\n(.*?)\n</rationale>", text, re.S)
-    return [[json.loads(re.sub(r"^\d+\.\d+ ", "", line)) for line in block.split("\n")] for block in blocks]
+    def strings_in(block): return [json.loads(re.sub(r"^\d+\.\d+ ", "", line)) for line in block.split("\n")]
+    return [strings_in(block) for block in blocks]
 
 # %% ../../nbs/teachers/07_mock_server.ipynb #6beaaa3f
 def parts_of(

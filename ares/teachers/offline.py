@@ -253,7 +253,8 @@ def likeness(self: ReferenceTeacher, problem, sentences):
         if self.similarity != "minilm": return _word_f1(x, y)
         return max(0.0, float(x @ y / ((x @ x) * (y @ y)) ** 0.5))
     if not reference: return [(0.5, "")] * len(sentences)
-    return [max((alike(x, y), r) for r, y in zip(reference, theirs)) for x in self.features(sentences)]
+    def most_alike(x): return max((alike(x, y), r) for r, y in zip(reference, theirs))
+    return [most_alike(x) for x in self.features(sentences)]
 
 @patch
 def score(self: ReferenceTeacher, problem, sentences):
