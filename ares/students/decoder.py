@@ -180,28 +180,38 @@ def _laid_out(
     return table
 
 # %% ../../nbs/students/04_decoder.ipynb #84dc52ab
-def _planted(
+def _tree(
+    prompt: torch.Tensor, texts: list, # token ids; the texts are its responses
+): # (ids, positions, what each token sees or None for all earlier ones, the tokens that predict each text)
+    "A prompt and its responses, one after the other."
+    parts = [prompt, *(text[:-1] for text in texts)]
+    lengths = torch.tensor([len(part) for part in parts])
+    starts = lengths.cumsum(0) - lengths
+    places = torch.cat([torch.arange(n) for n in lengths])
+    owner = torch.arange(len(parts)).repeat_interleave(lengths)
+    places[owner > 0] += len(prompt)
+    sees = ((owner[:, None] == owner) | (owner == 0)).tril() if len(texts) > 1 else None
+    end = torch.tensor([len(prompt) - 1])
+    predictors = [torch.cat([end, start + torch.arange(len(text) - 1)]) if len(text) else end[:0]
+                  for start, text in zip(starts[1:], texts)]
+    return torch.cat(parts), places, sees, predictors
+
+def _packed_row(
     prompts: list, texts: list, # tensors of token ids
     rows: list, # the prompt of each text
 ): # ((ids, positions, trees), the number of the token that predicts each token of the texts)
     "Prompts and their responses as trees in one row."
-    ids, places, trees, starts, states_of = [], [], [], 0, [None] * len(texts)
+    ids, places, trees, states_of, count = [], [], [], [None] * len(texts), 0
     for n, prompt in enumerate(prompts):
-        mine, first = [i for i, row in enumerate(rows) if row == n], len(prompt)
+        mine = [i for i, row in enumerate(rows) if row == n]
         if not mine: continue
-        parts, owners = [prompt, *(texts[i][:-1] for i in mine)], []
-        for branch, part in enumerate(parts):
-            begin = starts + len(owners)
-            if branch and len(texts[i := mine[branch - 1]]):
-                states_of[i] = torch.tensor([starts + first - 1, *range(begin, begin + len(part))])
-            places.append(torch.arange(len(part)) + (first if branch else 0))
-            owners += [branch] * len(part)
-        owner = torch.tensor(owners)
-        sees = ((owner[:, None] == owner) | (owner == 0)).tril()
-        trees.append((len(owners), sees if len(mine) > 1 else None))
-        ids, starts = ids + parts, starts + len(owners)
-    states_of = torch.cat([s for s in states_of if s is not None])
-    return (torch.cat(ids), torch.cat(places), trees), states_of
+        tokens, positions, sees, predictors = _tree(prompt, [texts[i] for i in mine])
+        for i, predictor in zip(mine, predictors): states_of[i] = predictor + count
+        ids.append(tokens)
+        places.append(positions)
+        trees.append((len(tokens), sees))
+        count += len(tokens)
+    return (torch.cat(ids), torch.cat(places), trees), torch.cat(states_of)
 
 # %% ../../nbs/students/04_decoder.ipynb #5eb4b0f8
 @lru_cache
@@ -494,7 +504,7 @@ class _DecoderStates:
         real = responses != self.tokenizer.pad_token_id
         prompts = [ids[m] for ids, m in zip(inputs["input_ids"], inputs["attention_mask"].bool())]
         texts = [row[m] for row, m in zip(responses, real)]
-        packed, states_of = _planted(prompts, texts, rows.tolist())
+        packed, states_of = _packed_row(prompts, texts, rows.tolist())
         states = self.model.packed(*packed).index_select(0, states_of)
         return _laid_out(states, real)
 
