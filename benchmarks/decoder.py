@@ -14,7 +14,7 @@ from ares.core.io import set_seed
 from ares.data.prompts import rationale_prompt
 from ares.pipeline.build import load_splits, make_student, ppo_config
 from ares.pipeline.config import load_config
-from ares.students.decoder import SlicedDecoder
+from ares.students.decoder import _SlicedDecoder
 from ares.training.ppo import _shuffled_batches, batch_losses
 from ares.training.rollouts import add_logprobs, generate_rollouts, make_rollout
 from ares.training.sft import gold_examples
@@ -36,7 +36,7 @@ splits = load_splits(config)
 student = make_student(config, splits["train"])
 for name, weights in student.model.named_parameters():  # an adapter that has learned something
     if "lora_B" in name: torch.nn.init.normal_(weights, std=0.01)
-reference, packs = student.copy(), SlicedDecoder.packs
+reference, packs = student.copy(), _SlicedDecoder.packs
 gold = [p for p in splits["train"] if p.solution]
 problems = gold[:config.collect_problems]
 
@@ -96,7 +96,7 @@ for stage in asked.stages.split():
     for _ in range(asked.repeats):
         for way in asked.ways.split():
             allowed = packs if way == "packed" else lambda *_: False
-            with patch.object(SlicedDecoder, "packs", allowed):
+            with patch.object(_SlicedDecoder, "packs", allowed):
                 started = time.process_time()
                 results[way] = works[stage]()
                 spent.setdefault(way, []).append(round(time.process_time() - started, 2))

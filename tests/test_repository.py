@@ -372,3 +372,28 @@ def test_repository_holds_no_large_or_foreign_file():
     assert not large, f"too large for the repository: {large}"
     foreign = [path.name for path in paths if path.suffix in (".whl", ".pt", ".bin", ".zip", ".gz")]
     assert not foreign, f"made elsewhere; install or download it instead: {foreign}"
+
+
+def imported_names(code):
+    "The (module, name) pairs that some code imports from the package."
+    import ast
+    if code.startswith("%%"): return  # a cell in another language
+    lines = [line for line in code.split("\n") if not line.startswith(("%", "!"))]
+    for node in ast.walk(ast.parse("\n".join(lines))):
+        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("ares"): continue
+        yield from ((node.module, alias.name) for alias in node.names if alias.name != "*")
+
+
+def test_what_notebooks_and_benchmarks_import_exists():
+    import importlib
+    assert list(imported_names("from ares.core.io import a, b\nimport re")) == [("ares.core.io", "a"),
+                                                                                ("ares.core.io", "b")]
+    code = {p.name: p.read_text() for p in (ROOT/"benchmarks").glob("*.py")}
+    for path in NOTEBOOKS:
+        for i, cell in enumerate(cells(path)):
+            if cell["cell_type"] == "code": code[f"{name(path)}, cell {i}"] = source(cell)
+    lost = []
+    for place, text in code.items():
+        for module, wanted in imported_names(text):
+            if not hasattr(importlib.import_module(module), wanted): lost.append(f"{place}: {module}.{wanted}")
+    assert not lost
