@@ -12,7 +12,7 @@ export HF_HUB_DISABLE_PROGRESS_BARS := 1
 help:                ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
 
-demo: $(VENV)/.demo  ## run the whole loop on problems the project makes (six to eight minutes)
+demo: $(VENV)/.demo  ## run the whole loop on problems the project makes (six to ten minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/ares run params/demo.yaml  # a second thread gains little here, and crawls when the machine has other work
 
 test: $(VENV)/.dev   ## check and run the notebooks, then the tests
