@@ -82,14 +82,15 @@ def page():
 
 def run_all(page, path):
     "Run all cells by the menu, wait for the end, save, and return the notebook as it is on the disk."
-    def wait_for(status):
-        page.get_by_text(f"(ipykernel) | {status}").wait_for()  # in the status bar
-
-    wait_for("Idle")  # before its kernel is there, a notebook cannot run
+    status = {word: page.get_by_text(f"(ipykernel) | {word}") for word in ("Idle", "Busy")}  # in the status bar
+    status["Idle"].wait_for()  # before its kernel is there, a notebook cannot run
     page.click(".lm-MenuBar-itemLabel:text-is('Run')")
     page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
-    wait_for("Busy")
-    wait_for("Idle")
+    status["Busy"].wait_for()
+    quiet = 0
+    while quiet < 10:  # between two cells a kernel is idle for a moment
+        quiet = quiet + 1 if status["Idle"].is_visible() else 0
+        page.wait_for_timeout(300)
     before = path.stat().st_mtime_ns
     page.keyboard.press("Control+s")
     while path.stat().st_mtime_ns == before: page.wait_for_timeout(200)
