@@ -82,7 +82,8 @@ def page():
 
 def run_all(page, path):
     "Run all cells by the menu, wait for the end, save, and return the notebook as it is on the disk."
-    status = {word: page.get_by_text(f"(ipykernel) | {word}") for word in ("Idle", "Busy")}  # in the status bar
+    # in the status bar
+    status = {word: page.get_by_text(f"(ipykernel) | {word}") for word in ("Idle", "Busy")}
     status["Idle"].wait_for()  # before its kernel is there, a notebook cannot run
     page.click(".lm-MenuBar-itemLabel:text-is('Run')")
     page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")

@@ -2,8 +2,8 @@
 
     .venv/bin/python tests/walk.py FOLDER
 
-makes a fresh clone in FOLDER and takes a browser through the pages as a reader would: open a page, run all cells,
-read for as long as `learn/teaching` computes, and go on when both are done. It takes about an hour.
+makes a fresh clone in FOLDER and takes a browser through the pages as a reader would: open a page, run all
+cells, read for as long as `learn/teaching` computes, and go on when both are done. It takes about an hour.
 Without the reading, add `--fast`. Needs Chromium. (Not a test: pytest does not collect it.)
 """
 import argparse, contextlib, io, json, os, subprocess, time, urllib.request
@@ -14,7 +14,8 @@ from playwright.sync_api import sync_playwright
 from test_lab import CHROMIUM, PATIENCE, free_port, run_all
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ["00_tour", "learn/01_feedback", "learn/04_sentence_credit", "learn/lesson", "learn/07_your_experiment"]
+PAGES = ["00_tour", "learn/01_feedback", "learn/04_sentence_credit", "learn/lesson",
+         "learn/07_your_experiment"]
 COMPARE = [".venv/bin/ares", "compare", "runs/my-reward/facts", "runs/my-reward/short"]
 COMPARE_READING = 2  # minutes to read two tables
 
@@ -48,8 +49,8 @@ def start_lab(clone, port):
 class Clock:
     "Steps of the walk: when each began, when its work and its reading ended."
 
-    def __init__(self, minutes, fast):
-        self.minutes, self.fast, self.begin, self.rows = minutes, fast, time.time(), []
+    def __init__(self, fast):
+        self.fast, self.begin, self.rows = fast, time.time(), []
 
     def now(self): return (time.time() - self.begin) / 60
 
@@ -68,7 +69,7 @@ class Clock:
 def walk(folder, fast):
     "The whole path; returns the table of its steps, in minutes."
     minutes, clone, port = reading_minutes(), folder/"ares", free_port()
-    clock = Clock(minutes, fast)
+    clock = Clock(fast)
 
     def set_up():
         subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
@@ -88,18 +89,22 @@ def walk(folder, fast):
                     run_all(page, clone/"nbs"/f"{name}.ipynb")
                 clock.step(name, open_and_run, minutes[name])
             browser.close()
+
         def compare(): subprocess.run(COMPARE, cwd=clone, check=True, stdout=subprocess.DEVNULL)
+
         clock.step("compare two runs", compare, COMPARE_READING)
     finally: server.terminate()
     return pd.DataFrame(clock.rows).set_index("step")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument("folder", type=Path, help="a folder that does not exist yet")
     parser.add_argument("--fast", action="store_true", help="do not read: only the machine's part")
     args = parser.parse_args()
     args.folder.mkdir(parents=True)
     table = walk(args.folder.resolve(), args.fast)
     print(table.round(1).to_string())
-    print(f"all: {table['clock'].sum():.0f} minutes on the clock, {table['machine'].sum():.0f} of the machine")
+    clock, machine = table["clock"].sum(), table["machine"].sum()
+    print(f"all: {clock:.0f} minutes on the clock, {machine:.0f} of the machine")
