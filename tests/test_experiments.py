@@ -47,7 +47,7 @@ SMALL = {
         parallel=1,
         seeds=[0],
         rates=[1e-3],
-        fees=[0.02],
+        kl_coefs=[0.02],
         samples=[4],
         overrides=dict(method="rl", rounds=1, collections=2, evaluate_on="val"),
     ),
