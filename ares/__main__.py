@@ -63,9 +63,9 @@ def _find_run(
     kept = kept_settings(run)
     def fits(name, value): return name in RUNTIME_FIELDS or only_moved(name, kept.get(name), value)
     fixed = [name for name, value in overrides.items() if not fits(name, value)]
-    said = f" (`{fixed[0]}`)" if fixed else ""
+    example = f" (`{fixed[0]}`)" if fixed else ""
     if name or fixed:
-        raise AresError(f"{shown_name(target)}: a run keeps its name and settings{said}; "
+        raise AresError(f"{shown_name(target)}: a run keeps its name and settings{example}; "
                         "give a parameter file to start another.")
     return read_config(run, need_data, **overrides), run
 

@@ -100,15 +100,15 @@ def run_on_main(
 ): # what it returned, in every process
     "Run a function in the main process and give its result to all."
     if process_count() == 1: return make()
-    said = [None, None]
+    outcome = [None, None]
     if is_main():
         try:
-            said[0] = make()
+            outcome[0] = make()
         except Exception as e:
-            said[1] = e if isinstance(e, AresError) else AresError(f"{type(e).__name__}: {e}")
-    broadcast_object_list(said)
-    if said[1] is not None: raise said[1]
-    return said[0]
+            outcome[1] = e if isinstance(e, AresError) else AresError(f"{type(e).__name__}: {e}")
+    broadcast_object_list(outcome)
+    if outcome[1] is not None: raise outcome[1]
+    return outcome[0]
 
 # %% ../../nbs/core/02_distributed.ipynb #f2d183a6
 _LAUNCHED = re.compile("RANK|WORLD_SIZE|(LOCAL|GROUP|ROLE|MASTER|TORCHELASTIC)_.*") # variables of a launcher
@@ -245,7 +245,7 @@ def _launch_environment(
 
 # %% ../../nbs/core/02_distributed.ipynb #44f5e4fd
 def _what_happened(
-    log: str, # what the processes said
+    log: str, # what the processes printed
 ) -> str: # one sentence
     "Why a group of processes ended."
     named = re.findall(r"^ares: (.+)$", log, re.MULTILINE)

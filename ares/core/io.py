@@ -275,8 +275,8 @@ _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remai
 
 class _Bar(tqdm):
     "A bar with the task, the progress, the time left and the cost."
-    # a function that tells what was paid; called only by whoever moves the bar, since ledgers belong to one
-    # thread
+    # a function that returns what was paid; called only by the thread that moves the bar, because a ledger
+    # belongs to one thread
     cost = None
     def update(self, n=1):
         if self.cost and not self.disable: self.set_postfix_str(self.cost(), refresh=False)

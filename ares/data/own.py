@@ -216,9 +216,9 @@ def _answer_index(
     elif letter in labels: meant.add(labels.index(letter))
     elif re.fullmatch(r"[0-9]{1,2}", text) and int(text) < len(choices): meant.add(int(text))
     if len(meant) == 1: return meant.pop()
-    said = shown_value(value)
-    if meant: return f"{said} could mean several choices; write it in another way (index, letter or text)"
-    return f"{said} is not the index, the letter or the text of one of the {len(choices)} choices"
+    shown = shown_value(value)
+    if meant: return f"{shown} could mean several choices; write it in another way (index, letter or text)"
+    return f"{shown} is not the index, the letter or the text of one of the {len(choices)} choices"
 
 # %% ../../nbs/data/07_own.ipynb #fc26dc10
 def _right_texts(

@@ -219,9 +219,9 @@ def score_predictions(
     "Accuracy of the predictions of another model."
     problems = load_test_problems(name, source, columns, answers)
     predictions = read_predictions(file, problems, source)
-    said = [predictions[p.id] for p in problems]
-    answers = [predicted_answer(one, p) for one, p in zip(said, problems)]
-    both = [(one.choice, find_answer(one.text, p)) for one, p in zip(said, problems)
+    outputs = [predictions[p.id] for p in problems]
+    answers = [predicted_answer(one, p) for one, p in zip(outputs, problems)]
+    both = [(one.choice, find_answer(one.text, p)) for one, p in zip(outputs, problems)
             if one.choice is not None and one.text and not p.direct_answers]
     extra, differ = len(predictions) - len(problems), sum(stated != read for stated, read in both)
     notes = [f"Predictions of other problems, not counted: {extra:,}."] if extra else []

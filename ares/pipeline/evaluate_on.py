@@ -179,10 +179,10 @@ def evaluation_sentence(
     record: dict, # of `evaluate_on`
 ) -> str:
     "What was evaluated, and what the judge said."
-    said = f"{record['stage']} on {record['n']:,} problems of {record['on']}"
-    if not record["judge"]: return f"{said}; no judge was asked."
+    scope = f"{record['stage']} on {record['n']:,} problems of {record['on']}"
+    if not record["judge"]: return f"{scope}; no judge was asked."
     wins, losses = record["wins"], record["losses"]
     low, high = (100 * x for x in record["win_rate_ci"])
     rate = f" ({100 * record['win_rate']:.0f} %, {low:.0f} to {high:.0f})" if wins + losses else ""
-    return (f"{said}; {record['judge']} prefers its rationales to the baseline's in {wins} of "
+    return (f"{scope}; {record['judge']} prefers its rationales to the baseline's in {wins} of "
             f"{wins + losses} decided pairs{rate}.")

@@ -199,12 +199,12 @@ def describe_teacher(config: ARESConfig) -> str:
     "Describe the teacher and the judge in a sentence."
     judge = _role_text(config, "judge") if config.judge else "the teacher itself"
     judging = config.judge or config.teacher
-    if judging in OFFLINE or is_own(judging): told = ""
-    elif config.judge_sees_answer: told = " and is told the right answer"
-    else: told = " and is not told the right answer"
+    if judging in OFFLINE or is_own(judging): sight = ""
+    elif config.judge_sees_answer: sight = " and sees the right answer"
+    else: sight = " and does not see the right answer"
     tested = _TESTED_ON[config.aokvqa_division] if config.problems == "aokvqa" else ""
     return (f"Teacher: {_role_text(config, 'teacher')}, with the knowledge of `{config.teacher_knowledge}`."
-            f"{_reward_text(config.reward, config.rubric)} The judge is {judge}{told}; "
+            f"{_reward_text(config.reward, config.rubric)} The judge is {judge}{sight}; "
             f"it compares each pair in both orders.{tested}")
 
 # %% ../../nbs/reports/04_costs.ipynb #3341f20f

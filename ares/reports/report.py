@@ -449,17 +449,17 @@ def _example_html(
             f"<table style='border:0;width:100%'>{rows}{gold}</table></div>")
 
 def examples_html(
-    said: dict, # name of a stage or run -> (list of `Rollout`, list of answers), all for the same problems
+    responses: dict, # stage or run -> (list of `Rollout`, list of answers), all for the same problems
     n: int, # problems from the start of the set
 ) -> HTML: # shows itself in a notebook
     "The same problems with the rationale of every stage or run."
-    rollouts = [stage_rollouts for stage_rollouts, _ in said.values()]
+    rollouts = [stage_rollouts for stage_rollouts, _ in responses.values()]
     def means(stage_rollouts): return [statistics.mean(r.scores or [0.0]) for r in stage_rollouts]
     before, after = means(rollouts[0]), means(rollouts[-1])
     key = tinted_html(["wrong or repeated", "neutral", "right"], [0.0, 0.5, 1.0])
     parts = [f"<div style='margin-bottom:10px'>Sentences by score: {key}</div>"]
     for i, why in _pick_examples(before, after, n):
-        rows = "".join(_stage_row(name, texts[i], answers[i]) for name, (texts, answers) in said.items())
+        rows = "".join(_stage_row(name, texts[i], answers[i]) for name, (texts, answers) in responses.items())
         parts.append(_example_html(rollouts[0][i].problem, why, rows))
     return HTML("<div style='text-align:left;max-width:62em'>" + "".join(parts) + "</div>")
 

@@ -250,8 +250,8 @@ def _turn_end(
     "The token that ends a response."
     if not speaker.chat_template: return tokenizer.eos_token_id
     turns = [dict(role="user", content=content("hm")), dict(role="assistant", content=content("reply"))]
-    said = render(speaker, turns)
-    behind = tokenizer(said[said.rindex("reply") + len("reply"):], add_special_tokens=False).input_ids
+    rendered = render(speaker, turns)
+    behind = tokenizer(rendered[rendered.rindex("reply") + len("reply"):], add_special_tokens=False).input_ids
     return next((t for t in behind if t in tokenizer.all_special_ids), tokenizer.eos_token_id)
 
 # %% ../../nbs/students/04_decoder.ipynb #b443fbec
@@ -632,12 +632,12 @@ def settled(
     "A model as a student, with its special tokens settled."
     known = model.get_input_embeddings().num_embeddings
     end = _turn_end(tokenizer, speaker, content)
-    said = render(speaker, [dict(role="user", content=content("hm"))]) if speaker.chat_template else ""
+    rendered = render(speaker, [dict(role="user", content=content("hm"))]) if speaker.chat_template else ""
     _settle_tokens(model, tokenizer, end)
     model.__class__ = _with_slices(type(model))
     model.room = _learned_places(model)
     student = kind(model, speaker)
-    used = {end, *tokenizer(said, add_special_tokens=False).input_ids} - {tokenizer.pad_token_id}
+    used = {end, *tokenizer(rendered, add_special_tokens=False).input_ids} - {tokenizer.pad_token_id}
     student.unlearned = [
         tokenizer.convert_ids_to_tokens(i) for i in sorted(used) if i is not None and i >= known
     ]

@@ -147,15 +147,15 @@ def _cache_fault(
     "What is wrong with states computed with the cache, or \"\"."
     inputs = student.inputs(["Why is the sky blue?", "Why?"], [picture] * 2)
     rows, kept = torch.tensor([0, 1, 1]), torch.tensor([0, 2, 3])  # one of four samples has ended
-    said = inputs["input_ids"][:1, -3:].expand(3, -1)
+    tokens = inputs["input_ids"][:1, -3:].expand(3, -1)
     try:
         cache = student.init_cache(student.prefill(inputs), inputs, 2, 3)
         written = [cache.first[kept]]
         cache.keep(kept)
-        for step in range(2): written.append(student.decode_step(cache, said[:, step], step))
-        read = student.hidden(inputs, said, rows)
+        for step in range(2): written.append(student.decode_step(cache, tokens[:, step], step))
+        read = student.hidden(inputs, tokens, rows)
         if picture: return "" if same(torch.stack(written, 1), read) else "says something else with its cache"
-        whole = student.joined(student.chosen(inputs, rows), said[:, :-1])
+        whole = student.joined(student.chosen(inputs, rows), tokens[:, :-1])
         states = student.model.states(**whole).last_hidden_state[:, -3:]
     except AresError: raise
     except Exception as e: # a model's own code may raise anything

@@ -240,7 +240,7 @@ class Ledger:
     def __init__(self, path: str | Path):
         self.path, self.db = Path(path), None
         try:
-            with self.told("not a ledger of ARES"): self.open()
+            with self.plain_errors("not a ledger of ARES"): self.open()
         except BaseException:
             if self.db: self.db.close()
             raise
@@ -256,7 +256,7 @@ class Ledger:
         self.db.row_factory = sqlite3.Row
 
     @contextmanager
-    def told(self, what: str = "the ledger cannot be used"):
+    def plain_errors(self, what: str = "the ledger cannot be used"):
         "Turn errors of SQLite and the system into one sentence."
         try: yield
         except AresError: raise
@@ -268,7 +268,7 @@ class Ledger:
     @contextmanager
     def change(self):
         "A transaction."
-        with self.told():
+        with self.plain_errors():
             self.db.execute("begin immediate")
             with self.db: yield self.db
 
@@ -278,7 +278,7 @@ class Ledger:
 
     def rows(self, sql: str, *values) -> list: # of dicts
         "The rows that a statement finds."
-        with self.told(): return [dict(r) for r in self.db.execute(sql, values)]
+        with self.plain_errors(): return [dict(r) for r in self.db.execute(sql, values)]
 
 # %% ../../nbs/teachers/04_ledger.ipynb #2db460f8
 @patch

@@ -248,11 +248,12 @@ def _as_completion(body: dict, reply: dict) -> dict:
     "A reply as the chat-completions endpoint writes it."
     reasons = {"end_turn": "stop", "max_tokens": "length", "refusal": "content_filter"}
     stop, usage = reasons[reply["stop"]], reply["usage"]
-    asked, said = usage["input_tokens"], usage["output_tokens"]
+    tokens_in, tokens_out = usage["input_tokens"], usage["output_tokens"]
     message = dict(role="assistant", content=reply["text"])
     return dict(id=f"chat_{uuid.uuid4().hex[:20]}", object="chat.completion", created=int(time.time()),
                 model=body["model"], choices=[dict(index=0, finish_reason=stop, message=message)],
-                usage=dict(prompt_tokens=asked, completion_tokens=said, total_tokens=asked + said))
+                usage=dict(prompt_tokens=tokens_in, completion_tokens=tokens_out,
+                           total_tokens=tokens_in + tokens_out))
 
 # %% ../../nbs/teachers/07_mock_server.ipynb #8f3a959e
 def _stamp(seconds: float = 0.0) -> str:

@@ -62,8 +62,8 @@ class ReplayTeacher(OfflineTeacher):
             if row["kind"] == "scored":
                 self.scores.setdefault((row["id"], tuple(row["sentences"])), row["scores"])
             else:
-                said = row["id"], without_repeats(row["rationale"])
-                self.corrections.setdefault(said, row["correction"])
+                key = row["id"], without_repeats(row["rationale"])
+                self.corrections.setdefault(key, row["correction"])
 
     def _find(self, answers: dict, key: tuple, kind: str, text: str):
         "The answer of a key; an error names what is missing."

@@ -107,9 +107,10 @@ def _read_completion(completion) -> tuple: # as `_read_message`
     stops = dict(length="max_tokens", content_filter="refusal")
     stop = stops.get(_text(_field(choice, "finish_reason")), "end_turn")
     if _field(message, "refusal"): stop = "refusal"
-    asked, said = _count(_field(usage, "prompt_tokens")), _count(_field(usage, "completion_tokens"))
-    cached = min(asked, _count(_field(_field(usage, "prompt_tokens_details"), "cached_tokens")))
-    tokens = dict(tokens_in=asked - cached, tokens_cached=cached, tokens_written=0, tokens_out=said)
+    prompt = _count(_field(usage, "prompt_tokens"))
+    completion = _count(_field(usage, "completion_tokens"))
+    cached = min(prompt, _count(_field(_field(usage, "prompt_tokens_details"), "cached_tokens")))
+    tokens = dict(tokens_in=prompt - cached, tokens_cached=cached, tokens_written=0, tokens_out=completion)
     return _content_text(_field(message, "content")), stop, tokens
 
 # %% ../../nbs/teachers/05_sender.ipynb #3fe6433c
@@ -219,10 +220,10 @@ _LONGEST_PAUSE = 300.0 # seconds, even if a server asks for more
 def _asked_pause(error: Exception) -> float | None: # seconds
     "The time a server asks to wait; None if it does not say."
     headers = getattr(getattr(error, "response", None), "headers", {})
-    said = headers.get("retry-after", "")
-    try: seconds = float(said)
+    value = headers.get("retry-after", "")
+    try: seconds = float(value)
     except ValueError:
-        try: seconds = parsedate_to_datetime(said).timestamp() - time.time()
+        try: seconds = parsedate_to_datetime(value).timestamp() - time.time()
         except (ValueError, OverflowError): return None
     return seconds if seconds >= 0 else None
 
@@ -615,7 +616,7 @@ MOST_LOST = 5 # senders of one run that may be killed before it stops
 
 class _Notes:
     "Reads what a sender has left in the ledger."
-    def said(self, owner: str) -> str:
+    def note_of(self, owner: str) -> str:
         "The note of a sender; \"\" without one."
         rows = Ledger(self.ledger).rows("select message from stops where owner = ?", owner)
         return rows[0]["message"] if rows else ""
@@ -623,13 +624,13 @@ class _Notes:
     def show_note(self):
         "Show a new note of the sender to the user, at most once a second."
         if time.monotonic() - self.looked < 1: return
-        self.looked, note = time.monotonic(), self.said(f"note {self.process.pid}")
+        self.looked, note = time.monotonic(), self.note_of(f"note {self.process.pid}")
         if note and note != self.shown: tell(note)
         self.shown = note
 
     def raise_reason(self):
         "Raise an error with the reason that the last sender left."
-        message, log = self.said(str(self.process.pid)), self.ledger.with_suffix(".log")
+        message, log = self.note_of(str(self.process.pid)), self.ledger.with_suffix(".log")
         self.lost += 1
         if not message and self.lost >= MOST_LOST:
             message = (f"{log}: the sender was lost {MOST_LOST} times without giving a reason; "
