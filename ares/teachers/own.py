@@ -131,7 +131,7 @@ def _made(name: str, file: Path, module: ModuleType): # an object with some of `
     if any(callable(getattr(found, method, None)) for method in _METHODS): return found
     if callable(found): return SimpleNamespace(score=found)
     raise AresError(f"{short_own(name)}: is neither a function nor a class with one of the methods "
-                    f"{', '.join(METHODS)}; mend {shown_name(file, 60)}.")
+                    f"{', '.join(_METHODS)}; mend {shown_name(file, 60)}.")
 
 # %% ../../nbs/teachers/08_own.ipynb #fbf3da85
 @lru_cache
