@@ -6,15 +6,13 @@
 __all__ = ['verdict', 'win_rate', 'pooled_wins', 'ConclusionJudge', 'plot_wins']
 
 # %% ../../nbs/evaluation/01_judge.ipynb #7fab66b8
-import pandas as pd
-
 from ..core.io import progress
 from ..core.plotting import COLOURS, PAGE, PALE, figure_style, panels
 from ..core.statistics import Estimate, wilson_interval
 from ..data.synthetic import is_well_formed, sentence_slot, true_sentences
 from ..data.sentences import read_ending, sentences_of
 from ..teachers.base import OfflineTeacher
-from ..teachers.offline import is_right, read_conclusion_in
+from ..teachers.offline import is_right
 
 # %% ../../nbs/evaluation/01_judge.ipynb #02e2ae8d
 def verdict(
@@ -65,25 +63,6 @@ def win_rate(
     "How often new rationales win against the baseline's."
     return _tally(_all_verdicts(judge, problems, texts, baseline_texts, desc))
 
-# %% ../../nbs/evaluation/01_judge.ipynb #be91f6c2
-def _split_verdicts(
-    verdicts: list, # from `_all_verdicts`
-    problems: list,
-    texts: list, # the new rationales
-    baseline_texts: list, # of the same problems
-) -> dict: # name of a group of pairs -> counts as in `_tally`, and their number, `pairs`
-    "Win rates of parts of the pairs: by whether both conclude, and by which rationale is longer."
-    def concludes(text, problem):
-        return any(read_conclusion_in(problem, s) is not None for s in sentences_of(text))
-    rows = list(zip(verdicts, problems, texts, baseline_texts, strict=True))
-    alike = [row for row in rows if concludes(row[2], row[1]) == concludes(row[3], row[1])]
-    groups = {"all": rows, "both or neither conclude": alike,
-              "the new one is longer": [r for r in rows if len(r[2]) > len(r[3])],
-              "the new one is shorter": [r for r in rows if len(r[2]) < len(r[3])],
-              "equally long": [r for r in rows if len(r[2]) == len(r[3])]}
-    def counts(group): return dict(pairs=len(group)) | _tally([row[0] for row in group])
-    return {name: counts(group) for name, group in groups.items()}
-
 # %% ../../nbs/evaluation/01_judge.ipynb #9e97e1b2
 def pooled_wins(
     counts: list, # each as from `_tally`, or a stage's record
@@ -93,18 +72,6 @@ def pooled_wins(
     wins = sum(c.get(f"{prefix}wins", 0) for c in counts)
     decided = wins + sum(c.get(f"{prefix}losses", 0) for c in counts)
     return Estimate(wins / decided, *wilson_interval(wins, decided)) if decided else None
-
-# %% ../../nbs/evaluation/01_judge.ipynb #0fb6316a
-def _win_table(
-    splits: dict, # from `_split_verdicts`
-) -> pd.DataFrame: # of texts, one row for each group of pairs
-    "Win rates of the decided pairs in per cent, with intervals."
-    def row(counts):
-        rate = pooled_wins([counts])
-        wins = rate.text(0, 100) if rate else "–"
-        ties = f"{100 * counts['ties']:.0f}"
-        return {"pairs": counts["pairs"], "wins % of the decided": wins, "ties %": ties}
-    return pd.DataFrame({name: row(counts) for name, counts in splits.items()}).T
 
 # %% ../../nbs/evaluation/01_judge.ipynb #b8d6a2fd
 def _contradictions(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KNOWLEDGE', 'STOPWORDS', 'fact_scores', 'fact_correction', 'fact_points', 'FactTeacher', 'content_words', 'minilm',
-           'is_right', 'read_conclusion_in', 'conclusion_of', 'concluded', 'ReferenceTeacher']
+           'is_right', 'conclusion_of', 'concluded', 'ReferenceTeacher']
 
 # %% ../../nbs/teachers/02_offline.ipynb #ce603e0d
 import re
@@ -168,7 +168,7 @@ def is_right(
     "Whether an answer gets any credit."
     return answer is not None and problem.credit(answer) > 0
 
-def read_conclusion_in(
+def _read_conclusion_in(
     problem: Problem,
     sentence: str, # any sentence, not only the last
 ) -> int | str | None: # None when the sentence is a step, or names no choice
@@ -188,7 +188,7 @@ def concluded(
 ) -> list: # the same sentences, perhaps with one more, or in another order
     "A rationale that ends in the right answer."
     if is_right(problem, read_ending(sentences, problem)): return sentences
-    early = [i for i, s in enumerate(sentences) if is_right(problem, read_conclusion_in(problem, s))]
+    early = [i for i, s in enumerate(sentences) if is_right(problem, _read_conclusion_in(problem, s))]
     if not early: return [*sentences, conclusion_of(problem)]
     return [*sentences[:early[-1]], *sentences[early[-1] + 1:], sentences[early[-1]]]
 
@@ -207,7 +207,7 @@ def _reference_correction(
         # the right conclusion stays word for word
         closes = knowledge != "form" and place >= len(sentences) - ending
         if knowledge == "facts" and like < 0.7 and nearest and not closes: sentence = nearest
-        answer = read_conclusion_in(problem, sentence) if knowledge != "form" else None
+        answer = _read_conclusion_in(problem, sentence) if knowledge != "form" else None
         wrong = answer is not None and not is_right(problem, answer)
         faulty = wrong or sentence_key(sentence) in seen
         if is_finished(sentence) and (closes or not faulty): kept.append(sentence)
@@ -231,7 +231,7 @@ class ReferenceTeacher(OfflineTeacher):
         if problem.id not in self.known:
             own = [s for s in sentences_of(problem.solution) if is_finished(s)]
             more = [s for s in sentences_of(problem.lecture) if is_finished(s)]
-            stated = bool(own) and is_right(problem, read_conclusion_in(problem, own[-1]))
+            stated = bool(own) and is_right(problem, _read_conclusion_in(problem, own[-1]))
             if not stated: own += sentences_of(conclusion_of(problem))
             sentences = [*own, *more] if problem.solution or problem.lecture else []
             counted = own if problem.solution else [*more, *own]
@@ -262,7 +262,7 @@ def score(self: ReferenceTeacher, problem, sentences):
     seen, scores = set(), []
     for place, (sentence, (like, _)) in enumerate(zip(sentences, self._likeness(problem, sentences))):
         is_last = place == len(sentences) - 1
-        answer = read_ending(sentences, problem) if is_last else read_conclusion_in(problem, sentence)
+        answer = read_ending(sentences, problem) if is_last else _read_conclusion_in(problem, sentence)
         if is_last or answer is not None: like = float(is_right(problem, answer))
         bad = sentence_key(sentence) in seen or not is_finished(sentence)
         seen.add(sentence_key(sentence))
@@ -281,7 +281,8 @@ def compare(self: ReferenceTeacher, problem, a, b):
     "The rationale more similar to the reference wins; a wrong or missing conclusion costs half a point."
     def points(text):
         sentences = sentences_of(text)
-        answers = [read_ending(sentences, problem), *(read_conclusion_in(problem, s) for s in sentences[:-1])]
+        answers = [read_ending(sentences, problem)]
+        answers += [_read_conclusion_in(problem, s) for s in sentences[:-1]]
         wrong = answers[0] is None or any(a is not None and not is_right(problem, a) for a in answers)
         return _word_f1(content_words(text), self.reference(problem)[2]) - 0.5 * wrong
     difference = points(a) - points(b)
