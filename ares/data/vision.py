@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['pixel_values', 'VisionModel', 'Features', 'load_features', 'make_features', 'with_features', 'plot_patches',
-           'named_rows', 'import_features', 'Captioner', 'make_captions', 'show_captions']
+           'named_rows', 'import_features', 'make_captions', 'show_captions']
 
 # %% ../../nbs/data/06_vision.ipynb #cafb2a48
 import hashlib, html, os, re
@@ -413,7 +413,7 @@ def _question_about(picture) -> list: # a conversation of one message
     content = [dict(type="image", image=picture), dict(type="text", text=_ASK)]
     return [dict(role="user", content=content)]
 
-class Captioner:
+class _Captioner:
     "A pretrained captioning model: problems in, captions out."
     def __init__(self, name: str, device: str = "auto"):
         self.tokenizer = _from_checkpoint(AutoTokenizer.from_pretrained, name)
@@ -468,7 +468,7 @@ def make_captions(
     _, keys, first = _by_picture(problems)
     captions = {key: kept["captions"][id] for id, key in kept["pictures"].items()}
     todo = [(key, p) for key, p in first.items() if key not in captions]
-    captioner = Captioner(str(model), device) if todo else None
+    captioner = _Captioner(str(model), device) if todo else None
     for start in progress(range(0, max(1, len(todo)), batch_size), desc="captions"):
         batch = todo[start:start + batch_size]
         if batch: captions |= zip([key for key, _ in batch], captioner([p for _, p in batch]))

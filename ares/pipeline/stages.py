@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['load_previous_model', 'train_baseline', 'collection_problems', 'save_state', 'last_state', 'collect', 'rl_parts',
-           'sample_scores', 'train_rl', 'corrected', 'train_sft', 'run_stage', 'notebook_record', 'gained', 'run_ares']
+           'sample_scores', 'train_rl', 'train_sft', 'run_stage', 'notebook_record', 'run_ares']
 
 # %% ../../nbs/pipeline/06_stages.ipynb #0dcdf5f5
 import shutil, time
@@ -248,7 +248,7 @@ def train_rl(
     return dict(teacher_calls=calls, unscored_rollouts=unscored)
 
 # %% ../../nbs/pipeline/06_stages.ipynb #5f34a917
-def corrected(
+def _corrected(
     student, # after RL
     teacher, # None in all but the main process
     problems: list, # train problems
@@ -283,7 +283,7 @@ def train_sft(
     if config.sft_select:
         problems = _selected(problems, _previous_folder(config, run, stage), config.sft_select)
     sampling = sampling_settings(config, "sft")
-    corrections = corrected(student, teacher, problems, folder, sampling, config.round_calls)
+    corrections = _corrected(student, teacher, problems, folder, sampling, config.round_calls)
     examples = correction_examples(corrections, problems)
     if len(examples) < 2 and not config.sft_select:
         raise AresError(
@@ -385,7 +385,7 @@ def notebook_record(
         return run_stage(config, run, stage, load)
 
 # %% ../../nbs/pipeline/06_stages.ipynb #8eebcbf5
-def gained(
+def _gained(
     records: list, # of the baseline, and of the last stage of each complete round
     evaluate_on: str, # the split that stages are tested on
 ) -> bool: # also true before there are two scores
@@ -399,7 +399,7 @@ def _all_stages(config: ARESConfig, run: Path, execute) -> dict:
     results, names, per_round = {}, stage_names(config), 2 if config.method == "ares" else 1
     for stage in names:
         if config.stop_without_gain and stage in names[1::per_round]:  # a round begins
-            if not gained(list(results.values())[::per_round], config.evaluate_on): break
+            if not _gained(list(results.values())[::per_round], config.evaluate_on): break
         results[stage] = execute(config, run, stage)
         run_on_main(lambda: write_json(run/"results.json", results))
     return results

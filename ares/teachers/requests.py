@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCALE', 'VERSION', 'SCORE', 'INSTRUCTIONS', 'SCHEMAS', 'EXPORTED', 'shown_question', 'problem_block', 'labels',
-           'user_text', 'picture_bytes', 'make_question', 'key_of', 'exact_schema', 'parse', 'read_reply', 'ask_again',
+           'user_text', 'picture_bytes', 'make_question', 'key_of', 'exact_schema', 'read_reply', 'ask_again',
            'item_key', 'item_keys', 'read_exported']
 
 # %% ../../nbs/teachers/03_requests.ipynb #c7b75421
@@ -360,7 +360,7 @@ def _bare(text: str) -> str:
     if not text.startswith(("{", "[", "```")): text = re.split(r"</think(?:ing)?>", text)[-1].strip()
     return re.sub(r"^```\w*", "", text).removesuffix("```").strip()
 
-def parse(
+def _parse(
     text: str, # of the reply
     name: str, # of the list or value that it must hold
 ): # its content
@@ -408,7 +408,7 @@ def _read_scores(
     rationales: list, # lists of sentences, as they were asked about
 ) -> tuple: # (for each rationale a list of scores or None, the fault or "")
     "The scores of a reply."
-    pairs = _keyed(parse(text, "scores"), "sentence", "score")
+    pairs = _keyed(_parse(text, "scores"), "sentence", "score")
     numbers = {str(i) for i in range(1, len(rationales) + 1)}
     strange = [label for label, _ in pairs if label.split(".")[0] not in numbers]
     if strange: raise ValueError(f"there is no sentence {ascii(strange[0][:20])[1:-1]}")
@@ -460,7 +460,7 @@ def _read_corrections(
     rationales: list, # texts, as they were asked about
 ) -> tuple: # (for each rationale its correction or None, the fault or "")
     "The corrections of a reply."
-    pairs, values, faults = _keyed(parse(text, "corrections"), "rationale", "corrected"), [], []
+    pairs, values, faults = _keyed(_parse(text, "corrections"), "rationale", "corrected"), [], []
     for number, rationale in enumerate(rationales, 1):
         given = [value for label, value in pairs if label == str(number)]
         fault = _correction_fault(number, given, problem, rationale)
@@ -471,7 +471,7 @@ def _read_corrections(
 # %% ../../nbs/teachers/03_requests.ipynb #c1dbb218
 def _read_verdict(text: str) -> tuple: # ("a", "b" or "tie", the fault or "")
     "The verdict of a reply."
-    better = parse(text, "better")
+    better = _parse(text, "better")
     if better not in ("1", "2", "tie"): raise ValueError("\"better\" was not \"1\", \"2\" or \"tie\"")
     return {"1": "a", "2": "b"}.get(better, better), ""
 
