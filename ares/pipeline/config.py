@@ -760,7 +760,7 @@ def _warn_slow(
         "or take another machine.")
 
 # %% ../../nbs/pipeline/02_config.ipynb #f03fda5e
-_FILE_NAME = re.compile(r".*\.(md|txt)|\S+\.[A-Za-z]{2,5}|\S+/\S+") # of a rubric; any other text is one itself
+_FILE_NAME = re.compile(r".*\.(md|txt)|\S+\.[A-Za-z]{2,5}|\S+/\S+") # of a rubric
 
 def _rubric_text(rubric: str, folder: str | Path) -> str:
     "The text of a rubric, which may be in a file."
