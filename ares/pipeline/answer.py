@@ -57,7 +57,8 @@ def question_problem(
         raise AresError("image: this run reads text only (`use_images: false`); leave the image out, or "
                         "describe it in the hint.")
     if isinstance(image, (str, Path)):
-        if not Path(image).is_file(): raise AresError(f"image: {shown_name(image)} is no file on this machine.")
+        if not Path(image).is_file():
+            raise AresError(f"image: {shown_name(image)} is no file on this machine.")
         image = open_image(image, "asked")
     in_words = [] if choices else [""] # this marks a problem without choices
     return Problem("asked", question, list(choices), -1, hint=hint, image=image,
