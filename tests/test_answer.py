@@ -2,6 +2,7 @@
 import json, resource, shutil, subprocess, sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from ares.core.io import read_json, write_json
@@ -83,3 +84,21 @@ def test_a_moved_run_continues_and_gives_the_same_results(tmp_path):
     write_json(tmp_path/"whole"/"results.json", whole)
     assert again == results_of(tmp_path/"whole")
     assert read_json(there/"runs"/"run"/"config.json")["data"] == str(tmp_path/"moved")
+
+
+LOAD = """
+from transformers import AutoConfig, AutoTokenizer, AutoModelForSeq2SeqLM
+print(type(AutoConfig.from_pretrained(".")).__name__, AutoConfig.for_model("multimodal_t5", patch=8).patch)
+tokenizer, model = AutoTokenizer.from_pretrained("."), AutoModelForSeq2SeqLM.from_pretrained(".")
+ids = tokenizer("Which is a mammal?", return_tensors="pt").input_ids
+print(type(model).__name__, model.generate(ids, max_new_tokens=4).shape[0])
+"""
+
+
+@pytest.mark.parametrize("code", ["import ares", "import transformers.models.auto.modeling_auto, ares"])
+def test_transformers_loads_a_published_student_after_import_ares(code, smoke_run, tmp_path):
+    ares("publish", smoke_run, cwd=tmp_path)
+    done = subprocess.run([sys.executable, "-c", f"{code}{LOAD}"], cwd=smoke_run/"published",
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-1500:]
+    assert done.stdout.split() == ["MultimodalT5Config", "8", "MultimodalT5", "1"]

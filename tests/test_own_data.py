@@ -4,12 +4,14 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
+from datasets import load_dataset
 
 from ares.__main__ import main
 from ares.core.io import AresError, read_json, read_jsonl, write_jsonl
 from ares.pipeline.build import check_gold, load_splits
 from ares.pipeline.config import load_config
 from ares.pipeline.notebooks import execute_notebook
+from conftest import results_of
 
 PARAMS = """problems: own
 data: quiz.jsonl
@@ -82,6 +84,17 @@ def test_the_finished_student_is_asked_its_test_problems_and_others(home, monkey
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_feedback_is_exported_loaded_and_replayed(home, monkeypatch, tmp_path):
+    monkeypatch.chdir(home)
+    assert main("feedback my --to ./feedback".split()) == 0
+    rows = load_dataset("./feedback", cache_dir=str(tmp_path))
+    assert {row["kind"] for row in rows["train"]} == {"scored", "corrected"} and len(rows["test"]) == 3 * 3
+    replay = "teacher: replay\nreplay: ./feedback\njudge: reference\n"
+    Path("again.yaml").write_text(PARAMS.replace("teacher: reference\n", replay))
+    assert main(["run", "again.yaml"]) == 0
+    assert results_of(home/"runs"/"again") == results_of(home/"runs"/"my")
+
+
 SETTINGS = {
     "a file or a folder that exists": dict(data="none.jsonl"),
     "or a hub's data set as `owner/name`": dict(data="nowhere"),
@@ -103,6 +116,14 @@ def test_each_fault_of_the_settings_gets_its_sentence(message, tmp_path, monkeyp
     assert load_config(mine | dict(columns=dict(question="hint"))).columns == dict(question="hint")
     with pytest.raises(AresError) as refused: load_config(mine | SETTINGS[message])
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("records", [quiz(2), [record | dict(split="test") for record in quiz(5)]])
+def test_a_split_without_problems_is_named(records, tmp_path):
+    write_jsonl(tmp_path/"quiz.jsonl", records)
+    config = load_config(dict(problems="own", data=str(tmp_path/"quiz.jsonl"), teacher="reference"))
+    with pytest.raises(AresError, match="no train problems found; a run needs some in each of"):
+        load_splits(config)
 
 
 def test_data_without_rationales_are_refused_before_a_student_is_made(tmp_path, capsys):

@@ -1,5 +1,5 @@
 "A reward of the user's own, from a file and a line of a parameter file to the report."
-import os, shutil, subprocess, sys
+import json, os, re, shutil, sqlite3, subprocess, sys
 from pathlib import Path
 
 import papermill
@@ -10,6 +10,7 @@ from ares.__main__ import main
 from ares.core.io import AresError, read_json, read_jsonl, write_jsonl
 from ares.data.sentences import sentences_of
 from ares.data.synthetic import make_problems
+from ares.students.loading import load_student
 from ares.pipeline.config import load_config
 from ares.pipeline.stages import run_ares
 from ares.pipeline.sweep import sweep_configs
@@ -163,3 +164,35 @@ def test_a_run_with_own_code_moves_and_is_read_without_it(project, monkeypatch, 
     assert "keeps its name and settings (`teacher`)" in other[1]
     Path(code).write_text(REWARD)
     assert "has changed since this run was started" in said(capsys, "run", "mine")[1]
+
+
+def test_a_rubric_is_in_every_question_to_a_language_model(project):
+    asked = PARAMS.replace("reward: {my_reward.py:short: 1}", "teacher: claude\nrubric: rubric.md")
+    (project/"ruled.yaml").write_text(asked.replace("method: rl", "method: sft\nsft_epochs: 1"))
+    (project/"rubric.md").write_text("Name the unit of every number.\n")
+    done = ares(project, "run", "../project/ruled.yaml", "--rehearse")
+    assert done.returncode == 0, done.stderr
+    run = project.parent/"elsewhere"/"runs"/"ruled-rehearsal"
+    ledger = sqlite3.connect(run/"ledger.sqlite")
+    questions = ledger.execute("select kind, question from questions").fetchall()
+    assert {kind for kind, _ in questions} == {"score", "correct", "compare"}
+    for kind, question in questions: assert "Name the unit of every number." in question, kind
+    assert "Name the unit of every number." in (run/"report.html").read_text()
+
+
+def test_the_program_with_trl_trains(tmp_path, monkeypatch):
+    page = json.loads((ROOT/"nbs"/"training"/"07_sentence_grpo.ipynb").read_text())
+    text = "\n".join("".join(cell["source"]) for cell in page["cells"])
+    program = re.search(r"```python\n(from trl .*?)```", text, re.S).group(1)
+    sizes = dict(kind="decoder", d_model=32, num_layers=1, num_heads=2, vocab_size=400)
+    student = load_student(sizes, texts=[problem.question for problem in make_problems(40)])
+    student.tokenizer.chat_template = "{% for m in messages %}{{ m.content }} {% endfor %}"
+    student.save(tmp_path/"decoder")
+    small = """, max_steps=1, use_cpu=True, bf16=False, per_device_train_batch_size=4, num_generations=2,
+        max_completion_length=8, report_to="none", save_strategy="no", gradient_checkpointing=False)"""
+    program = program.replace("HuggingFaceTB/SmolLM2-135M-Instruct", str(tmp_path/"decoder"))
+    program = program.replace('"runs/trl")', f'"runs/trl"{small}')
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(program, names)
+    assert names["trainer"].state.global_step == 1 and len(names["trainer"].rollouts) == 4

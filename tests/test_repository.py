@@ -80,8 +80,9 @@ def test_notebooks_hold_nothing_foreign(path):
 def test_run_notebooks_are_thin(path):
     tagged = [c for c in cells(path) if "parameters" in c["metadata"].get("tags", [])]
     code = [c for c in cells(path) if c["cell_type"] == "code"]
-    assert len(tagged) == 1
-    assert len(code) <= 10 and all(len(source(c).split("\n")) <= 8 for c in code)
+    assert len(tagged) == 1 and len(source(tagged[0]).split("\n")) <= 10
+    assert not re.search(r"^\w+, ", source(tagged[0]), re.M), "papermill knows parameters one a line"
+    assert len(code) <= 10 and all(len(source(c).split("\n")) <= 8 for c in code if c not in tagged)
     assert not any(source(c).startswith("#| export") for c in code)
 
 

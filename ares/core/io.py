@@ -96,7 +96,7 @@ def read_text(
     "Read a text file in UTF-8; errors fit in one sentence."
     try: return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError: fault = "no such file"
-    except UnicodeDecodeError as e: fault = f"is no text in UTF-8 (byte {e.start})"
+    except UnicodeDecodeError as e: fault = f"is no text in UTF-8 (byte {e.start}); save it in UTF-8"
     except OSError as e: fault = f"cannot be read ({e.strerror})"
     except ValueError as e: fault = f"cannot be read ({e})" # a zero byte in its name
     raise AresError(f"{str(path)[:200]}: {fault}.")

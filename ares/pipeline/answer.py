@@ -56,7 +56,10 @@ def question_problem(
     if image is not None and not config.use_images:
         raise AresError("image: this run reads text only (`use_images: false`); leave the image out, or "
                         "describe it in the hint.")
-    if isinstance(image, (str, Path)): image = open_image(image, "asked")
+    if isinstance(image, (str, Path)):
+        if not Path(image).is_file():
+            raise AresError(f"image: {shown_name(image)} is no file on this machine.")
+        image = open_image(image, "asked")
     in_words = [] if choices else [""] # this marks a problem without choices
     return Problem("asked", question, list(choices), -1, hint=hint, image=image,
                    with_picture=image is not None, direct_answers=in_words)

@@ -82,7 +82,9 @@ def load_splits(
     for problem in problems:
         if problem.split in splits: splits[problem.split].append(problem)
     for s, found in splits.items():
-        if not found: raise AresError(f"{config.data}: no {s} problems found.")
+        if not found:
+            raise AresError(f"{config.data}: no {s} problems found; a run needs some in each of train, val "
+                            "and test.")
     splits = {s: found[:sizes[s] or None] for s, found in splits.items()}
     if len(splits["train"]) <= config.sft_skip:
         raise AresError(f"{config.data}: `sft_skip` must be below the number of train problems "

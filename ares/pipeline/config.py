@@ -429,7 +429,7 @@ def _typed(
     right = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
     if not right:
         quotes = "; write it in quotes, as `\"'...'\"` on the command line" if kind is str else ""
-        expected = getattr(kind, "__name__", kind)
+        expected = "a mapping, as `{name: value}`" if kind is dict else getattr(kind, "__name__", kind)
         raise AresError(f"{source}: `{name}` must be {expected}, not {shown_value(value)}{quotes}.")
     fault = _text_fault(value) if isinstance(value, str) else ""
     if fault: raise AresError(f"{source}: `{name}` must be {fault}.")
@@ -760,9 +760,11 @@ def _warn_slow(
         "or take another machine.")
 
 # %% ../../nbs/pipeline/02_config.ipynb #f03fda5e
+_FILE_NAME = re.compile(r".*\.(md|txt)|\S+\.[A-Za-z]{2,5}|\S+/\S+") # of a rubric
+
 def _rubric_text(rubric: str, folder: str | Path) -> str:
     "The text of a rubric, which may be in a file."
-    if "\n" in rubric or not rubric.endswith((".md", ".txt")): return rubric
+    if not _FILE_NAME.fullmatch(rubric): return rubric
     path = Path(folder)/Path(rubric).expanduser()
     text = read_text(path).strip()
     if text: return text

@@ -189,7 +189,7 @@ _CARD += """{% if t5 %}
 `transformers` loads the same weights (without a picture here):
 
 ```python
-import ares.students.t5  # registers the class of this model
+import ares  # registers the class of this model
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 name = "{{ name or "." }}"

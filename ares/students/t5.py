@@ -67,7 +67,7 @@ class MultimodalT5Config(T5Config):
         super().__init__(**{"decoder_start_token_id": 0} | kwargs)
 
 # %% ../../nbs/students/03_t5.ipynb #52d50272
-AutoConfig.register("multimodal_t5", MultimodalT5Config)
+AutoConfig.register("multimodal_t5", MultimodalT5Config, exist_ok=True)
 
 # %% ../../nbs/students/03_t5.ipynb #5c1e07a2
 NO_IMAGE = ("gate", "zeros") # for a problem without an image: no fusion, or fusion with zeros

@@ -178,7 +178,8 @@ class OwnTeacher(OfflineTeacher):
         "The answer of own code, or of the other teacher."
         if not callable(getattr(self.own, method, None)): return getattr(self.other, method)(problem, *asked)
         try: return getattr(self.own, method)(problem, *asked)
-        except Exception as e: raise _complaint(self.name, self.file, f"`{method}` failed", e) from e
+        except (Exception, SystemExit) as e:
+            raise _complaint(self.name, self.file, f"`{method}` failed", e) from e
 
     def score(self, problem, sentences):
         "One number for each sentence, or None."
