@@ -24,6 +24,12 @@ SMALL = {
         params=SMOKE, parallel=1, seeds=[0, 1], knowledges=["answer", "facts"], rates=[3e-4],
         passes=[[1, 2e-4]],
     ),
+    "harder": dict(
+        params=SMOKE, seeds=[0], overrides=dict(
+            train_problems=44, gold_problems=33, sft_skip=33, baseline_epochs=1, collections=2,
+            max_new_tokens=32,
+        ),
+    ),
     "controls": dict(params=SMOKE, seeds=[0], overrides=dict(collections=2, num_samples=4)),
     "estimators": dict(params=SMOKE, seeds=[0, 1]),
     "students": dict(
