@@ -81,7 +81,7 @@ def open_image(
     try:
         if isinstance(path, io.BytesIO): return _decoded(path)
         if not Path(path).is_file(): # also a pipe, which would block
-            raise AresError("no such file; put the picture there, or leave the problem out")
+            raise AresError("cannot be read: no such file; put the picture there, or leave the problem out")
         with open(path, "rb") as file: return _decoded(file)
     except AresError as e: fault = str(e)
     except Exception as e: # a damaged file makes Pillow raise errors of a dozen kinds
