@@ -17,7 +17,7 @@ demo: $(VENV)/.demo  ## run the whole loop on problems the project makes (six to
 
 test: $(VENV)/.dev   ## check and run the notebooks, then the tests
 	@OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing  # two processes of two threads would wait for each other
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -n 2 --dist loadfile --no-loadscope-reorder
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -n 2 --dist loadfile --no-loadscope-reorder --durations 15
 
 lab: $(VENV)/.dev    ## open JupyterLab on the tour; what it saves is cleaned by nbdev
 	@cd nbs && $(abspath $(BIN))/jupyter lab --LabApp.default_url=/lab/tree/00_tour.ipynb --FileContentsManager.pre_save_hook=nbdev.clean.clean_jupyter

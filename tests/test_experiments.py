@@ -175,7 +175,7 @@ FOLDERS = { # parameters of a page that say where it writes
         name: ["home"]
         for name in (
             "why_alternate", "real_images", "estimators", "students", "corrections", "learning_rate", "parts",
-            "controls", "teachers", "answer_only", "selection", "distilled",
+            "controls", "teachers", "answer_only", "selection", "distilled", "harder",
         )
     },
 }
