@@ -81,8 +81,8 @@ def _lora_layers(
     names = {n.rpartition(".")[2] for n in linear}
     for name in targets.split():
         if name in names: continue
-        known = ", ".join(sorted(names))[:120]
-        raise AresError(f"lora_targets: the student has no linear layer named {name[:40]!r}; it has {known}.")
+        words = ", ".join(sorted(names))[:120]
+        raise AresError(f"lora_targets: the student has no linear layer named {name[:40]!r}; it has {words}.")
     return targets.split(), exclude
 
 # %% ../../nbs/training/05_answers.ipynb #5517d1cd
@@ -204,10 +204,10 @@ def predict_answers(
     answers, mine = [], rank_slice(list(zip(problems, rationales, strict=True)))
     with answerer.unsharded():
         for start in progress(range(0, len(mine), batch_size), desc="predict"):
-            asked = mine[start:start + batch_size]
-            batch = _answer_examples([p for p, _ in asked], [r for _, r in asked], look)
+            pairs = mine[start:start + batch_size]
+            batch = _answer_examples([p for p, _ in pairs], [r for _, r in pairs], look)
             inputs = answerer.inputs([e["prompt"] for e in batch], views(batch))
             tokens, _ = answerer.generate(inputs, max_new_tokens=max_new_tokens, sample=False)
             texts = answerer.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-            answers += [find_answer(text, p) for text, (p, _) in zip(texts, asked)]
+            answers += [find_answer(text, p) for text, (p, _) in zip(texts, pairs)]
     return all_gather_lists(answers)

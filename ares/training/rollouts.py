@@ -221,6 +221,6 @@ def score_rollouts(
     teacher.prefetch("score", list(distinct.values()))
     items = distinct.items()
     if desc: items = progress(items, desc=desc, cost=teacher.cost)
-    scores = {key: teacher.score(*asked) for key, asked in items}
+    scores = {key: teacher.score(*request) for key, request in items}
     for r in rollouts: r.scores = scores.get((r.problem.id, r.text), [])
     return len(scores)

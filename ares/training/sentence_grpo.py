@@ -108,8 +108,8 @@ class SentenceGRPOTrainer(GRPOTrainer):
         "The sum of each response's sentence rewards; TRL calls this as its reward function."
         _check_rows(problem, self.problems)
         tokenizer = getattr(self.processing_class, "tokenizer", self.processing_class)
-        asked = [self.problems[i] for i in problem]
-        self.rollouts = [_as_rollout(tokenizer, p, ids) for p, ids in zip(asked, completion_ids)]
+        tasks = [self.problems[i] for i in problem]
+        self.rollouts = [_as_rollout(tokenizer, p, ids) for p, ids in zip(tasks, completion_ids)]
         score_rollouts(self.teacher, self.rollouts)
         rewards = [token_rewards(r, 0.0, self.neutral).sum().item() for r in self.rollouts]
         return [None if r.scores is None else x for r, x in zip(self.rollouts, rewards)]

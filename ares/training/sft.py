@@ -54,8 +54,8 @@ def correct_rollouts(
     distinct = dict(list(to_correct(rollouts).items())[:limit or None])
     teacher.prefetch("correct", list(distinct.values()))
     corrections = []
-    for (problem_id, text), asked in progress(distinct.items(), desc=desc, cost=teacher.cost):
-        corrections.append(dict(id=problem_id, rationale=text, corrected=teacher.correct(*asked)))
+    for (problem_id, text), request in progress(distinct.items(), desc=desc, cost=teacher.cost):
+        corrections.append(dict(id=problem_id, rationale=text, corrected=teacher.correct(*request)))
     return corrections
 
 # %% ../../nbs/training/04_sft.ipynb #f9f95277
