@@ -60,8 +60,8 @@ def _find_run(
         return load_config(target, need_data=need_data, **overrides), run
     run = _run_folder(target, home)
     from ares.pipeline.folder import kept_settings, read_config
-    kept = kept_settings(run)
-    def fits(name, value): return name in RUNTIME_FIELDS or only_moved(name, kept.get(name), value)
+    settings = kept_settings(run)
+    def fits(name, value): return name in RUNTIME_FIELDS or only_moved(name, settings.get(name), value)
     fixed = [name for name, value in overrides.items() if not fits(name, value)]
     example = f" (`{fixed[0]}`)" if fixed else ""
     if name or fixed:
@@ -71,11 +71,11 @@ def _find_run(
 
 # %% ../nbs/01_cli.ipynb #f1b1765a
 def _given_values(
-    given: list, # of (setting, value), both as typed
+    pairs: list, # of (setting, value), both as typed
 ) -> dict: # setting -> value
     "The settings given on the command line."
     values = {}
-    for name, text in given:
+    for name, text in pairs:
         option = f"-p {shown_name(name, 60)}"
         if name in values: raise AresError(f"{option}: is given twice; keep one of the two.")
         values[name] = parse_yaml(text, option) if text.strip() else ""
@@ -436,11 +436,11 @@ def _show_feedback(
 
 # %% ../nbs/01_cli.ipynb #d8e95426
 def _job_options(
-    given: list, # of "name=value"
+    texts: list, # of "name=value"
 ) -> dict:
     "The options of each job, parsed as YAML."
     options = {}
-    for text in given:
+    for text in texts:
         name, _, value = text.partition("=")
         option = f"--job {shown_name(text, 60)}"
         if not name.isidentifier() or not value:
@@ -488,11 +488,11 @@ def _show_comparison(
 
 # %% ../nbs/01_cli.ipynb #05dd9a9c
 def _given_columns(
-    given: list, # of "ours=yours"; several columns of choices with commas between
+    texts: list, # of "ours=yours"; several columns of choices with commas between
 ) -> dict: # as the setting `columns`
     "The names of columns on the command line."
     columns = {}
-    for text in given:
+    for text in texts:
         name, _, column = text.partition("=")
         if not name or not column:
             raise AresError(f"--column {shown_name(text, 60)}: expected `ours=yours`, e.g. question=prompt.")
@@ -535,10 +535,10 @@ def _watched_folder(
     target: str, # the name or the folder of a run, or the folder of a sweep
 ) -> Path:
     "The folder that `ares watch` shows."
-    found = [folder for folder in (Path("runs")/target, Path(target)) if target and os.path.isdir(folder)]
-    if not found:
+    folders = [folder for folder in (Path("runs")/target, Path(target)) if target and os.path.isdir(folder)]
+    if not folders:
         raise AresError(f"{shown_name(target) or 'no name'}: no run in this folder; `ares run` starts one.")
-    return found[0]
+    return folders[0]
 
 def _show_watched(
     args: argparse.Namespace, # target, seconds

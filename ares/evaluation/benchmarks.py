@@ -38,8 +38,8 @@ def load_test_problems(
     if name == "scienceqa": problems = [p for p in load_scienceqa(source) if p.split == "test"]
     elif name == "aokvqa": problems = load_aokvqa(source, "sample", answers=answers)
     elif name == "own":
-        found = load_own(source, columns, divide=False)
-        problems = [p for p in found if p.split == "test"] or found
+        own = load_own(source, columns, divide=False)
+        problems = [p for p in own if p.split == "test"] or own
     else: problems = dict(mmmu=load_mmmu, mmbench=load_mmbench)[name](source)
     problems, _ = filter_supported(problems)
     if problems: return problems
@@ -122,25 +122,25 @@ def _test_order(
     "The ids of the test problems in the data set's own order."
     for name in ("pid_splits.json", "problems.json"):
         if not os.path.exists(Path(source)/name): continue
-        found = read_json(Path(source)/name, dict, halves=True)
-        if name == "pid_splits.json": return list(map(str, found.get("test", [])))
+        content = read_json(Path(source)/name, dict, halves=True)
+        if name == "pid_splits.json": return list(map(str, content.get("test", [])))
         wanted = {p.id for p in problems}
-        return [id for id in found if id in wanted]
+        return [id for id in content if id in wanted]
     return [p.id for p in problems]
 
 # %% ../../nbs/evaluation/03_benchmarks.ipynb #447b739d
 def _aligned(
-    found: dict, # of a file: preds, perhaps labels
+    content: dict, # of a file: preds, perhaps labels
     order: list, # ids
     problems: list, # of `Problem`
     file: str | Path, # for error messages
 ) -> dict: # id -> `_Prediction`
     "The predictions of a list, by id."
-    preds, by_id = found["preds"], {p.id: p for p in problems}
+    preds, by_id = content["preds"], {p.id: p for p in problems}
     if len(preds) != len(order):
         raise AresError(f"{file}: {len(preds):,} predictions in a list, but the data set has {len(order):,} "
                         "test problems; put the pid_splits.json with all their ids beside problems.json.")
-    labels = found.get("labels") or [""] * len(order)
+    labels = content.get("labels") or [""] * len(order)
     for id, label in zip(order, labels, strict=False):
         problem = by_id.get(id)
         right = find_answer(str(label), problem) if problem and label else None
@@ -155,31 +155,31 @@ _IDS = ("question_id", "id", "problem_id", "pid", "index")
 
 def _by_id(records: list, file: str | Path) -> dict: # id -> record
     "Records that name their problem."
-    found = {}
+    by_id = {}
     for number, record in enumerate(records, 1):
         where = f"{file}: record {number}"
         id = next((record[name] for name in _IDS if isinstance(record, dict) and name in record), None)
         if not isinstance(id, (str, int)):
             raise AresError(f"{where}: names no problem; write its id into `question_id`.")
-        if str(id) in found: raise AresError(f"{where}: problem {clipped(id, 60)} is there twice; keep one.")
-        found[str(id)] = record
-    return found
+        if str(id) in by_id: raise AresError(f"{where}: problem {clipped(id, 60)} is there twice; keep one.")
+        by_id[str(id)] = record
+    return by_id
 
 # %% ../../nbs/evaluation/03_benchmarks.ipynb #f51691b1
 def _all_predictions(
     file: str | Path, problems: list, source: str | Path, # see `read_predictions`
 ) -> dict: # id -> `_Prediction`
     "All predictions of a file."
-    found = _read_records(Path(file)) if Path(file).suffix == ".jsonl" else read_json(file, halves=True)
-    if isinstance(found, list): found = _by_id(found, file)
-    if not isinstance(found, dict): raise AresError(f"{file}: must hold predictions by problem id.")
-    if isinstance(found.get("preds"), list):
-        return _aligned(found, _test_order(source, problems), problems, file)
-    outputs = found.get("outputs") if isinstance(found.get("outputs"), dict) else {}
-    values = found["results"] if isinstance(found.get("results"), dict) else found
+    entries = _read_records(Path(file)) if Path(file).suffix == ".jsonl" else read_json(file, halves=True)
+    if isinstance(entries, list): entries = _by_id(entries, file)
+    if not isinstance(entries, dict): raise AresError(f"{file}: must hold predictions by problem id.")
+    if isinstance(entries.get("preds"), list):
+        return _aligned(entries, _test_order(source, problems), problems, file)
+    outputs = entries.get("outputs") if isinstance(entries.get("outputs"), dict) else {}
+    values = entries["results"] if isinstance(entries.get("results"), dict) else entries
     direct = any(p.direct_answers for p in problems)
-    found = {id: _prediction(v, f"{file}: problem {clipped(id, 60)}", direct) for id, v in values.items()}
-    return {id: p._replace(text=str(outputs.get(id) or p.text)) for id, p in found.items()}
+    entries = {id: _prediction(v, f"{file}: problem {clipped(id, 60)}", direct) for id, v in values.items()}
+    return {id: p._replace(text=str(outputs.get(id) or p.text)) for id, p in entries.items()}
 
 # %% ../../nbs/evaluation/03_benchmarks.ipynb #ca05b520
 def read_predictions(

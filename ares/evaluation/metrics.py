@@ -64,9 +64,9 @@ def _majority_answers(
         texts.setdefault(p.skill, Counter())[p.answer_text] += 1
         places.setdefault(p.skill, Counter())[p.answer] += 1
     def guess(p):
-        known = texts.get(p.skill, Counter())
-        if p.direct_answers: return next((text for text, _ in known.most_common(1)), None)
-        counts = [known[c] for c in p.choices]
+        tally = texts.get(p.skill, Counter())
+        if p.direct_answers: return next((text for text, _ in tally.most_common(1)), None)
+        counts = [tally[c] for c in p.choices]
         if max(counts) > 0: return counts.index(max(counts))
         return next((i for i, _ in places.get(p.skill, Counter()).most_common() if i < len(p.choices)), 0)
     return [guess(p) for p in problems]
