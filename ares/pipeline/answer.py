@@ -84,8 +84,8 @@ class Answer:
 
     def __str__(self):
         scores = self.scores or [None] * len(self.sentences)
-        shown = ["   –" if s is None else f"{s:.2f}" for s in scores]
-        lines = [f"{s}  {text}" for s, text in zip(shown, self.sentences)] or ["(no rationale)"]
+        numbers = ["   –" if s is None else f"{s:.2f}" for s in scores]
+        lines = [f"{s}  {text}" for s, text in zip(numbers, self.sentences)] or ["(no rationale)"]
         if self.no_scores: lines.append(f"(no scores: {self.no_scores})")
         return "\n".join([*lines, f"Answer: {self.answer_text}"])
 
@@ -142,13 +142,13 @@ def _kept_answerer(
     "The answer model of a stage."
     if config.answer_model in UNTRAINED_ANSWERS: return None
     separate = config.answer_model == "separate"
-    kept = run/("baseline" if separate else stage)/"answers"/"model"
-    if not kept.exists():
+    place = run/("baseline" if separate else stage)/"answers"/"model"
+    if not place.exists():
         raise AresError(f"{run}: {stage} has no answer model, because the run is of an earlier version; "
                         f"remove {stage}/result.json and complete.json, and `ares run` trains it again.")
-    with loading(kept, "remove this folder and the stage's result.json, and `ares run` trains it again"):
-        if separate: return load_trained(config, kept)
-        return load_answerer(student, kept, answer_adapter(config))
+    with loading(place, "remove this folder and the stage's result.json, and `ares run` trains it again"):
+        if separate: return load_trained(config, place)
+        return load_answerer(student, place, answer_adapter(config))
 
 # %% ../../nbs/pipeline/10_answer.ipynb #27d4a175
 class TrainedStudent:
@@ -194,7 +194,7 @@ def find_problem(
 ) -> Problem:
     "A problem of a run's data set by its id."
     problems = sum(splits.values(), [])
-    found = [p for p in problems if p.id == id]
-    if found: return found[0]
+    matches = [p for p in problems if p.id == id]
+    if matches: return matches[0]
     raise AresError(f"problem: {shown_value(id)} is not one of this run's; their ids are like "
                     f"{shown_value(problems[-1].id)}.")

@@ -81,11 +81,11 @@ def load_splits(
     splits = {s: [] for s in sizes}
     for problem in problems:
         if problem.split in splits: splits[problem.split].append(problem)
-    for s, found in splits.items():
-        if not found:
+    for s, part in splits.items():
+        if not part:
             raise AresError(f"{config.data}: no {s} problems found; a run needs some in each of train, val "
                             "and test.")
-    splits = {s: found[:sizes[s] or None] for s, found in splits.items()}
+    splits = {s: part[:sizes[s] or None] for s, part in splits.items()}
     if len(splits["train"]) <= config.sft_skip:
         raise AresError(f"{config.data}: `sft_skip` must be below the number of train problems "
                         f"({len(splits['train']):,}), not {config.sft_skip:,}.")
@@ -175,9 +175,9 @@ def _llm_settings(
     settings = {field: getattr(config, field) for field in _LLM_FIELDS}
     if name == "openai": settings["base_url"] = config.judge_base_url
     if name == "local":
-        asked = Path(run)/ASKED_AS
+        file = Path(run)/ASKED_AS
         settings["device"] = str(pick_device(config.device))
-        settings["asked_as"] = read_json(asked, dict) if run and asked.exists() else {}
+        settings["asked_as"] = read_json(file, dict) if run and file.exists() else {}
     return settings | dict(path=ledger_path(run, config.ledger), send=config.teacher_send, stage=stage)
 
 # %% ../../nbs/pipeline/03_build.ipynb #50260644

@@ -385,10 +385,10 @@ def refuse_unknown(
     source: str, # where, for the message
 ):
     "Raise an error if a key is not a setting."
-    known = [f.name for f in fields(ARESConfig)]
+    settings = [f.name for f in fields(ARESConfig)]
     for name in names:
-        if name in known: continue
-        near = difflib.get_close_matches(str(name)[:100], known, n=1, cutoff=0.5)
+        if name in settings: continue
+        near = difflib.get_close_matches(str(name)[:100], settings, n=1, cutoff=0.5)
         remedy = f"did you mean `{near[0]}`?" if near else "`ares settings` lists all."
         raise AresError(f"{source}: `{shown_name(name, 60)}` is not a setting; {remedy}")
 
@@ -448,8 +448,8 @@ def _rule_fault(
     low, above, high = rules["low"], rules["above"], rules["high"]
     if rules["choices"]:
         words = ", ".join(word or "empty" for word in rules["choices"])
-        known = value in rules["choices"] or rules["own"] and is_own(value)
-        return "" if known else f"one of {words}" + (", or my_file.py:Name" if rules["own"] else "")
+        is_choice = value in rules["choices"] or rules["own"] and is_own(value)
+        return "" if is_choice else f"one of {words}" + (", or my_file.py:Name" if rules["own"] else "")
     if above is not None: return "" if value > above else f"above {above}"
     if high is not None: return "" if low <= value <= high else f"between {low} and {high}"
     if low is None or value >= low: return ""
@@ -490,8 +490,8 @@ def asked_models(
 ) -> dict: # setting ("teacher", "judge") -> (name, model), those that are language models
     "The language models of a run."
     named = {"teacher": (config.teacher, config.teacher_model), "judge": (config.judge, config.judge_model)}
-    found = {role: pair for role, pair in named.items() if pair[0] in _LANGUAGE_MODELS}
-    return {role: (name, model or _default_model(name)) for role, (name, model) in found.items()}
+    models = {role: pair for role, pair in named.items() if pair[0] in _LANGUAGE_MODELS}
+    return {role: (name, model or _default_model(name)) for role, (name, model) in models.items()}
 
 # %% ../../nbs/pipeline/02_config.ipynb #6b6a417a
 def _check_address(url: str): # of a judge
@@ -565,8 +565,8 @@ def _check_own_code(
         fault = own_fault(name, need_file) if is_own(name) else ""
         need(role, not fault, fault)
     for name, weight in config.reward.items():
-        known = isinstance(name, str) and (is_own(name) or name in (*OFFLINE, config.teacher))
-        need("reward", known, "`name: weight`, where each name is my_file.py:Name, facts, reference, or the "
+        valid = isinstance(name, str) and (is_own(name) or name in (*OFFLINE, config.teacher))
+        need("reward", valid, "`name: weight`, where each name is my_file.py:Name, facts, reference, or the "
              "`teacher` of the run")
         need("reward", is_number(weight) and weight > 0, "`name: weight`, where each weight is above 0")
         fault = own_fault(name, need_file) if is_own(name) else ""
@@ -812,12 +812,12 @@ def notebook_config(
     own: tuple = ("run", "stage", "params"), # parameters of the notebook itself
 ) -> ARESConfig:
     "The settings that papermill put into a notebook, and those of the file in its variable `params`."
-    known = {f.name for f in fields(ARESConfig)}
+    settings = {f.name for f in fields(ARESConfig)}
     plain = [n for n, v in namespace.items() if isinstance(v, _VALUES) and not n.startswith("_")]
-    names = [*plain, *sorted(known & {*namespace} - {*plain})]
-    given = {name: namespace[name] for name in names if name not in own + ("In", "Out")}
-    refuse_unknown(given, "notebook parameters")
+    names = [*plain, *sorted(settings & {*namespace} - {*plain})]
+    parameters = {name: namespace[name] for name in names if name not in own + ("In", "Out")}
+    refuse_unknown(parameters, "notebook parameters")
     params = namespace.get("params", "") if "params" in own else ""
     if not isinstance(params, str):
         raise AresError(f"params: expected the name of a parameter file, not {shown_value(params)}.")
-    return load_config(params or {}, **given)
+    return load_config(params or {}, **parameters)

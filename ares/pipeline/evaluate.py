@@ -39,14 +39,14 @@ def write_rationales(
 # %% ../../nbs/pipeline/05_evaluate.ipynb #25d66712
 def _keep_answerer(
     answerer, # a trained `Student` that answers
-    kept: Path, # the folder where it is kept; it exists only when it is complete
+    place: Path, # the folder where it is kept; it exists only when it is complete
 ):
     "Save an answer model, once for all processes."
-    part = kept.with_name("part")
+    part = place.with_name("part")
     def write():
         shutil.rmtree(part, ignore_errors=True)
         answerer.save(part)
-        part.rename(kept)
+        part.rename(place)
     with answerer.unsharded(): run_on_main(write)
 
 # %% ../../nbs/pipeline/05_evaluate.ipynb #f3f2eaf3
@@ -56,18 +56,18 @@ def _separate_answerer(
     config: ARESConfig,
 ): # a `Student` that answers
     "The one answer model of a run, trained when it is first needed."
-    kept = baseline/"answers"/"model"
-    if run_on_main(kept.exists): return load_trained(config, kept)
+    place = baseline/"answers"/"model"
+    if run_on_main(place.exists): return load_trained(config, place)
     start = load_trained(config, baseline/"model")
     gold = [p for p in problems[:config.gold_problems or None] if p.solution]
     with_gold = {p.id for p in gold}
     others = [p for p in problems if p.id not in with_gold]
     greedily = sampling_settings(config, "test")
-    written = write_rationales(start, others, baseline/"train_rationales.jsonl", greedily)
-    rationales = [rationale_target(p, prefix=False) for p in gold] + [r.text for r in written]
+    rollouts = write_rationales(start, others, baseline/"train_rationales.jsonl", greedily)
+    rationales = [rationale_target(p, prefix=False) for p in gold] + [r.text for r in rollouts]
     answerer = fit_answers(start, gold + others, rationales, baseline/"answers",
                            sft_config(config, "answer"), look=config.answer_images)
-    _keep_answerer(answerer, kept)
+    _keep_answerer(answerer, place)
     return answerer
 
 # %% ../../nbs/pipeline/05_evaluate.ipynb #edb93d0f
@@ -82,15 +82,15 @@ def _adapter_answerer(
     config: ARESConfig,
 ): # a `Student` that answers
     "The answer adapter of a stage, trained when it is first needed."
-    kept, lora = folder/"answers"/"model", answer_adapter(config)
-    if run_on_main(kept.exists): return load_answerer(student, kept, lora)
+    place, lora = folder/"answers"/"model", answer_adapter(config)
+    if run_on_main(place.exists): return load_answerer(student, place, lora)
     greedily = sampling_settings(config, "test")
     own = write_rationales(student, problems, folder/"train_rationales.jsonl", greedily)
     answerer = fit_answers(
         student, problems, [r.text for r in own], folder/"answers", sft_config(config, "answer"),
         desc=f"{folder.name} answers", look=config.answer_images, lora=lora,
     )
-    _keep_answerer(answerer, kept)
+    _keep_answerer(answerer, place)
     return answerer
 
 # %% ../../nbs/pipeline/05_evaluate.ipynb #4cad61e9
@@ -159,8 +159,8 @@ def _metrics(
     validation: list, # rationales of validation problems, if their score decides about the next round
 ) -> dict: # a part of the record
     "The metrics of a stage by the run's own teacher and judge."
-    asked = config, run, f"{stage} test"
-    teacher, judge = make_teacher(*asked, noise=False), make_judge(*asked)
+    args = config, run, f"{stage} test"
+    teacher, judge = make_teacher(*args, noise=False), make_judge(*args)
     if validation: score_rollouts(teacher, validation, desc=f"{stage} val scores")
     texts = _baseline_texts(run, stage)
     result = compute_metrics(teacher, judge, rollouts, answers, texts, config.similarity == "minilm", stage)

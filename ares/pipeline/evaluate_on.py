@@ -57,11 +57,11 @@ def _evaluation_config(
         raise AresError("judge: facts knows only generated problems; take reference or a language model.")
     if judge and stage == "baseline":
         raise AresError("judge: it compares with the baseline; name another stage, or no judge.")
-    kept = read_config(run, need_data=False)
+    original = read_config(run, need_data=False)
     config = read_config(run, need_data=False, judge=judge, judge_model=judge_model)
-    if bool(kept.features) != bool(features):
+    if bool(original.features) != bool(features):
         needed = "sees features of a vision model; name the folder with those of the new pictures"
-        remedy = needed if kept.features else "sees pixels; leave it empty"
+        remedy = needed if original.features else "sees pixels; leave it empty"
         raise AresError(f"features: the student of {shown_name(run)} {remedy}.")
     if judge: check_keys(replace(config, teacher="reference"))
     return config
@@ -84,9 +84,9 @@ def _evaluation_folder(
     on: str, problems: list, # the data set, and its problems
 ) -> Path:
     "The folder of a run that keeps the evaluation on these problems."
-    asked = [[p.id, p.question, p.hint, p.caption, p.choices, p.answer, p.has_image] for p in problems]
+    rows = [[p.id, p.question, p.hint, p.caption, p.choices, p.answer, p.has_image] for p in problems]
     words = [[p.id, p.direct_answers] for p in problems if p.direct_answers]
-    questions = dict(problems=asked) | (dict(words=words) if words else {})
+    questions = dict(problems=rows) | (dict(words=words) if words else {})
     return Path(run)/"evaluations"/f"{on}-{config_hash(questions)}"
 
 def _rationales(config: ARESConfig, run: Path, stage: str, problems: list, folder: Path) -> tuple:
@@ -103,8 +103,8 @@ def _kept_answers(
 ) -> list: # index of a choice, words, or None, one a rollout
     "The answers of a stage to other problems; kept beside its rationales."
     path = folder/stage/"rationales.jsonl"
-    kept = read_jsonl(path)
-    if all("answer" in line for line in kept): return [line["answer"] for line in kept]
+    lines = read_jsonl(path)
+    if all("answer" in line for line in lines): return [line["answer"] for line in lines]
     trained = (run/stage/"answers"/"model").exists() # not in a run of an earlier version
     if config.answer_model == "adapter" and not trained:
         shutil.copy(run/stage/"train_rationales.jsonl", folder/stage)

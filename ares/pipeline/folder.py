@@ -156,8 +156,8 @@ def _content_fault(
     records: list, # of all problems
 ) -> str: # one sentence
     "What has changed, by the setting that leads to it."
-    given = [name for name in _LEADS_TO[part] if getattr(config, name)] or [part]
-    names = [name for name in given if name in moved] or given
+    places = [name for name in _LEADS_TO[part] if getattr(config, name)] or [part]
+    names = [name for name in places if name in moved] or places
     why = ""
     if part in ("data", "captions") and (run/_PROBLEMS).exists():
         why = f" ({_first_difference(run, records)})"
@@ -172,8 +172,8 @@ def _moved_settings(
 ) -> list: # names
     "Those of some changed settings that only say where something is."
     moved = [name for name, (before, now) in changed.items() if only_moved(name, before, now)]
-    known = read_json(run/_CONTENTS, dict) if (run/_CONTENTS).exists() else {}
-    return [n for n in moved if n not in _MODELS or n in known and n in _local_models(config)]
+    contents = read_json(run/_CONTENTS, dict) if (run/_CONTENTS).exists() else {}
+    return [n for n in moved if n not in _MODELS or n in contents and n in _local_models(config)]
 
 def _keep_asked(run: Path, moves: list): # of (place before, place now)
     "Store under which names the ledger has the models that have moved."
@@ -195,25 +195,25 @@ def _check_contents(
     load, # gives the problems, see `save_or_check_config`
 ) -> tuple: # (hashes, records) to keep; empty when they are kept already
     "Raise an error if a place leads to another content than at the first start."
-    kept = read_json(run/_CONTENTS, dict) if (run/_CONTENTS).exists() else None
+    before = read_json(run/_CONTENTS, dict) if (run/_CONTENTS).exists() else None
     named = config.data or config.captions or config.features
     led = {name for names in _LEADS_TO.values() for name in names}
     # what a run of an earlier version has not kept, if it has it
-    early = {"replay", "teacher_model", "judge_model"} - (kept or {}).keys()
-    if lost := [name for name in moved if name in led and (kept is None or name in early)]:
+    early = {"replay", "teacher_model", "judge_model"} - (before or {}).keys()
+    if lost := [name for name in moved if name in led and (before is None or name in early)]:
         raise AresError(f"{run}: `{lost[0]}` has changed, and this run of an earlier version has not kept "
                         "what it was started with; continue it once with the old place, then with the new "
                         "one.")
-    if not (named or kept or config.replay or _local_models(config)): return ()
+    if not (named or before or config.replay or _local_models(config)): return ()
     splits = load() if named else {}
     records = list(map(_problem_record, chain.from_iterable(splits.values())))
-    now = _contents(config, records, set(_MODELS) if kept is None else {*moved, *early})
-    if kept is None: return now, records if config.data else []
+    now = _contents(config, records, set(_MODELS) if before is None else {*moved, *early})
+    if before is None: return now, records if config.data else []
     for part in _LEADS_TO:
         unchecked = part not in moved and (part == "student" or part in early or part in _MODELS)
-        if not unchecked and kept.get(part) != now.get(part):
+        if not unchecked and before.get(part) != now.get(part):
             raise AresError(_content_fault(config, run, part, moved, records))
-    return (kept | now, []) if early & now.keys() else ()
+    return (before | now, []) if early & now.keys() else ()
 
 def _keep_contents(run: Path, contents: dict, records: list):
     "Store hashes and problems of a new run."

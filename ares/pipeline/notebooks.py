@@ -59,10 +59,10 @@ def _kernel_fate(manager) -> str: # of `_kernel`
 # %% ../../nbs/pipeline/07_notebooks.ipynb #2797d8d0
 async def _answer(client, code: str) -> dict:
     "Execute code in a kernel and wait for its reply."
-    asked = client.execute(code, silent=True, store_history=False)
+    request = client.execute(code, silent=True, store_history=False)
     while True:
         reply = await client.get_shell_msg(timeout=60)
-        if reply["parent_header"].get("msg_id") == asked: return reply["content"]
+        if reply["parent_header"].get("msg_id") == request: return reply["content"]
 
 _EMPTY_KERNEL = """get_ipython().reset()
 import gc, sys

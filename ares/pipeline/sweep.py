@@ -32,19 +32,19 @@ from .build import check_keys
 
 # %% ../../nbs/pipeline/08_sweep.ipynb #495ebb34
 def read_values(
-    given: list, # of "setting=value,value"
+    texts: list, # of "setting=value,value"
 ) -> dict: # setting -> list of values
     "The values of a sweep as they stand on the command line."
     values = {}
-    for text in given:
+    for text in texts:
         name, _, listed = text.partition("=")
         source = f"--set {shown_name(text, 60)}"
-        try: found = parse_yaml(f"[{listed}]", source)
-        except AresError: found = None
-        if not found: raise AresError(f"{source}: expected `setting=value,value`, e.g. `--set seed=0,1,2`.")
+        try: items = parse_yaml(f"[{listed}]", source)
+        except AresError: items = None
+        if not items: raise AresError(f"{source}: expected `setting=value,value`, e.g. `--set seed=0,1,2`.")
         if name in values:
             raise AresError(f"--set {shown_name(name, 60)}: stands there twice; list all its values once.")
-        values[name] = found
+        values[name] = items
     return values
 
 # %% ../../nbs/pipeline/08_sweep.ipynb #706c41ee
@@ -202,10 +202,10 @@ def _keep_failure(
     "Write down why a run failed, and put its notebook aside."
     stage = next((s for s in stages if not (run/s/"result.json").exists()), "report")
     notebook, number = run/"notebooks"/f"{stage}.ipynb", len(read_jsonl(run/"failures.jsonl")) + 1
-    kept = notebook.with_name(f"{stage}-failed-{number}.ipynb") if notebook.exists() else None
-    if kept: notebook.rename(kept)
-    if kept: reason = reason.replace(notebook.name, kept.name)
-    record = dict(stage=stage, reason=reason, notebook=kept and str(kept.relative_to(run)))
+    target = notebook.with_name(f"{stage}-failed-{number}.ipynb") if notebook.exists() else None
+    if target: notebook.rename(target)
+    if target: reason = reason.replace(notebook.name, target.name)
+    record = dict(stage=stage, reason=reason, notebook=target and str(target.relative_to(run)))
     append_jsonl(run/"failures.jsonl", record)
 
 # %% ../../nbs/pipeline/08_sweep.ipynb #9b109428
@@ -337,12 +337,12 @@ def _by_setting(
     rows = rows.assign(setting=rows[names].apply(label, axis=1) if names else "all")
     index = "seed" if "seed" in rows else "run"
     seeds = {s: part.set_index(index)[metric] for s, part in rows.groupby("setting", sort=False)}
-    first, found = next(iter(seeds.values()), None), {}
+    first, estimates = next(iter(seeds.values()), None), {}
     for setting, values in seeds.items():
         difference = None if values is first else over_seeds((values - first).dropna())
-        found[setting] = dict(seeds=len(values), values=values.tolist(), mean=over_seeds(values),
-                              difference=difference)
-    return pd.DataFrame(found).T
+        estimates[setting] = dict(seeds=len(values), values=values.tolist(), mean=over_seeds(values),
+                                  difference=difference)
+    return pd.DataFrame(estimates).T
 
 # %% ../../nbs/pipeline/08_sweep.ipynb #df638246
 _SWEEP_PANELS = dict(
@@ -362,11 +362,11 @@ def plot_sweep(
     fig, axes = panels(len(names), size=(PAGE / 3, 2.4))
     for ax, name in zip(axes, names):
         title, unit, scale = _SWEEP_PANELS[name]
-        found = _by_setting(table.assign(**{name: table[name] * scale}), name, stage)
-        for x, values in enumerate(found["values"]):
+        estimates = _by_setting(table.assign(**{name: table[name] * scale}), name, stage)
+        for x, values in enumerate(estimates["values"]):
             draw_seeds(ax, x, values, color=list(COLOURS.values())[x % len(COLOURS)])
-        ax.set(title=title, ylabel=unit, xticks=range(len(found)), xlim=(-0.5, len(found) - 0.3))
-        ax.set_xticklabels(found.index, rotation=35, ha="right")
+        ax.set(title=title, ylabel=unit, xticks=range(len(estimates)), xlim=(-0.5, len(estimates) - 0.3))
+        ax.set_xticklabels(estimates.index, rotation=35, ha="right")
     return fig
 
 # %% ../../nbs/pipeline/08_sweep.ipynb #ce7cde40
@@ -378,11 +378,11 @@ def summary_table(
     parts = {}
     for name, (title, unit, scale) in _SWEEP_PANELS.items():
         if name not in table or table[name].isna().all(): continue
-        found = _by_setting(table.assign(**{name: table[name] * scale}), name, stage)
+        estimates = _by_setting(table.assign(**{name: table[name] * scale}), name, stage)
         parts |= {
-            "seeds": found["seeds"],
-            f"{title}, {unit}": found["mean"].map(lambda e: e.text(1)),
-            f"{title}, difference": found["difference"].map(lambda e: e.text(1) if e else "–"),
+            "seeds": estimates["seeds"],
+            f"{title}, {unit}": estimates["mean"].map(lambda e: e.text(1)),
+            f"{title}, difference": estimates["difference"].map(lambda e: e.text(1) if e else "–"),
         }
     return pd.DataFrame(parts)
 
