@@ -191,9 +191,9 @@ def plot_comparison(
 ): # a matplotlib figure
     "Each measure of each run with its interval."
     def is_known(measure): return any(v[measure].notna().any() for v in values.values())
-    shown = [measure for measure in _MEASURES if is_known(measure)]
-    fig, axes = panels(len(shown), size=(PAGE / 3, 1.2 + 0.22 * len(values)))
-    for ax, measure in zip(axes, shown):
+    measures = [measure for measure in _MEASURES if is_known(measure)]
+    fig, axes = panels(len(measures), size=(PAGE / 3, 1.2 + 0.22 * len(values)))
+    for ax, measure in zip(axes, measures):
         for y, (name, v) in enumerate(values.items()):
             value, low, high = _estimate(v[measure])
             ax.errorbar(value, y, xerr=[[max(0, value - low)], [max(0, high - value)]], capsize=2,

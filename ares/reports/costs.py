@@ -234,11 +234,11 @@ def plot_costs(
         index="stage", columns="kind", values="dollars", aggfunc="sum", fill_value=0, sort=False
     )
     fig, (ax,) = panels(1, size=(PAGE, 0.7 + 0.32 * len(spent)))
-    left = pd.Series(0.0, index=spent.index)
+    ends = pd.Series(0.0, index=spent.index)
     for kind in spent:
-        ax.barh(spent.index, spent[kind], left=left, color=_KIND_COLOURS[kind], label=kind)
-        left = left + spent[kind]
-    ax.set(xlabel="dollars", xlim=(0, max(1e-9, left.max() * 1.05)))
+        ax.barh(spent.index, spent[kind], left=ends, color=_KIND_COLOURS[kind], label=kind)
+        ends = ends + spent[kind]
+    ax.set(xlabel="dollars", xlim=(0, max(1e-9, ends.max() * 1.05)))
     ax.invert_yaxis()
     ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.grid(False, axis="y")

@@ -33,10 +33,10 @@ _TYPES = pyarrow.schema([
 # %% ../../nbs/reports/09_dataset.ipynb #6f9cfb97
 def _row(problem, stage: str, kind: str, rationale: str, **more) -> dict:
     "A row of the data set; what is not given is empty."
-    known = dict(id=problem.id, question=problem.question, choices=problem.options,
-                 answer=problem.answer_text, stage=stage, kind=kind, rationale=rationale,
-                 sentences=sentences_of(rationale))
-    return dict.fromkeys(_TYPES.names) | known | more
+    row = dict(id=problem.id, question=problem.question, choices=problem.options,
+               answer=problem.answer_text, stage=stage, kind=kind, rationale=rationale,
+               sentences=sentences_of(rationale))
+    return dict.fromkeys(_TYPES.names) | row | more
 
 # %% ../../nbs/reports/09_dataset.ipynb #63adb919
 def _stage_rows(folder: Path, by_id: dict) -> list: # the stage's folder; problem id -> `Problem`

@@ -97,12 +97,12 @@ def _demo_page(
                 ask = gr.Button("Ask", variant="primary")
         listed = gr.Dropdown([(f"{p.id}: {p.question[:80]}", i) for i, p in problems.items()], value=None,
                              label="or a test problem of the run", visible=bool(problems))
-        shown = gr.HTML()
+        preview = gr.HTML()
         with gr.Row(): answers = [gr.HTML() for _ in students]
         def answer_question(*fields): return ["", *_asked_html(students, *fields)]
         def answer_problem(id): return _chosen_html(students, problems.get(id))
-        ask.click(answer_question, [question, choices, image, hint], [shown, *answers])
-        listed.change(answer_problem, listed, [shown, *answers])
+        ask.click(answer_question, [question, choices, image, hint], [preview, *answers])
+        listed.change(answer_problem, listed, [preview, *answers])
     return page
 
 # %% ../../nbs/reports/10_demo.ipynb #b2f64b46

@@ -112,11 +112,11 @@ def _sample_entry(
 # %% ../../nbs/reports/08_explorer.ipynb #2fb84d41
 def _corrections(folder: Path) -> dict: # problem id -> list of dict(before, after)
     "The corrections of an SFT stage; `after` is None where the teacher gave none."
-    found = {}
+    corrections = {}
     for record in read_jsonl(folder/"corrections.jsonl"):
         entry = dict(before=record["rationale"], after=record["corrected"])
-        found.setdefault(record["id"], []).append(entry)
-    return found
+        corrections.setdefault(record["id"], []).append(entry)
+    return corrections
 
 # %% ../../nbs/reports/08_explorer.ipynb #a1e271f7
 def _steps(
@@ -132,8 +132,8 @@ def _steps(
             step = dict(stage=stage, collection=records[0]["collection"])
             step["samples"] = [_sample_entry(r, pieces) for r in records]
             steps.setdefault(problem_id, []).append(step)
-        for problem_id, found in _corrections(run/stage).items():
-            steps.setdefault(problem_id, []).extend(dict(stage=stage) | entry for entry in found)
+        for problem_id, entries in _corrections(run/stage).items():
+            steps.setdefault(problem_id, []).extend(dict(stage=stage) | entry for entry in entries)
     return {problem_id: steps[problem_id] for problem_id in ids if problem_id in steps}
 
 # %% ../../nbs/reports/08_explorer.ipynb #9a2f28fb

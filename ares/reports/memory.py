@@ -78,14 +78,14 @@ class _LiveMemory(TorchDispatchMode):
         self.now[kind] -= size
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        made, given = _tensors_in(out), _tensors_in((args, kwargs))
-        longer = func is torch.ops.aten.cat.default and any(self.kind_of(t) == "cache" for t in given)
-        self.mark([t for t in made if self.kind_of(t) is None], "cache" if longer else self.kind)
+        outputs, inputs = _tensors_in(out), _tensors_in((args, kwargs))
+        longer = func is torch.ops.aten.cat.default and any(self.kind_of(t) == "cache" for t in inputs)
+        self.mark([t for t in outputs if self.kind_of(t) is None], "cache" if longer else self.kind)
         # views and queries of the device do no work
         if not func.is_view and func is not torch.ops.prim.device.default:
             count = _FLOPS.get(func._overloadpacket)
             flops = count(*args, **(kwargs or {}), out_val=out) if count else 0
-            self.work.append((flops, _moved_bytes(given + made)))
+            self.work.append((flops, _moved_bytes(inputs + outputs)))
         return out
 
 # %% ../../nbs/reports/05_memory.ipynb #a239003b
@@ -148,8 +148,8 @@ def planned_student(
 ): # a `Student` on the meta device
     "The student of a run, without weights."
     source, rounded = adapter_base(config.student, here=True) or config.student, config.dtype == "4bit"
-    known = None if isinstance(source, dict) else planned_config(source)[0]
-    student = blank_student(source, _PlannedStudent, known)
+    model_config = None if isinstance(source, dict) else planned_config(source)[0]
+    student = blank_student(source, _PlannedStudent, model_config)
     student = set_ways(student, config.mixed_precision, attention=config.attention)
     set_no_image(student, config.no_image)
     student.model.to(torch.bfloat16 if rounded else getattr(torch, config.dtype))
@@ -232,8 +232,8 @@ def _writing_steps(
         read, live.kind = student.prefill(inputs), "cache"
         cache, live.kind = student.init_cache(read, inputs, samples, length), "activations"
         shape, device = (problems * samples, length), student.device
-        kept = [torch.zeros(shape, dtype=t, device=device) for t in (torch.long, torch.float32)]
-        last = torch.zeros(len(kept[0]), dtype=torch.long, device=device)
+        outputs = [torch.zeros(shape, dtype=t, device=device) for t in (torch.long, torch.float32)]
+        last = torch.zeros(len(outputs[0]), dtype=torch.long, device=device)
         first = len(live.work)
         # in the first of these steps, mixed precision makes and keeps copies of the weights
         for step in (max(0, length // 2 - 1), length // 2, length - 1):

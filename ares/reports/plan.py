@@ -108,8 +108,8 @@ def _answers_work(
     fits = dict(adapter=students, separate=1).get(config.answer_model, 0)
     work = _fit_steps(_without_tenth(answered), config.answer_batch_size, config.answer_epochs)
     steps, trained = (math.ceil(x * fits / students) for x in work)
-    written = sizes[config.evaluate_on] + (answered if config.answer_model == "adapter" else 0)
-    return students, steps, trained, written
+    rationales = sizes[config.evaluate_on] + (answered if config.answer_model == "adapter" else 0)
+    return students, steps, trained, rationales
 
 # %% ../../nbs/reports/06_plan.ipynb #966a6e46
 def _planned_work(

@@ -45,8 +45,8 @@ def _card_settings(
     "The settings that the card shows."
     config = read_json(Path(run)/"config.json")
     names = settings_table(run).drop(RUNTIME_FIELDS + _PRIVATE, errors="ignore").index
-    shown = {k: _without_path(config[k]) for k in dict.fromkeys([*names, "seed"])}
-    return shown | {k: config[k] for k in shown if k == "rubric"}
+    settings = {k: _without_path(config[k]) for k in dict.fromkeys([*names, "seed"])}
+    return settings | {k: config[k] for k in settings if k == "rubric"}
 
 # %% ../../nbs/reports/07_publish.ipynb #c65ea559
 def _base_model(

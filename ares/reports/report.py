@@ -45,10 +45,10 @@ def run_facts(
 ) -> dict: # name, date, student, teacher, seed, version: texts
     "The facts that tell a run from others."
     run, config = Path(run), read_config(run, need_data=False)
-    made = made_with(run)
+    origin = made_with(run)
     teacher = " ".join(filter(None, [config.teacher, config.teacher_model]))
-    return dict(name=run.resolve().name, date=made["date"], student=_student_words(config.student),
-                teacher=teacher, seed=str(config.seed), version=made["version"])
+    return dict(name=run.resolve().name, date=origin["date"], student=_student_words(config.student),
+                teacher=teacher, seed=str(config.seed), version=origin["version"])
 
 # %% ../../nbs/reports/01_report.ipynb #91969bcd
 def run_head(

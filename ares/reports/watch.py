@@ -27,8 +27,8 @@ def _current_bar(
     text = path.read_text(errors="replace") if path.exists() else ""
     bars = _BAR.findall(text[-4000:])
     if not bars: return {}
-    desc, done, total, left = bars[-1]
-    return dict(desc=desc.strip(), done=int(done), total=int(total), left=left)
+    desc, done, total, rest = bars[-1]
+    return dict(desc=desc.strip(), done=int(done), total=int(total), left=rest)
 
 # %% ../../nbs/reports/03_watch.ipynb #8a26b1b1
 def _seconds_of(text: str) -> float | None: # "1:02:03" or "02:03"; None for "?"
@@ -119,14 +119,14 @@ def _watch_line(
     config, run: Path, # folder of the run
 ) -> str:
     "A run in one line: stage, progress, time left, dollars."
-    left = _stages_left(run, stage_names(config))
-    if not left: return "complete"
+    stages = _stages_left(run, stage_names(config))
+    if not stages: return "complete"
     bar = _current_bar(run)
-    current, whole, is_complete_estimate = _time_left(run, left, config.collections, config.round_calls)
+    current, whole, is_complete_estimate = _time_left(run, stages, config.collections, config.round_calls)
     failed = "failed; " if (run/"failures.jsonl").exists() and _last_sign(run) > 60 else ""
     at_least = "" if is_complete_estimate or not whole else "at least "
     parts = [
-        f"{failed}{left[0]}",
+        f"{failed}{stages[0]}",
         f"{bar['desc']} {bar['done']}/{bar['total']}" if bar else "starting",
         f"{_clock(current)} left",
         f"the run {at_least}{_clock(whole or None)}",
@@ -138,10 +138,10 @@ def _watch_line(
 # %% ../../nbs/reports/03_watch.ipynb #63de6292
 def _result_line(stage: str, record: dict) -> str:
     "The results of a stage in one line."
-    shown = (("accuracy", "accuracy", "5.1f", " %", 1), ("sentence_score", "score", ".2f", "", 1),
-             ("win_rate", "wins", ".0f", " %", 100))
-    known = [part for part in shown if record.get(part[0]) is not None]
-    cells = [f"{word} {record[name] * scale:{form}}{unit}" for name, word, form, unit, scale in known]
+    columns = (("accuracy", "accuracy", "5.1f", " %", 1), ("sentence_score", "score", ".2f", "", 1),
+               ("win_rate", "wins", ".0f", " %", 100))
+    parts = [part for part in columns if record.get(part[0]) is not None]
+    cells = [f"{word} {record[name] * scale:{form}}{unit}" for name, word, form, unit, scale in parts]
     return f"{stage:10} " + "   ".join(cells)
 
 # %% ../../nbs/reports/03_watch.ipynb #af5daab7
