@@ -562,11 +562,11 @@ def small_llama(sizes: dict, tokenizer) -> LlamaConfig: # `sizes` has all of `DE
 
 # %% ../../nbs/students/04_decoder.ipynb #d021e001
 def fresh_start(
-    kind: str, sizes: dict, known: dict, # of a student made on the spot; the defaults of its sizes
+    kind: str, sizes: dict, defaults: dict, # of a student made on the spot; the defaults of its sizes
     texts: list, image_dim: int | None, # see `new_decoder`
 ): # (all sizes, a tokenizer of its own)
     "Sizes and tokenizer of a new decoder."
-    sizes = full_sizes(sizes, known)
+    sizes = full_sizes(sizes, defaults)
     refuse_features(kind, image_dim)
     return sizes, train_tokenizer(texts, sizes["vocab_size"])
 
