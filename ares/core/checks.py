@@ -98,11 +98,11 @@ class _Exercise:
 # %% ../../nbs/core/05_checks.ipynb #1cf6ca73
 def _same_in_another_order(entries: list, rights: list, tolerance: float) -> bool:
     "Whether each entry has a partner among the right ones."
-    left = list(rights)
+    rest = list(rights)
     for entry in entries:
-        partner = next((i for i, right in enumerate(left) if not _fault(entry, right, tolerance)), None)
+        partner = next((i for i, right in enumerate(rest) if not _fault(entry, right, tolerance)), None)
         if partner is None: return False
-        del left[partner]
+        del rest[partner]
     return True
 
 # %% ../../nbs/core/05_checks.ipynb #c74b34fd
@@ -164,8 +164,8 @@ class Exercises:
 
     def _unknown(self, number) -> _Verdict:
         "What to do about a number that has no exercise."
-        known = ", ".join(self.exercises) or "none yet"
-        return _Verdict(None, f"There is no exercise {number!r} here; known: {known}. "
+        numbers = ", ".join(self.exercises) or "none yet"
+        return _Verdict(None, f"There is no exercise {number!r} here; known: {numbers}. "
                              "Run the folded cell above it first.")
 
     def check(self, number: int | str, answer) -> _Verdict: # None is no answer yet

@@ -256,8 +256,8 @@ def _what_happened(
     who = f"process {rank}" if rank else "a process"
     if int(code) < 0: return f"{who} was ended by signal {-int(code)}"
     error = r"^(?:\[rank\d+\]: ?)?(\w+(?:\.\w+)*(?:Error|Exception|Interrupt)\b.*)$"
-    found = re.findall(error, log, re.MULTILINE)
-    return f"{who} stopped" + (f" with {found[0]}" if found else "")
+    errors = re.findall(error, log, re.MULTILINE)
+    return f"{who} stopped" + (f" with {errors[0]}" if errors else "")
 
 # %% ../../nbs/core/02_distributed.ipynb #30140911
 def launch(
@@ -268,8 +268,8 @@ def launch(
 ):
     "Run a command in n processes on this machine, and wait."
     log.parent.mkdir(parents=True, exist_ok=True)
-    shown = "ARES_PROGRESS" in os.environ
-    with open(log, "w") as out, nullcontext() if shown else shown_progress(log.with_name("progress.txt")):
+    has_bar = "ARES_PROGRESS" in os.environ
+    with open(log, "w") as out, nullcontext() if has_bar else shown_progress(log.with_name("progress.txt")):
         command, env = _launch_command(words, num_processes), _launch_environment(device)
         code = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, env=env).returncode
     if code: raise AresError(f"{_what_happened(log.read_text())} (log: {log}).")

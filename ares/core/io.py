@@ -103,8 +103,8 @@ def read_text(
 
 def unique_keys(pairs: list) -> dict: # of (key, value)
     "A JSON object, whose keys are all different."
-    found = dict(pairs)
-    if len(found) == len(pairs): return found
+    fields = dict(pairs)
+    if len(fields) == len(pairs): return fields
     (twice, _), = Counter(key for key, _ in pairs).most_common(1)
     raise ValueError(f"the key {twice[:40]!r} is there twice")
 
@@ -236,8 +236,8 @@ def pick_device(
     have = dict(cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available(), cpu=True)
     if device == "auto": device = next(name for name, there in have.items() if there)
     if not have.get(device.split(":")[0], False):
-        known = ["auto"] + [n for n in have if have[n]]
-        raise AresError(f"device: {device!r} is not available here; use one of {known}.")
+        names = ["auto"] + [n for n in have if have[n]]
+        raise AresError(f"device: {device!r} is not available here; use one of {names}.")
     if device == "cuda" and "LOCAL_RANK" in os.environ: device = f"cuda:{os.environ['LOCAL_RANK']}"
     return torch.device(device)
 
@@ -257,8 +257,8 @@ def terminal_width(
     stream=None, # where the text goes; standard error by default
 ) -> int: # columns
     "How many characters fit into a line of the terminal."
-    given = os.environ.get("COLUMNS", "")
-    if given.isascii() and given.isdigit() and int(given) > 0: return int(given)
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isascii() and columns.isdigit() and int(columns) > 0: return int(columns)
     try: return os.get_terminal_size((stream or sys.stderr).fileno()).columns or 80
     except (AttributeError, OSError, ValueError): return 80  # a file, a pipe, or a notebook
 
@@ -308,9 +308,9 @@ def tracker_fault(
     if not _names_in(report_to): return ""
     from accelerate.tracking import get_available_trackers
     from accelerate.utils import LoggerType
-    known = [name for name in LoggerType.list() if name != "all"]
+    trackers = [name for name in LoggerType.list() if name != "all"]
     for name in _names_in(report_to):
-        if name not in known: return f"one of {', '.join(known)}, or several with commas between them"
+        if name not in trackers: return f"one of {', '.join(trackers)}, or several with commas between them"
         if name not in map(str, get_available_trackers()):
             return f"a tracker whose package is installed (pip install {name})"
     return ""
@@ -322,11 +322,11 @@ def _tracker_settings(
     first: int, # step of the next numbers; 1 at the beginning of a stage
 ) -> dict: # tracker -> what it is opened with
     "The arguments with which each tracker names and resumes a stage."
-    name, kept = f"{run.name}-{stage}", run/stage/"tracker.json"
-    if not kept.exists(): write_json(kept, dict(id=uuid.uuid4().hex[:12]))
+    name, file = f"{run.name}-{stage}", run/stage/"tracker.json"
+    if not file.exists(): write_json(file, dict(id=uuid.uuid4().hex[:12]))
     return dict(
         tensorboard=dict(purge_step=first),
-        wandb=dict(name=name, group=run.name, id=read_json(kept)["id"], resume="allow", dir=str(run)),
+        wandb=dict(name=name, group=run.name, id=read_json(file)["id"], resume="allow", dir=str(run)),
         trackio=dict(name=name, resume="allow" if first > 1 else "never"),
         mlflow=dict(run_name=name),
         swanlab=dict(experiment_name=name),

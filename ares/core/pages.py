@@ -36,11 +36,11 @@ def stored_outputs(
 ) -> list: # objects that a notebook displays: tables as `HTML`, figures as `Image`
     "The stored tables and figures of a cell of another page."
     cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
-    found = [c for c in cells if c["cell_type"] == "code" and text in "".join(c["source"])]
-    if len(found) != 1: raise AresError(f"{path}: {len(found)} code cells hold {text!r}; one is needed.")
-    shown = []
-    for data in (output.get("data", {}) for output in found[0]["outputs"]):
+    matches = [c for c in cells if c["cell_type"] == "code" and text in "".join(c["source"])]
+    if len(matches) != 1: raise AresError(f"{path}: {len(matches)} code cells hold {text!r}; one is needed.")
+    objects = []
+    for data in (output.get("data", {}) for output in matches[0]["outputs"]):
         kind = next((kind for kind in _SHOWN if kind in data), None)
-        if kind: shown.append(_SHOWN[kind]("".join(data[kind])))
-    if not shown: raise AresError(f"{path}: the cell with {text!r} has no stored table or figure.")
-    return shown
+        if kind: objects.append(_SHOWN[kind]("".join(data[kind])))
+    if not objects: raise AresError(f"{path}: the cell with {text!r} has no stored table or figure.")
+    return objects

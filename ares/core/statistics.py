@@ -45,8 +45,8 @@ def mean_interval(
     if len(values) == 0: return Estimate(math.nan, -math.inf, math.inf)
     if np.ptp(values) == 0: return Estimate(*[float(values[0])] * 3)
     rng = np.random.default_rng(0)
-    found = scipy.stats.bootstrap((values,), np.mean, rng=rng, **_DRAWS).confidence_interval
-    return Estimate(float(values.mean()), float(found.low), float(found.high))
+    interval = scipy.stats.bootstrap((values,), np.mean, rng=rng, **_DRAWS).confidence_interval
+    return Estimate(float(values.mean()), float(interval.low), float(interval.high))
 
 # %% ../../nbs/core/03_statistics.ipynb #groupin2
 def grouped_interval(
@@ -59,10 +59,10 @@ def grouped_interval(
     places = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
     drawn = np.random.default_rng(0).integers(len(places), size=(draws, len(places)))
     def drawn_again(chosen): return statistic(np.concatenate([places[i] for i in chosen]))
-    found = [x for x in map(drawn_again, drawn) if x == x]  # a statistic may be nan
+    numbers = [x for x in map(drawn_again, drawn) if x == x]  # a statistic may be nan
     return Estimate(
         float(statistic(np.arange(len(codes)))),
-        *map(float, np.quantile(found, (0.025, 0.975)) if found else (-math.inf, math.inf)),
+        *map(float, np.quantile(numbers, (0.025, 0.975)) if numbers else (-math.inf, math.inf)),
     )
 
 # %% ../../nbs/core/03_statistics.ipynb #99a4a9dd
@@ -74,8 +74,8 @@ def over_seeds(
     if len(values) < 2:
         return Estimate(float(values.mean()) if len(values) else math.nan, -math.inf, math.inf)
     if np.ptp(values) == 0: return Estimate(*[float(values[0])] * 3)
-    found = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    return Estimate(float(values.mean()), float(found.low), float(found.high))
+    interval = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    return Estimate(float(values.mean()), float(interval.low), float(interval.high))
 
 # %% ../../nbs/core/03_statistics.ipynb #983e6a62
 def _paired_difference(
@@ -90,8 +90,8 @@ def _paired_difference(
 
     rng = np.random.default_rng(0)
     drawn = scipy.stats.bootstrap((first, second), difference, paired=True, rng=rng, **_DRAWS)
-    found = drawn.confidence_interval
-    return Estimate(float(apart.mean()), float(found.low), float(found.high))
+    interval = drawn.confidence_interval
+    return Estimate(float(apart.mean()), float(interval.low), float(interval.high))
 
 # %% ../../nbs/core/03_statistics.ipynb #3e5dacc9
 def _mcnemar_test(

@@ -67,7 +67,7 @@ def _hub_splits(
     tables = {} # split -> tables of all parts
     for part in parts:
         for split, table in part.items(): tables.setdefault(split, []).append(table)
-    return {split: hub.concatenate_datasets(found) for split, found in tables.items()}
+    return {split: hub.concatenate_datasets(group) for split, group in tables.items()}
 
 # %% ../../nbs/data/03_datasets.ipynb #b281a7b0
 @lru_cache(32)
@@ -144,11 +144,11 @@ def _listed(
     where: str = "", # file and field, for the error message
 ) -> list:
     "A list of texts; the list itself may be written as text."
-    found = [] if value is None else value
+    entries = [] if value is None else value
     if isinstance(value, str):
-        try: found = ast.literal_eval(value)
+        try: entries = ast.literal_eval(value)
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError): pass
-    if isinstance(found, (list, tuple)) and all(isinstance(v, str) for v in found): return list(found)
+    if isinstance(entries, (list, tuple)) and all(isinstance(v, str) for v in entries): return list(entries)
     raise AresError(f"{where}: {shown_value(value)} is not a list of texts.")
 
 # %% ../../nbs/data/03_datasets.ipynb #0fe60138
@@ -169,13 +169,13 @@ def _picture_faults(
     problems: list, # of `Problem`
 ) -> dict: # id -> one sentence, for each problem with a picture that cannot be decoded
     "Decode every picture once."
-    shown = {p.id: p.images or [p.image] for p in problems if p.image or p.images}
+    pictures = {p.id: p.images or [p.image] for p in problems if p.image or p.images}
     first = {}
-    for id, images in shown.items():
+    for id, images in pictures.items():
         for image in images: first.setdefault(image, id)
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         faults = dict(zip(first, pool.map(_picture_fault, first, first.values())))
-    broken = {id: next(filter(None, map(faults.get, images)), "") for id, images in shown.items()}
+    broken = {id: next(filter(None, map(faults.get, images)), "") for id, images in pictures.items()}
     return {id: fault for id, fault in broken.items() if fault}
 
 # %% ../../nbs/data/03_datasets.ipynb #52e7272a
@@ -319,30 +319,30 @@ def read_captions(
     "Read the captions of pictures."
     path = Path(file) if file else Path(folder)/"captions.json"
     if not file and not os.path.exists(path): return {}
-    found = read_json(path, halves=True)
-    found = found.get("captions", found) if isinstance(found, dict) else None
-    if not isinstance(found, dict):
+    captions = read_json(path, halves=True)
+    captions = captions.get("captions", captions) if isinstance(captions, dict) else None
+    if not isinstance(captions, dict):
         raise AresError(f"{path}: captions must be texts by id, as `{{\"17\": \"a dog\"}}`.")
-    for id, caption in found.items():
+    for id, caption in captions.items():
         fault = _text_fault(caption)
         if fault:
             raise AresError(f"{path}: captions must be texts by id; that of {clipped(id, 60)}: {fault}.")
-    return found
+    return captions
 
 # %% ../../nbs/data/03_datasets.ipynb #d15cb43b
 def _read_splits(
     file: str | Path, # JSON, split -> ids
 ) -> dict: # "train", "val" and "test" -> ids, as texts
     "The ids of each split."
-    given, where = read_json(file, halves=True), clipped(file, 120)
-    if not isinstance(given, dict):
+    splits, where = read_json(file, halves=True), clipped(file, 120)
+    if not isinstance(splits, dict):
         raise AresError(f"{where}: must be one JSON object, split -> list of ids.")
-    unknown = [s for s in given if s not in _SPLITS + _MINIATURES]
+    unknown = [s for s in splits if s not in _SPLITS + _MINIATURES]
     if unknown:
         raise AresError(f"{where}: {clipped(unknown[0], 60)} is not a split; there are {', '.join(_SPLITS)}.")
     place = {}
     for split in _SPLITS:
-        ids = given.get(split, [])
+        ids = splits.get(split, [])
         if not isinstance(ids, list):
             raise AresError(f"{where}: {split} must be a list of ids, not {shown_value(ids)}.")
         for id in ids:
@@ -351,7 +351,7 @@ def _read_splits(
             if str(id) in place:
                 raise AresError(f"{where}: id {clipped(id, 60)} is in {place[str(id)]} and again in {split}.")
             place[str(id)] = split
-    return {split: list(map(str, given.get(split, []))) for split in _SPLITS}
+    return {split: list(map(str, splits.get(split, []))) for split in _SPLITS}
 
 # %% ../../nbs/data/03_datasets.ipynb #99874d21
 def _resplit(
@@ -375,10 +375,10 @@ def _resplit(
 def _given_splits(folder: Path, records: dict) -> dict: # split -> ids
     "The splits of these records in pid_splits.json, which also lists ids that a sample lacks."
     file = folder/"pid_splits.json"
-    given = _read_splits(file)
-    found = {}
-    for split, ids in given.items(): found[split] = [id for id in ids if id in records]
-    if any(found.values()) or not any(given.values()): return found
+    splits = _read_splits(file)
+    sample = {}
+    for split, ids in splits.items(): sample[split] = [id for id in ids if id in records]
+    if any(sample.values()) or not any(splits.values()): return sample
     raise AresError(f"{file}: none of its ids is in problems.json.")
 
 # %% ../../nbs/data/03_datasets.ipynb #2d2e77a7
@@ -477,8 +477,8 @@ def _question_id(record: dict, source: str | Path) -> str:
     if not isinstance(record, dict): raise AresError(f"{source}: {shown_value(record)} is not a record.")
     id = record.get("question_id")
     fault = _id_fault(id)
-    asked = f"{source}: question {shown_value(record.get('question'))}"
-    if fault: raise AresError(f"{asked}, field `question_id`: {fault}.")
+    where = f"{source}: question {shown_value(record.get('question'))}"
+    if fault: raise AresError(f"{where}, field `question_id`: {fault}.")
     return str(id)
 
 def _is_difficult(record: dict, where: str) -> bool:
@@ -510,13 +510,13 @@ def _aokvqa_problem(
     "Turn a question into a `Problem`; raises `AresError` if it is faulty."
     id = _question_id(record, source)
     where = f"{source}: question {clipped(id, 60)}"
-    kept = {name: record.get(name) for name in ("question", "choices", "split")}
+    fields = {name: record.get(name) for name in ("question", "choices", "split")}
     answer = record.get("correct_choice_idx")
-    fault = _record_fault(kept) or _answer_fault(kept | dict(answer=answer))
+    fault = _record_fault(fields) or _answer_fault(fields | dict(answer=answer))
     if fault: raise AresError(f"{where}, {fault.replace('`answer`', '`correct_choice_idx`')}.")
     direct = _direct_answers(record, where) if answers == "direct" else []
     texts, about_image = _sentences(record, where), captions.get(str(record.get("image_id")), "")
-    return Problem(id, **kept, answer=answer, image=image, with_picture=True,
+    return Problem(id, **fields, answer=answer, image=image, with_picture=True,
                    caption=captions.get(id, about_image), direct_answers=direct, subject="A-OKVQA",
                    solution=RATIONALES[rationale](texts) if texts else "")
 
@@ -589,22 +589,22 @@ def load_aokvqa(
     _check_choice("aokvqa_answers", answers, ANSWERS)
     _check_choice("images", images, _IMAGES)
     captions = read_captions(source, captions_file)
-    problems, ids, left = [], [], 0
+    problems, ids, skips = [], [], 0
     parts = ("val",) if division == "sample" else ("train", "val")
     for part, place, record, image in _aokvqa_records(source, parts):
         ids.append(_question_id(record, place))
         if answers == "direct" and _is_difficult(record, f"{place}: question {clipped(ids[-1], 60)}"):
-            left += 1
+            skips += 1
             continue
         for split in _splits_of(part, record, division):
-            shown = None if images == "none" else image
+            picture = None if images == "none" else image
             record = record | dict(split=split)
-            problems.append(_aokvqa_problem(record, place, captions, rationale, shown, answers))
+            problems.append(_aokvqa_problem(record, place, captions, rationale, picture, answers))
     _refuse_doubles(ids, source)
     _check_pictures(problems)
-    if left:
-        total = left + len({p.id for p in problems})
-        print(f"{source}: left out {left} of {total} questions, marked `difficult_direct_answer`")
+    if skips:
+        total = skips + len({p.id for p in problems})
+        print(f"{source}: left out {skips} of {total} questions, marked `difficult_direct_answer`")
     _report_missing(problems, images, source, "images/val2017/<number>.jpg and the like")
     return problems
 
@@ -637,26 +637,26 @@ def _mmmu_problem(
     where = f"{source}: problem {clipped(id, 60)}"
     _check_id(id, where)
     choices = _listed(record.get("options"), f"{where}, field `options`")
-    kept = dict(question=record.get("question"), choices=choices, skill=record.get("subfield"), split="test")
-    fault = _record_fault(kept)
+    parts = dict(question=record.get("question"), choices=choices, skill=record.get("subfield"), split="test")
+    fault = _record_fault(parts)
     fault = fault and fault.replace("`choices`", "`options`").replace("`skill`", "`subfield`")
     if fault: raise AresError(f"{where}, {fault}.")
     answer = _lettered(record.get("answer"), dict(zip(_LETTERS, choices)), where)
-    kept |= dict(skill=kept["skill"] or "", subject="MMMU", with_picture=bool(images))
-    if len(images) == 1: return Problem(str(id), answer=answer, image=images[0], **kept)
-    return Problem(str(id), answer=answer, images=images, **kept)
+    parts |= dict(skill=parts["skill"] or "", subject="MMMU", with_picture=bool(images))
+    if len(images) == 1: return Problem(str(id), answer=answer, image=images[0], **parts)
+    return Problem(str(id), answer=answer, images=images, **parts)
 
 # %% ../../nbs/data/03_datasets.ipynb #read0001
 def _read_records(path: Path) -> list: # of dict
     "The records of a file of JSON lines; an incomplete last line is an error."
     lines = read_text(path).split("\n")
-    found = []
+    records = []
     for i, line in enumerate(lines, 1):
-        if line.strip(): found.append((i, parse_json(line, f"{path}, line {i}", halves=True)))
-    for i, record in found:
+        if line.strip(): records.append((i, parse_json(line, f"{path}, line {i}", halves=True)))
+    for i, record in records:
         if not isinstance(record, dict):
             raise AresError(f"{path}, line {i}: {shown_value(record)} is not a record.")
-    return [record for _, record in found]
+    return [record for _, record in records]
 
 def _own_pictures(record: dict, names: list, folder: Path, where: str) -> list:
     "The paths of the pictures that a record names in some fields."
@@ -718,11 +718,11 @@ def _mmbench_problem(
     columns = {c: record[c] for c in "ABCD" if not _absent(record.get(c))}
     if choices is None: choices = list(columns.values())
     else: columns = {}
-    kept = dict(question=record.get("question"), choices=choices, split="test", **texts)
-    fault = _record_fault(kept)
+    parts = dict(question=record.get("question"), choices=choices, split="test", **texts)
+    fault = _record_fault(parts)
     if fault: raise AresError(f"{where}, {fault}.")
     answer = _lettered(record.get("answer"), columns or dict(zip(_LETTERS, choices)), where)
-    return Problem(str(id), answer=answer, image=image, with_picture=bool(image), subject="MMBench", **kept)
+    return Problem(str(id), answer=answer, image=image, with_picture=bool(image), subject="MMBench", **parts)
 
 # %% ../../nbs/data/03_datasets.ipynb #023b1190
 @_hub_closed()
@@ -758,19 +758,19 @@ def filter_supported(
 ) -> tuple: # (those without an obstacle, obstacle -> how many)
     "Set aside and count the problems that a student with one picture cannot take."
     obstacles = list(map(_obstacle, problems))
-    left = dict(Counter(filter(None, obstacles)))
-    counts = [f"{n} x {reason}" for reason, n in left.items()]
-    if left: print(f"set aside {sum(left.values())} of {len(problems)} problems:", *counts)
-    return [p for p, obstacle in zip(problems, obstacles) if not obstacle], left
+    tally = dict(Counter(filter(None, obstacles)))
+    counts = [f"{n} x {reason}" for reason, n in tally.items()]
+    if tally: print(f"set aside {sum(tally.values())} of {len(problems)} problems:", *counts)
+    return [p for p, obstacle in zip(problems, obstacles) if not obstacle], tally
 
 # %% ../../nbs/data/03_datasets.ipynb #f2dfea8e
 def read_published(
     file: str | Path, # JSON, problem id -> dict(output, choice)
 ) -> dict: # problem id -> dict(output: text, choice: index of a choice)
     "Read the outputs of another model, and the choices that its authors read from them."
-    found = read_json(file, halves=True)
-    if not isinstance(found, dict): raise AresError(f"{file}: must be one JSON object, problem id -> record.")
-    for id, record in found.items():
+    table = read_json(file, halves=True)
+    if not isinstance(table, dict): raise AresError(f"{file}: must be one JSON object, problem id -> record.")
+    for id, record in table.items():
         where = f"{file}: problem {clipped(id, 60)}"
         if not isinstance(record, dict): raise AresError(f"{where}: {shown_value(record)} is not a record.")
         output, choice = record.get("output"), record.get("choice")
@@ -778,4 +778,4 @@ def read_published(
         if fault: raise AresError(f"{where}, field `output`: {fault}.")
         if type(choice) is not int or not 0 <= choice < 26:
             raise AresError(f"{where}, field `choice`: {shown_value(choice)} is not the index of a choice.")
-    return found
+    return table

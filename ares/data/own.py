@@ -25,11 +25,11 @@ _OWN_FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 def _json_rows(path: Path): # yields (place, default id, split, dict)
     "The records of JSON lines, or of a JSON list."
     text = read_text(path).removeprefix("\ufeff")
-    if text.lstrip().startswith("["): found = parse_json(text, path, halves=True)
+    if text.lstrip().startswith("["): records = parse_json(text, path, halves=True)
     else:
         lines = enumerate(text.split("\n"), 1)
-        found = [parse_json(text, f"{path}, line {n}", halves=True) for n, text in lines if text.strip()]
-    for number, record in enumerate(found, 1):
+        records = [parse_json(text, f"{path}, line {n}", halves=True) for n, text in lines if text.strip()]
+    for number, record in enumerate(records, 1):
         place = f"{path}, record {number}"
         if not isinstance(record, dict): raise AresError(f"{place}: {shown_value(record)} is not a record.")
         yield place, str(number), "", record
@@ -121,13 +121,13 @@ def _lettered_columns(
     there: list, # all names of columns
 ) -> list: # those of choices A, B, C and so on, as far as no letter is missing
     "The columns that hold one choice each."
-    found = {}
+    columns = {}
     for name in there:
         match = _LETTERED.fullmatch(name) if isinstance(name, str) else None
-        if match: found.setdefault((match[1] or match[2]).upper(), name)
+        if match: columns.setdefault((match[1] or match[2]).upper(), name)
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-    count = next((i for i, letter in enumerate(letters) if letter not in found), 26)
-    return [found[letter] for letter in letters[:count]] if count > 1 else []
+    count = next((i for i, letter in enumerate(letters) if letter not in columns), 26)
+    return [columns[letter] for letter in letters[:count]] if count > 1 else []
 
 # %% ../../nbs/data/07_own.ipynb #da50f473
 def _column_names(
@@ -136,21 +136,21 @@ def _column_names(
     source: str | Path,
 ) -> dict: # our name -> column, or list of columns for choices; only those that are there
     "Which column holds what."
-    where, known = clipped(source, 100), clipped(", ".join(map(str, there)), 90)
+    where, header = clipped(source, 100), clipped(", ".join(map(str, there)), 90)
     fault = columns_fault(columns)
     if fault: raise AresError(f"columns: {fault}.")
     for name, column in columns.items():
         for one in column if isinstance(column, list) else [column]:
             if one not in there:
                 raise AresError(f"{where}: no column {shown_value(one)}, which `columns` names for `{name}`; "
-                                f"there are {known}.")
+                                f"there are {header}.")
     names = {name: name for name in _OWN_COLUMNS if name in there} | columns
     if "rationale" not in names and "solution" in there: names["rationale"] = "solution"
     if "choices" not in names and _lettered_columns(there): names["choices"] = _lettered_columns(there)
     for name in ("question", "answer"):
         if name in names: continue
         usual = next((c for c in _USUAL[name].split() if c in there), "<its name>")
-        raise AresError(f"{where}: no column `{name}`; there are {known}. Rename one, or set "
+        raise AresError(f"{where}: no column `{name}`; there are {header}. Rename one, or set "
                         f"`columns: {{{name}: {usual}}}`.")
     return names
 
@@ -169,9 +169,9 @@ def _list_in(
 ) -> list:
     "The list that a text writes, in JSON or as Python shows it."
     for read in (json.loads, ast.literal_eval) if text.lstrip().startswith("[") else ():
-        try: found = read(text)
+        try: value = read(text)
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError): continue
-        if isinstance(found, (list, tuple)): return list(found)
+        if isinstance(value, (list, tuple)): return list(value)
     raise AresError(f"{where}: {shown_value(text)} is not a list; write it as "
                     '`["cat", "dog"]`, or take a column for each choice (A, B, C, ...).')
 
@@ -216,9 +216,9 @@ def _answer_index(
     elif letter in labels: meant.add(labels.index(letter))
     elif re.fullmatch(r"[0-9]{1,2}", text) and int(text) < len(choices): meant.add(int(text))
     if len(meant) == 1: return meant.pop()
-    shown = shown_value(value)
-    if meant: return f"{shown} could mean several choices; write it in another way (index, letter or text)"
-    return f"{shown} is not the index, the letter or the text of one of the {len(choices)} choices"
+    quote = shown_value(value)
+    if meant: return f"{quote} could mean several choices; write it in another way (index, letter or text)"
+    return f"{quote} is not the index, the letter or the text of one of the {len(choices)} choices"
 
 # %% ../../nbs/data/07_own.ipynb #fc26dc10
 def _right_texts(
@@ -288,26 +288,26 @@ def _own_problem(
 ) -> Problem:
     "Turn a record into a `Problem`; raises `AresError` if it is faulty."
     where, number, split, cells = row
-    found = {name: cells.get(column) for name, column in names.items() if isinstance(column, str)}
-    found = {name: None if _absent(value) else value for name, value in found.items()}
+    values = {name: cells.get(column) for name, column in names.items() if isinstance(column, str)}
+    values = {name: None if _absent(value) else value for name, value in values.items()}
     def at(name): return f"{where}, field `{names.get(name, name)}`"
-    id = number if found.get("id") is None else found["id"]
+    id = number if values.get("id") is None else values["id"]
     if fault := _id_fault(id): raise AresError(f"{at('id')}: {fault}.")
-    found["solution"] = found.get("rationale")
-    texts = {field: _as_text(found.get(field)) for field in (*TEXT_FIELDS, "caption")}
+    values["solution"] = values.get("rationale")
+    texts = {field: _as_text(values.get(field)) for field in (*TEXT_FIELDS, "caption")}
     texts = {field: "" if value is None else value for field, value in texts.items()}
-    if "split" in names: split = _own_split(found["split"], at("split"))
+    if "split" in names: split = _own_split(values["split"], at("split"))
     split, direct = split or "train", "choices" not in names
     choices, labels = _own_choices(cells, names.get("choices"), where)
     fault = _record_fault(texts | dict(choices=["", ""] if direct else choices, split=split))
     if fault: raise AresError(f"{where}, {_worded(fault, names)}.")
     if fault := _text_fault(texts["caption"]): raise AresError(f"{at('caption')}: {fault}; write a text.")
-    right = _right_texts(found["answer"], at("answer")) if direct else []
+    right = _right_texts(values["answer"], at("answer")) if direct else []
     if direct: choices, answer = right[:len(right) // 3], 0
-    else: answer = _checked_answer(found["answer"], choices, labels, at("answer"))
-    image = _own_picture(found.get("image"), names.get("image"), folder, where) if images else None
+    else: answer = _checked_answer(values["answer"], choices, labels, at("answer"))
+    image = _own_picture(values.get("image"), names.get("image"), folder, where) if images else None
     return Problem(str(id), choices=choices, answer=answer, direct_answers=right, image=image, split=split,
-                   with_picture=found.get("image") is not None, **texts)
+                   with_picture=values.get("image") is not None, **texts)
 
 # %% ../../nbs/data/07_own.ipynb #2bfc8f5c
 def _split_key(
@@ -324,9 +324,9 @@ def _fill_splits(
     keys: list, # of `_split_key`, one a problem
 ) -> tuple: # (the same with a train, a val and a test split, the splits that were made)
     "Take missing splits from the train problems."
-    given = {p.split for p in problems}
-    missing = [s for s in ("val", "test") if s not in given]
-    if not missing or "train" not in given: return problems, []
+    splits = {p.split for p in problems}
+    missing = [s for s in ("val", "test") if s not in splits]
+    if not missing or "train" not in splits: return problems, []
     groups = [key if p.split == "train" else "" for p, key in zip(problems, keys, strict=True)]
     sizes, place = Counter(filter(None, groups)), {}
     wanted, order = max(1, round(sizes.total() / 10)), iter(sorted(sizes, key=lambda g: (hash_share(g), g)))
@@ -345,15 +345,15 @@ def _report_columns(names: dict, there: list, source: str | Path):
     "Print which columns are not used."
     used = set()
     for column in names.values(): used |= set(column if isinstance(column, list) else [column])
-    left = [str(c) for c in there if c not in used]
-    if left: _note(f"{Path(source).name}: not used: {clipped(', '.join(left), 120)}")
+    rest = [str(c) for c in there if c not in used]
+    if rest: _note(f"{Path(source).name}: not used: {clipped(', '.join(rest), 120)}")
 
-def _report_splits(problems: list, made: list, source: str | Path):
+def _report_splits(problems: list, extra: list, source: str | Path):
     "Print the splits that were made."
     counts = Counter(p.split for p in problems)
     sizes = ", ".join(f"{counts[s]:,} {s}" for s in ("train", "val", "test"))
-    if made: _note(f"{Path(source).name}: no split {' or '.join(made)}; it takes a tenth of the train "
-                   f"problems, by a hash of the id or the picture: {sizes}")
+    if extra: _note(f"{Path(source).name}: no split {' or '.join(extra)}; it takes a tenth of the train "
+                    f"problems, by a hash of the id or the picture: {sizes}")
 
 # %% ../../nbs/data/07_own.ipynb #d8957347
 @_hub_closed()
@@ -376,6 +376,6 @@ def load_own(
     _report_columns(names, there, source)
     if not divide: return problems
     pictures = [cells.get(names.get("image")) for *_, cells in rows]
-    problems, made = _fill_splits(problems, list(map(_split_key, problems, pictures)))
-    _report_splits(problems, made, source)
+    problems, extra = _fill_splits(problems, list(map(_split_key, problems, pictures)))
+    _report_splits(problems, extra, source)
     return problems

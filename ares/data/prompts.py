@@ -60,8 +60,8 @@ def answer_prompt(
     caption: bool = True, # see `question_text`
 ) -> str:
     "The prompt for an answer (QCMG-A)."
-    given = f"{rationale}\n" if rationale else ""
-    return _clean(question_text(problem, caption) + given + "Answer:")
+    block = f"{rationale}\n" if rationale else ""
+    return _clean(question_text(problem, caption) + block + "Answer:")
 
 # %% ../../nbs/data/04_prompts.ipynb #46ad0bea
 def answer_target(
@@ -201,9 +201,9 @@ def _mentions(text: str, choices: _Choices): # yields (index, start, end)
 # %% ../../nbs/data/04_prompts.ipynb #2603f6c8
 def _named_in(text: str, choices: _Choices) -> list: # of (index, start, end); index -1 if doubtful or unclear
     "The choices that a text names and does not deny, by their letters or else in words."
-    for found in (_labels(text, choices), _mentions(text, choices)):
+    for places in (_labels(text, choices), _mentions(text, choices)):
         named = []
-        for index, start, end in found:
+        for index, start, end in places:
             standing = _standing(text, start, end)
             if standing == "denied": continue
             named.append((index if standing == "given" else -1, start, end))

@@ -581,11 +581,11 @@ def _towers(key):
     higher = 0 if sums[0] > sums[1] else 1
     wanted = higher if ask == "higher" else 1 - higher
     bars = [("bar", dict(colour=_TOWERS[i], n=heights[i])) for i in pairing]
-    made = [("sum", dict(pair=name, m=m)) for name, m in zip(names, sums)]
+    sum_steps = [("sum", dict(pair=name, m=m)) for name, m in zip(names, sums)]
     return dict(
         question=f"Which are {ask} together, {names[0]} or {names[1]}?", choices=names, answer=names[wanted],
         hint="Each line of the grid is one step.",
-        steps=[*bars[:2], made[0], *bars[2:], made[1], ("more", dict(pair=names[higher]))],
+        steps=[*bars[:2], sum_steps[0], *bars[2:], sum_steps[1], ("more", dict(pair=names[higher]))],
         scene=dict(heights=dict(zip(_TOWERS, heights)), tint=tint))
 
 def _draw_towers(pen, scene):
@@ -659,22 +659,22 @@ def _build_problem(
 ) -> Problem:
     "Make the problem of one key."
     skill = SKILLS[skill_name]
-    made = skill.build(key)
-    choices = made["choices"]
-    final = ("answer", {k: v for k, v in made.items() if k in skill.words} | dict(choice=made["answer"]))
-    steps = made["steps"] + [final]
+    parts = skill.build(key)
+    choices = parts["choices"]
+    final = ("answer", {k: v for k, v in parts.items() if k in skill.words} | dict(choice=parts["answer"]))
+    steps = parts["steps"] + [final]
     sentences = [rng.choice(wordings(skill, *s)) for s in steps]
-    opening = _OPENINGS[0 if "scene" in made else 1]
+    opening = _OPENINGS[0 if "scene" in parts else 1]
     if rng.random() < 0.1: sentences.insert(0, opening)
     facts = dict(
         skill=skill_name,
         steps=[list(s) for s in steps],
-        neutral=[list(s) for s in made.get("neutral", [])],
+        neutral=[list(s) for s in parts.get("neutral", [])],
         opening=opening,
     )
-    if "scene" in made: facts["scene"] = made["scene"]
+    if "scene" in parts: facts["scene"] = parts["scene"]
     return DrawnProblem(
-        id, made["question"], choices, choices.index(made["answer"]), made.get("hint", ""), None,
+        id, parts["question"], choices, choices.index(parts["answer"]), parts.get("hint", ""), None,
         solution=" ".join(sentences), subject=skill.subject, topic=skill.topic,
         category=skill.subject.split()[0], skill=skill.name, grade=skill.grade, split=split, facts=facts)
 

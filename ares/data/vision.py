@@ -78,8 +78,8 @@ def _whole_model(
     name: str, device: str = "auto", # of a checkpoint, or its folder; see `pick_device`
 ): # the model, in float32, ready to use
     "A pretrained model with all its weights."
-    model, found = _from_checkpoint(kind.from_pretrained, name, dtype=torch.float32, output_loading_info=True)
-    lost = sorted(n for n in found["missing_keys"] if "pooler" not in n)
+    model, info = _from_checkpoint(kind.from_pretrained, name, dtype=torch.float32, output_loading_info=True)
+    lost = sorted(n for n in info["missing_keys"] if "pooler" not in n)
     if lost:
         fault = f"{name!r} lacks {len(lost)} weights of a {type(model).__name__}, {lost[0]} among them"
         raise AresError(f"model: {fault}; it is not whole, or of another kind.")
@@ -245,8 +245,8 @@ def _check_parts(folder: Path, index: dict):
         except (OSError, ValueError, SafetensorError) as e:
             raise AresError(f"{path}: cannot be read as features ({clipped(e, 80)}); {remedy}.") from None
         if row < rows and shape == index["shape"]: continue
-        found = f"{rows} rows of shape {shape}, and index.json counts on {row + 1} of shape {index['shape']}"
-        raise AresError(f"{path}: has {found}; delete the folder, and {remedy}.")
+        fault = f"{rows} rows of shape {shape}, and index.json counts on {row + 1} of shape {index['shape']}"
+        raise AresError(f"{path}: has {fault}; delete the folder, and {remedy}.")
 
 # %% ../../nbs/data/06_vision.ipynb #021796d8
 def load_features(
@@ -277,12 +277,12 @@ def _claim(
     if about["dtype"] not in _DTYPES:
         raise AresError(f"dtype: {about['dtype']!r} must be one of {', '.join(_DTYPES)}.")
     index = Path(folder)/"index.json"
-    given = read_json(index) if index.exists() else {}
-    if not isinstance(given, dict):
+    content = read_json(index) if index.exists() else {}
+    if not isinstance(content, dict):
         raise AresError(f"{index}: is not an index of features; name another folder, or delete it.")
-    kept = {k: v for k, v in given.items() if k in ("model", "dtype")}
-    if kept != {k: about[k] for k in kept}:
-        whose = f"{clipped(kept.get('model'), 60)} in {clipped(kept.get('dtype'), 60)}"
+    origin = {k: v for k, v in content.items() if k in ("model", "dtype")}
+    if origin != {k: about[k] for k in origin}:
+        whose = f"{clipped(origin.get('model'), 60)} in {clipped(origin.get('dtype'), 60)}"
         raise AresError(f"features: {folder} holds those of {whose}; name another folder, or delete it.")
     Path(folder).mkdir(parents=True, exist_ok=True)
     index.unlink(missing_ok=True)
@@ -330,9 +330,9 @@ def plot_patches(
     count: int = 4, # pictures
 ): # a matplotlib figure
     "Pictures, and below each picture the norms of its patches."
-    shown = [p for p in problems if p.features][:count]
-    figure, axes = panels(2 * len(shown), len(shown), size=(1.7, 1.7))
-    for above, below, p in zip(axes, axes[len(shown):], shown):
+    examples = [p for p in problems if p.features][:count]
+    figure, axes = panels(2 * len(examples), len(examples), size=(1.7, 1.7))
+    for above, below, p in zip(axes, axes[len(examples):], examples):
         norms = p.features().float().norm(dim=-1)
         side = int(len(norms) ** 0.5)
         if p.has_image: above.imshow(replace(p).picture())
@@ -427,31 +427,31 @@ class _Captioner:
         if not self.chats:
             pixels = pixel_values(self.processor, problems)["pixel_values"]
             return dict(pixel_values=pixels.to(self.model.device))
-        asked = [_question_about(replace(p).picture()) for p in problems]
+        questions = [_question_about(replace(p).picture()) for p in problems]
         return self.processor.apply_chat_template(
-            asked, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
+            questions, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
             processor_kwargs=dict(padding=True)).to(self.model.device)
 
     @torch.inference_mode()
     def __call__(self, problems: list) -> list: # of texts
         "A caption for the picture of each of a few problems."
-        given = self.inputs(problems)
-        tokens = self.model.generate(**given, max_new_tokens=48, num_beams=4, do_sample=False)
-        if self.chats: tokens = tokens[:, given["input_ids"].shape[1]:]
+        inputs = self.inputs(problems)
+        tokens = self.model.generate(**inputs, max_new_tokens=48, num_beams=4, do_sample=False)
+        if self.chats: tokens = tokens[:, inputs["input_ids"].shape[1]:]
         texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return [" ".join(text.split()) for text in texts]
 
 # %% ../../nbs/data/06_vision.ipynb #0da89f6a
-def _are_texts(found) -> bool:
-    return isinstance(found, dict) and all(isinstance(text, str) for text in found.values())
+def _are_texts(value) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
 
 def _kept_captions(path: str | Path, model: str) -> dict: # captions and keys of pictures, by problem id
     "The captions that this model has written so far."
     if not Path(path).exists(): return dict(model=model, captions={}, pictures={})
-    kept = read_json(path)
-    whole = isinstance(kept, dict) and all(_are_texts(kept.get(name)) for name in ("captions", "pictures"))
-    whole = whole and kept["pictures"].keys() <= kept["captions"].keys()
-    if whole and kept.get("model") == model: return kept
+    data = read_json(path)
+    whole = isinstance(data, dict) and all(_are_texts(data.get(name)) for name in ("captions", "pictures"))
+    whole = whole and data["pictures"].keys() <= data["captions"].keys()
+    if whole and data.get("model") == model: return data
     remedy = "name another file, or delete it"
     raise AresError(f"captions: {path} holds captions that {clipped(model, 60)} did not write; {remedy}.")
 
@@ -464,17 +464,17 @@ def make_captions(
     device: str = "auto", # see `pick_device`
 ) -> dict: # problem id -> caption
     "Describe every picture that has no caption yet."
-    kept = _kept_captions(path, str(model))
+    data = _kept_captions(path, str(model))
     _, keys, first = _by_picture(problems)
-    captions = {key: kept["captions"][id] for id, key in kept["pictures"].items()}
+    captions = {key: data["captions"][id] for id, key in data["pictures"].items()}
     todo = [(key, p) for key, p in first.items() if key not in captions]
     captioner = _Captioner(str(model), device) if todo else None
     for start in progress(range(0, max(1, len(todo)), batch_size), desc="captions"):
         batch = todo[start:start + batch_size]
         if batch: captions |= zip([key for key, _ in batch], captioner([p for _, p in batch]))
         done = {id: key for id, key in keys.items() if key in captions}
-        by_id = kept["captions"] | {id: captions[key] for id, key in done.items()}
-        write_json(path, kept | dict(captions=by_id, pictures=kept["pictures"] | done))
+        by_id = data["captions"] | {id: captions[key] for id, key in done.items()}
+        write_json(path, data | dict(captions=by_id, pictures=data["pictures"] | done))
     return {id: captions[key] for id, key in keys.items()}
 
 # %% ../../nbs/data/06_vision.ipynb #4dfb235f
@@ -483,8 +483,8 @@ def show_captions(
     count: int = 6, # of those with a picture
 ) -> HTML:
     "A few pictures with their captions."
-    shown = [p for p in problems if p.has_image][:count]
+    examples = [p for p in problems if p.has_image][:count]
     figures = [f"<figure style='width:140px;margin:0'>{image_tag(replace(p).picture())}"
                f"<figcaption style='font-size:12px'>{html.escape(p.caption)}</figcaption></figure>"
-               for p in shown]
+               for p in examples]
     return HTML(f"<div style='display:flex;flex-wrap:wrap;gap:12px'>{''.join(figures)}</div>")

@@ -156,9 +156,9 @@ def _in_trees(
     "Attention in one row of several texts: each token sees its own text."
     lengths, masks = zip(*trees)
     parts = zip(*(x.split(lengths, 2) for x in (query, key, value)), masks)
-    found = [sdpa_attention_forward(module, q, k, v, mask, is_causal=mask is None, **how)[0]
-             for q, k, v, mask in parts]
-    return torch.cat(found, 1), None
+    outputs = [sdpa_attention_forward(module, q, k, v, mask, is_causal=mask is None, **how)[0]
+               for q, k, v, mask in parts]
+    return torch.cat(outputs, 1), None
 
 @contextmanager
 def _attending(model, trees: list):
@@ -261,9 +261,9 @@ def _settle_tokens(
 ):
     "Set a token for padding that is never written, and the one that ends a response."
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
-    taken = {tokenizer.eos_token_id, tokenizer.bos_token_id}
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id in taken:
-        if tokenizer.unk_token_id is None or tokenizer.unk_token_id in taken:
+    special_ids = {tokenizer.eos_token_id, tokenizer.bos_token_id}
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id in special_ids:
+        if tokenizer.unk_token_id is None or tokenizer.unk_token_id in special_ids:
             tokenizer.add_special_tokens(dict(pad_token="<pad>"))
         else: tokenizer.pad_token = tokenizer.unk_token
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
@@ -328,8 +328,8 @@ def shortened(
         if not words:
             fault = f"the student's chat template alone has {len(ids)} tokens"
             raise AresError(f"max_prompt_tokens: {fault}; allow more than {limit}.")
-        kept = tokenizer.decode(words[:max(0, len(words) - len(ids) + limit)], skip_special_tokens=True)
-        prompt = kept.rstrip("\ufffd")  # a character cut in two
+        text = tokenizer.decode(words[:max(0, len(words) - len(ids) + limit)], skip_special_tokens=True)
+        prompt = text.rstrip("\ufffd")  # a character cut in two
     return prompt
 
 def _within(
@@ -562,11 +562,11 @@ def small_llama(sizes: dict, tokenizer) -> LlamaConfig: # `sizes` has all of `DE
 
 # %% ../../nbs/students/04_decoder.ipynb #d021e001
 def fresh_start(
-    kind: str, sizes: dict, known: dict, # of a student made on the spot; the defaults of its sizes
+    kind: str, sizes: dict, defaults: dict, # of a student made on the spot; the defaults of its sizes
     texts: list, image_dim: int | None, # see `new_decoder`
 ): # (all sizes, a tokenizer of its own)
     "Sizes and tokenizer of a new decoder."
-    sizes = full_sizes(sizes, known)
+    sizes = full_sizes(sizes, defaults)
     refuse_features(kind, image_dim)
     return sizes, train_tokenizer(texts, sizes["vocab_size"])
 
@@ -593,14 +593,14 @@ _TABLES = {
 
 def _learned_places(model) -> int | None: # None if positions are computed
     "The number of positions for which a decoder has learned vectors."
-    found = []
+    counts = []
     for name, module in model.named_modules():
         if "vis" in name: continue  # places in a picture
         parts = vars(module) | module._modules | module._buffers | module._parameters
         tables = [getattr(part, "weight", part) for name, part in parts.items() if name in _TABLES]
-        found += [len(t) for t in tables if torch.is_tensor(t) and t.dim() == 2]
+        counts += [len(t) for t in tables if torch.is_tensor(t) and t.dim() == 2]
     most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return min(found + [most or found[0]]) if found else None
+    return min(counts + [most or counts[0]]) if counts else None
 
 # %% ../../nbs/students/04_decoder.ipynb #c6c7063b
 def check_length(
@@ -630,7 +630,7 @@ def settled(
     content, # see `_turn_end`
 ): # a student of this kind
     "A model as a student, with its special tokens settled."
-    known = model.get_input_embeddings().num_embeddings
+    size = model.get_input_embeddings().num_embeddings
     end = _turn_end(tokenizer, speaker, content)
     rendered = _render(speaker, [dict(role="user", content=content("hm"))]) if speaker.chat_template else ""
     _settle_tokens(model, tokenizer, end)
@@ -639,7 +639,7 @@ def settled(
     student = kind(model, speaker)
     used = {end, *tokenizer(rendered, add_special_tokens=False).input_ids} - {tokenizer.pad_token_id}
     student.unlearned = [
-        tokenizer.convert_ids_to_tokens(i) for i in sorted(used) if i is not None and i >= known
+        tokenizer.convert_ids_to_tokens(i) for i in sorted(used) if i is not None and i >= size
     ]
     return student
 

@@ -38,15 +38,15 @@ def gguf_file(
     source: str, # a folder, a file or a name
 ): # (folder or name, arguments that `transformers` needs to read a GGUF file)
     "The place of a source, and how to read it."
-    package, found = None, []
+    package, files = None, []
     if source.isidentifier() and not Path(source).exists(): package = importlib.util.find_spec(source)
     path = Path(package.origin).parent if package and package.origin else Path(source)
-    if path.suffix == ".gguf": found = [path]
-    elif path.is_dir() and not (path/"config.json").exists(): found = sorted(path.glob("*.gguf"))
-    if len(found) > 1:
-        fault = f"{clipped(source, 60)!r} holds {len(found)} GGUF files"
-        raise AresError(f"student: {fault}; name one of them, such as {found[0].name}.")
-    return (str(found[0].parent), dict(gguf_file=found[0].name)) if found else (source, {})
+    if path.suffix == ".gguf": files = [path]
+    elif path.is_dir() and not (path/"config.json").exists(): files = sorted(path.glob("*.gguf"))
+    if len(files) > 1:
+        fault = f"{clipped(source, 60)!r} holds {len(files)} GGUF files"
+        raise AresError(f"student: {fault}; name one of them, such as {files[0].name}.")
+    return (str(files[0].parent), dict(gguf_file=files[0].name)) if files else (source, {})
 
 # %% ../../nbs/students/06_loading.ipynb #0e4306f0
 def read_source(
@@ -79,8 +79,8 @@ def whole_decoder(
 ):
     "A model with all its weights, in float32 unless `how` says otherwise."
     how = dict(dtype=torch.float32) | how
-    model, found = kind.from_pretrained(source, trust_remote_code=False, output_loading_info=True, **how)
-    if lost := sorted(found["missing_keys"]):
+    model, info = kind.from_pretrained(source, trust_remote_code=False, output_loading_info=True, **how)
+    if lost := sorted(info["missing_keys"]):
         name = type(model).__name__
         raise AresError(f"student: {clipped(source, 60)!r} lacks {len(lost)} weights of a {name}, "
                         f"{lost[0]} among them; fetch the checkpoint anew, it is not whole.")
@@ -124,13 +124,13 @@ def _check_vocabulary(
     source: str, # for the message
 ):
     "Raise an error if a tokenizer belongs to another model."
-    known, special = config.vocab_size, {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    size, special = config.vocab_size, {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     most = max(set(tokenizer.get_vocab().values()) - special, default=0)
     ends = getattr(config, "eos_token_id", None)
-    ends = [e for e in (ends if isinstance(ends, list) else [ends]) if e is not None and 0 <= e < known]
+    ends = [e for e in (ends if isinstance(ends, list) else [ends]) if e is not None and 0 <= e < size]
     remedy = f"put the tokenizer of its own checkpoint into {clipped(source, 60)!r}"
-    if most >= known:
-        raise AresError(f"student: {clipped(source, 60)!r} knows {known} tokens, and its tokenizer has one "
+    if most >= size:
+        raise AresError(f"student: {clipped(source, 60)!r} knows {size} tokens, and its tokenizer has one "
                         f"with the number {most}, so it is another model's; {remedy}.")
     if ends and not special & set(ends):
         end = tokenizer.convert_ids_to_tokens(ends[0])
@@ -146,21 +146,21 @@ def _cache_fault(
 ) -> str: # "" where all is well
     "What is wrong with states computed with the cache, or \"\"."
     inputs = student.inputs(["Why is the sky blue?", "Why?"], [picture] * 2)
-    rows, kept = torch.tensor([0, 1, 1]), torch.tensor([0, 2, 3])  # one of four samples has ended
+    rows, rest = torch.tensor([0, 1, 1]), torch.tensor([0, 2, 3])  # one of four samples has ended
     tokens = inputs["input_ids"][:1, -3:].expand(3, -1)
     try:
         cache = student.init_cache(student.prefill(inputs), inputs, 2, 3)
-        written = [cache.first[kept]]
-        cache.keep(kept)
-        for step in range(2): written.append(student.decode_step(cache, tokens[:, step], step))
+        steps = [cache.first[rest]]
+        cache.keep(rest)
+        for step in range(2): steps.append(student.decode_step(cache, tokens[:, step], step))
         read = student.hidden(inputs, tokens, rows)
-        if picture: return "" if same(torch.stack(written, 1), read) else "says something else with its cache"
+        if picture: return "" if same(torch.stack(steps, 1), read) else "says something else with its cache"
         whole = student.joined(student.chosen(inputs, rows), tokens[:, :-1])
         states = student.model.states(**whole).last_hidden_state[:, -3:]
     except AresError: raise
     except Exception as e: # a model's own code may raise anything
         return f"cannot go on from its cache ({clipped(e, 80)})"
-    right = same(torch.stack(written, 1), states) and same(read, states)
+    right = same(torch.stack(steps, 1), states) and same(read, states)
     return "" if right else "says something else with its cache than without"
 
 # %% ../../nbs/students/06_loading.ipynb #565f0eb6
@@ -188,8 +188,8 @@ def check_decoder(
     try: need(same(student.model.head_logits(states), logits), "does more with its logits than ARES knows of")
     except RuntimeError: need(False, "does more with its logits than ARES knows of")
     reads_ahead = not student.follows_tokens and keeps_states(student.model.config)
-    shown = [None, Image.new("RGB", PICTURE)] if reads_ahead else [None]
-    for picture in shown:
+    pictures = [None, Image.new("RGB", PICTURE)] if reads_ahead else [None]
+    for picture in pictures:
         fault = _cache_fault(student, same, picture)
         need(not fault, fault)
     return student
@@ -293,14 +293,14 @@ def _kind_of(
     "The kind of a saved student; other models are refused."
     if config.model_type in MODEL_TYPES: return KINDS[MODEL_TYPES[config.model_type]]
     default = SEEING.get(config.model_type) or CAUSAL.get(config.model_type)
-    made = (getattr(config, "architectures", None) or [default])[0]
-    if made not in [*CAUSAL.values(), *SEEING.values()]:
+    architecture = (getattr(config, "architectures", None) or [default])[0]
+    if architecture not in [*CAUSAL.values(), *SEEING.values()]:
         raise AresError(
-            f"student: {clipped(source, 60)!r} is a {clipped(made or config.model_type, 40)}, "
+            f"student: {clipped(source, 60)!r} is a {clipped(architecture or config.model_type, 40)}, "
             "which cannot write a rationale and be trained here; "
             "choose a T5, a causal language model (Llama, Qwen, ...) or one that sees (Idefics3, ...)."
         )
-    return KINDS["vlm" if made in SEEING.values() else "decoder"]
+    return KINDS["vlm" if architecture in SEEING.values() else "decoder"]
 
 # %% ../../nbs/students/06_loading.ipynb #3d310206
 def _made_student(
@@ -368,8 +368,8 @@ def _adapter_weights(
             "in this format."
         )
     try:
-        with safe_open(path, "pt") as kept:
-            return {name: kept.get_slice(name).get_shape() for name in kept.keys()}
+        with safe_open(path, "pt") as file:
+            return {name: file.get_slice(name).get_shape() for name in file.keys()}
     except SafetensorError as e:
         raise AresError(
             f"{clipped(path, 100)}: damaged ({clipped(e, 60)}); copy or train it again."
@@ -387,8 +387,8 @@ def _load_adapter(
     folder: str | Path, # where the adapter was saved
 ): # the same
     "Put a saved adapter on a student, to be trained on."
-    kept = _adapter_weights(folder)
-    def is_kept(part): return any(f".{part}." in name for name in kept)
+    weights = _adapter_weights(folder)
+    def is_kept(part): return any(f".{part}." in name for name in weights)
     lost = [part for part in student.fresh if not is_kept(part)]
     if lost:
         raise AresError(f"{clipped(folder, 100)}: an adapter without {', '.join(lost)}, "

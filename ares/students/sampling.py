@@ -54,10 +54,10 @@ def next_tokens(
     if not sample:
         best, tokens = logits.max(-1)
         return tokens, best - logits.logsumexp(-1)
-    kept, ids = _top_k_top_p_filter(logits, top_k, top_p)
-    total = logits.logsumexp(-1) if kept is not logits and not of_sampled else None
-    best = kept.amax(-1)
-    weights = kept.sub_(best[:, None]).exp_()
+    top_logits, ids = _top_k_top_p_filter(logits, top_k, top_p)
+    total = logits.logsumexp(-1) if top_logits is not logits and not of_sampled else None
+    best = top_logits.amax(-1)
+    weights = top_logits.sub_(best[:, None]).exp_()
     choice = sample_tokens(weights)
     normaliser = weights.sum(-1).log() if total is None else total - best
     logprobs = weights.gather(1, choice)[:, 0].log() - normaliser

@@ -191,9 +191,9 @@ class DecoderCache:
     def keep(self, problems):
         "Drop all problems but these (indices)."
         rows = (problems[:, None] * self.k + torch.arange(self.k, device=problems.device)).flatten()
-        for kept, places in ((self.cross, problems), (self.own, rows)):
+        for pairs, places in ((self.cross, problems), (self.own, rows)):
             # layer by layer, so that only one layer exists twice at a time
-            for layer, (k, v) in enumerate(kept): kept[layer] = k[places], v[places]
+            for layer, (k, v) in enumerate(pairs): pairs[layer] = k[places], v[places]
         self.mask = self.mask[problems]
 
     def skip(self, step):
@@ -346,9 +346,9 @@ def _rows_of(picture, config: MultimodalT5Config):
     "The patches of a picture; features and None stay as they are."
     if picture is None or torch.is_tensor(picture): return picture
     sides = config.image_size, config.patch
-    kept = vars(picture).setdefault("_patches", {}) # a problem that keeps its picture keeps them, too
-    if sides not in kept: kept[sides] = image_patches(picture, *sides)
-    return kept[sides]
+    cache = vars(picture).setdefault("_patches", {}) # a problem that keeps its picture keeps them, too
+    if sides not in cache: cache[sides] = image_patches(picture, *sides)
+    return cache[sides]
 
 # %% ../../nbs/students/03_t5.ipynb #b84192f4
 def _patch_batch(
@@ -357,14 +357,14 @@ def _patch_batch(
 ) -> dict: # patches (batch, patches, image_dim) and patch_mask; empty if there is no picture at all
     "The patches of a batch and their mask."
     rows = [_rows_of(picture, config) for picture in pictures]
-    given = [r for r in rows if r is not None]
-    if not given: return {}
-    off = [r.shape[1] for r in given if r.shape[1] != config.image_dim]
+    arrays = [r for r in rows if r is not None]
+    if not arrays: return {}
+    off = [r.shape[1] for r in arrays if r.shape[1] != config.image_dim]
     if off:
         fault = f"the student was made for patches of {config.image_dim} numbers and is shown {off[0]}"
         remedy = "give it the features it was trained on (nbs/data/06_vision.ipynb)"
         raise AresError(f"features: {fault}; {remedy}.")
-    width = max(map(len, given))
+    width = max(map(len, arrays))
     patches = torch.zeros(len(rows), width, config.image_dim)
     mask = torch.zeros(len(rows), width, dtype=torch.bool)
     for i, r in enumerate(rows):
@@ -472,9 +472,9 @@ def _check_special_tokens(source: str, tokenizer, config):
     "Raise an error if tokenizer and model disagree about padding or the end of a text."
     place = f"student: {clipped(source, 60)!r}"
     for name in ("pad_token_id", "eos_token_id"):
-        known, expected = getattr(tokenizer, name), getattr(config, name)
-        if known is not None and known == expected: continue
-        both = f"a tokenizer whose {name} is {known}, and a model whose {name} is {shown_value(expected)}"
+        token_id, expected = getattr(tokenizer, name), getattr(config, name)
+        if token_id is not None and token_id == expected: continue
+        both = f"a tokenizer whose {name} is {token_id}, and a model whose {name} is {shown_value(expected)}"
         remedy = "its tokenizer_config.json or config.json is missing or damaged, so fetch it again"
         raise AresError(f"{place} has {both}; {remedy}.")
     start, pad = config.decoder_start_token_id, config.pad_token_id
@@ -488,8 +488,8 @@ def t5_student(
     source: str, config, tokenizer, # see `load_t5`
 ) -> T5Student:
     "A T5 from a checkpoint as a student."
-    model, found = load_t5(source, config)
+    model, info = load_t5(source, config)
     _check_special_tokens(source, tokenizer, model.config)
     student = T5Student(model, tokenizer)
-    student.fresh = sorted({".".join(name.split(".")[:2]) for name in found["missing"]})
+    student.fresh = sorted({".".join(name.split(".")[:2]) for name in info["missing"]})
     return student

@@ -78,9 +78,9 @@ class VisionStudent(CausalStudent):
         short = [shortened(p, self.max_prompt_tokens, self.tokenizer, alone) for p in prompts]
         pairs = zip(short, pictures, strict=True)
         texts = [_seen_text(prompt, picture, self.processor, self.talk) for prompt, picture in pairs]
-        shown = [[p.convert("RGB")] if p else [] for p in pictures]
+        images = [[p.convert("RGB")] if p else [] for p in pictures]
         batch = self.processor( # the special tokens are in the text already
-            text=texts, images=shown if any(shown) else None, padding=True, padding_side="left",
+            text=texts, images=images if any(images) else None, padding=True, padding_side="left",
             return_tensors="pt", add_special_tokens=False)
         return {k: v.to(self.device) for k, v in batch.items()}
     def blank_inputs(self, rows: int, tokens: int, patches: int | None) -> dict:

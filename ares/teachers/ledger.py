@@ -139,10 +139,10 @@ def _stranger(
     db: sqlite3.Connection,
 ) -> str: # "" for an empty file and for a ledger
     "Why a database is not a ledger."
-    mark, found = db.execute("pragma application_id").fetchone()[0], _layout(db)
+    mark, layout = db.execute("pragma application_id").fetchone()[0], _layout(db)
     if mark not in (0, _APPLICATION_ID): return "it belongs to another program"
-    lacking = sorted(_own_layout() - found - _NEW)
-    if found and lacking: return f"it has no `{lacking[0][1]}` in a table `{lacking[0][0]}`"
+    lacking = sorted(_own_layout() - layout - _NEW)
+    if layout and lacking: return f"it has no `{lacking[0][1]}` in a table `{lacking[0][0]}`"
     others = db.execute("select 1 from sqlite_master where type in ('trigger', 'view')").fetchone()
     return "it has triggers or views" if others else ""
 
@@ -250,9 +250,9 @@ class Ledger:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.db = sqlite3.connect(self.path, timeout=60, isolation_level=None)
         _prepare(self.db)
-        known = str(self.path), self.path.stat().st_ino
-        if known not in _SEEN and (why := _damage(self.db)): raise sqlite3.DatabaseError(why)
-        _SEEN.add(known)
+        file = str(self.path), self.path.stat().st_ino
+        if file not in _SEEN and (why := _damage(self.db)): raise sqlite3.DatabaseError(why)
+        _SEEN.add(file)
         self.db.row_factory = sqlite3.Row
 
     @contextmanager
@@ -440,12 +440,12 @@ def find(
     items: list,
 ) -> dict: # item -> row (key, place, value, settled), for those that were asked about before
     "The rows of items."
-    found = {}
+    by_item = {}
     for start in range(0, len(items), 500):
         part = items[start:start + 500]
         rows = self.rows(f"select * from items where item in ({','.join('?' * len(part))})", *part)
-        found |= {r["item"]: r for r in rows}
-    return found
+        by_item |= {r["item"]: r for r in rows}
+    return by_item
 
 # %% ../../nbs/teachers/04_ledger.ipynb #f3bec9d8
 @patch
@@ -456,17 +456,17 @@ def all_refused(
 ) -> str: # "" if at least one question was accepted
     "The provider's message if it refused all questions, which are then queued again."
     keys = list({row["key"] for row in self.find(items).values()})
-    asked = []
+    questions = []
     for key in keys:
-        asked += self.rows("select key, state, reply from questions where key = ?", key)
-        if asked[-1]["state"] != "refused": return ""
+        questions += self.rows("select key, state, reply from questions where key = ?", key)
+        if questions[-1]["state"] != "refused": return ""
     others = "select 1 from questions where stage = ? and kind = ? and state = 'answered' limit 1"
-    if not asked or len(asked) == 1 and self.rows(others, stage, kind): return ""
+    if not questions or len(questions) == 1 and self.rows(others, stage, kind): return ""
     with self.change() as db:
         db.executemany("update questions set state = 'queued', owner = null where key = ?",
                        [(k,) for k in keys])
         db.executemany("update items set value = null, settled = 0 where key = ?", [(k,) for k in keys])
-    return asked[0]["reply"]
+    return questions[0]["reply"]
 
 # %% ../../nbs/teachers/04_ledger.ipynb #9de7c8b7
 @patch
@@ -506,7 +506,7 @@ def totals(
 ) -> pd.DataFrame: # columns `by` and `_TOTALS`
     "Questions, replies and dollars, in groups."
     names = ", ".join(by)
-    asked = self.rows(f"""select {names}, count(*) as questions, sum(state = 'answered') as answered,
+    groups = self.rows(f"""select {names}, count(*) as questions, sum(state = 'answered') as answered,
         sum(state = 'refused') as refused, sum(attempt > 1) as "asked again",
         sum(tokens_in + tokens_written) as "tokens in", sum(tokens_cached) as "tokens cached",
         sum(tokens_out) as "tokens out", sum(price) as dollars from questions group by {names}""")
@@ -514,7 +514,7 @@ def totals(
         where settled = 1 and value = 'null' group by {names}""")
     def group(row): return tuple(row[b] for b in by)
     count = {group(r): r["failed"] for r in failed}
-    rows = [r | dict(failed=count.get(group(r), 0)) for r in asked]
+    rows = [r | dict(failed=count.get(group(r), 0)) for r in groups]
     return pd.DataFrame(rows, columns=[*by, *_TOTALS])
 
 # %% ../../nbs/teachers/04_ledger.ipynb #55ae5bf3

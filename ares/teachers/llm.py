@@ -44,15 +44,15 @@ def check_model(model: str, today: date = None) -> str: # the same
     "Raise an error if a Claude model is retired or unknown; warn if it will be retired."
     import anthropic
     from anthropic.resources.messages import DEPRECATED_MODELS
-    known, today = _known_models(), today or date.today()
+    names, today = _known_models(), today or date.today()
     choose = f"choose another, such as {default_model()}"
     if model in DEPRECATED_MODELS:
         day = re.sub(r"(?<=\d)(st|nd|rd|th)", "", DEPRECATED_MODELS[model])
         end = datetime.strptime(day, "%B %d, %Y").date()
         if end <= today: raise AresError(f"teacher_model: {model} was retired on {end}; {choose}.")
         warnings.warn(f"{model} will be retired on {end}.")
-    elif model not in known:
-        if _generation(model) < min(_generation(m) for m in known if _generation(m) > (0, 0)):
+    elif model not in names:
+        if _generation(model) < min(_generation(m) for m in names if _generation(m) > (0, 0)):
             raise AresError(f"teacher_model: {model} is retired; {choose}.")
         raise AresError(
             f"teacher_model: {model!r} is not known to the installed anthropic {anthropic.__version__}; "
@@ -110,8 +110,8 @@ class LLMTeacher:
     def item(self, kind, problem, rationale) -> str:
         "The key of one rationale or pair."
         block = problem_block(problem, self.knowledge)
-        asked = [kind, VERSION[kind], self.model, block, self.picture(problem)]
-        return item_key(asked, self.rubric, rationale)
+        context = [kind, VERSION[kind], self.model, block, self.picture(problem)]
+        return item_key(context, self.rubric, rationale)
 
 # %% ../../nbs/teachers/06_llm.ipynb #2b298cbf
 @patch
@@ -121,25 +121,25 @@ def prefetch(
 ) -> list: # of items
     "Start requests early: queue questions for all items that the ledger does not know."
     items, new = [self.item(kind, *a) for a in asked], {}
-    found = self.ledger.find([i for i in items if i not in self.known])
+    rows = self.ledger.find([i for i in items if i not in self.known])
     for item, (problem, rationale) in zip(items, asked):
-        if item not in self.known and item not in found:
+        if item not in self.known and item not in rows:
             new.setdefault(problem.id, {}).setdefault(item, (problem, rationale))
     for group in new.values(): self.queue(kind, group)
-    self._follow(items, asked, found)
+    self._follow(items, asked, rows)
     return items
 
 # %% ../../nbs/teachers/06_llm.ipynb #follow01
 @patch
 def _follow(
     self: LLMTeacher, items: list, asked: list,
-    found: dict, # what `Ledger.find` knows of the items
+    rows: dict, # what `Ledger.find` knows of the items
 ):
     "Take the answers that are there, and watch the questions of other processes."
-    self.known |= {i: json.loads(row["value"]) for i, row in found.items() if row["settled"]}
+    self.known |= {i: json.loads(row["value"]) for i, row in rows.items() if row["settled"]}
     others = {}
     for item, (problem, _) in zip(items, asked):
-        row = found.get(item)
+        row = rows.get(item)
         if row and not row["settled"] and row["key"] not in self.open: others[row["key"]] = problem
     self.open |= others
     self.read(list(others))

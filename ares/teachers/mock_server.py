@@ -276,10 +276,10 @@ def _show_batch(self: MockServer, batch: dict) -> dict:
     "The state of a batch."
     ended, n = time.monotonic() >= batch["ready"], len(batch["requests"])
     counts = dict(processing=0 if ended else n, succeeded=n if ended else 0, errored=0, canceled=0, expired=0)
-    shown = {name: batch[name] for name in ("id", "created_at", "expires_at")} | dict(
+    state = {name: batch[name] for name in ("id", "created_at", "expires_at")} | dict(
         type="message_batch", request_counts=counts, archived_at=None, cancel_initiated_at=None)
-    if not ended: return shown | dict(processing_status="in_progress", ended_at=None, results_url=None)
-    return shown | dict(processing_status="ended", ended_at=_stamp(),
+    if not ended: return state | dict(processing_status="in_progress", ended_at=None, results_url=None)
+    return state | dict(processing_status="ended", ended_at=_stamp(),
                         results_url=f"{self.url}/v1/messages/batches/{batch['id']}/results")
 
 # %% ../../nbs/teachers/07_mock_server.ipynb #cbc710a1
@@ -374,8 +374,8 @@ def do_POST(self: _Handler):
     fault = api._fate(LINE_FAULTS + _REFUSALS, api.faults)
     if self._line_fault(fault, lambda: form(body, api._reply_to(body))): return
     value = form(body, api._reply_to(body))
-    left, limit = max(0, api.per_minute - len(api.times)), "anthropic-ratelimit-requests"
-    headers = {f"{limit}-limit": str(api.per_minute), f"{limit}-remaining": str(left)}
+    rest, limit = max(0, api.per_minute - len(api.times)), "anthropic-ratelimit-requests"
+    headers = {f"{limit}-limit": str(api.per_minute), f"{limit}-remaining": str(rest)}
     self.send(200, value, headers if api.per_minute else {})
     with api.lock: api.answered[json.dumps(body, sort_keys=True)] += 1
 
@@ -385,9 +385,9 @@ def do_GET(self: _Handler):
     "Batches: all of them, one, or one's results."
     api, parts = self.api, self.path.split("?")[0].strip("/").split("/")
     if len(parts) == 3:
-        found = [api._show_batch(b) for b in reversed(api.batches.values())]
-        first, last = (found[0]["id"], found[-1]["id"]) if found else (None, None)
-        return self.send(200, dict(data=found, has_more=False, first_id=first, last_id=last))
+        batches = [api._show_batch(b) for b in reversed(api.batches.values())]
+        first, last = (batches[0]["id"], batches[-1]["id"]) if batches else (None, None)
+        return self.send(200, dict(data=batches, has_more=False, first_id=first, last_id=last))
     batch = api.batches.get(parts[3])
     if batch is None: return self.fail(404, "not_found_error", "no such batch")
     if len(parts) == 4: return self.send(200, api._show_batch(batch))

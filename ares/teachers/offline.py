@@ -45,24 +45,24 @@ def _mend_form(
     sentences: list,
 ) -> list: # of (what it is about, sentence): finished sentences, each statement once
     "Drop repeated and broken sentences; keep the rest word for word."
-    true, kept, stated = true_sentences(problem), [], set()
+    true, pairs, stated = true_sentences(problem), [], set()
     for sentence in sentences:
         about = true[sentence][0] if sentence in true else sentence_slot(problem, sentence)
         proper = is_finished(sentence) and is_well_formed(sentence)
-        if proper and (about or sentence_key(sentence)) not in stated: kept.append((about, sentence))
+        if proper and (about or sentence_key(sentence)) not in stated: pairs.append((about, sentence))
         if proper: stated.add(about or sentence_key(sentence))
-    return kept
+    return pairs
 
 # %% ../../nbs/teachers/02_offline.ipynb #d21f7b76
 def _mend_contradictions(
     problem: Problem,
-    kept: list, # of (what it is about, sentence), see `_mend_form`
+    pairs: list, # of (what it is about, sentence), see `_mend_form`
     true: dict, needed: dict, # true sentences, and for each thing that matters one of them
 ) -> list: # of sentences, the conclusion last
     "Correct the sentences that contradict the given answer; add the conclusion where it is missing."
     implied, mended = SKILLS[problem.facts["skill"]].implied | {"answer"}, {}
     of_kind = {about.split()[0]: about for about in needed}
-    for about, sentence in kept:
+    for about, sentence in pairs:
         kind = (about or "").split(" ")[0]
         if kind in implied and kind in of_kind and sentence not in true:
             about, sentence = of_kind[kind], needed[of_kind[kind]]
@@ -80,13 +80,13 @@ def fact_correction(
     true, needed = true_sentences(problem), {}
     for sentence, (about, matters) in true.items():
         if matters: needed.setdefault(about, sentence)
-    kept = _mend_form(problem, sentences_of(rationale))
-    if knowledge == "answer": return " ".join(_mend_contradictions(problem, kept, true, needed))
+    pairs = _mend_form(problem, sentences_of(rationale))
+    if knowledge == "answer": return " ".join(_mend_contradictions(problem, pairs, true, needed))
     if knowledge == "facts":
-        right = {about: s for about, s in kept if s in true}
-        neutral = [s for about, s in kept if about not in needed and s in true]
+        right = {about: s for about, s in pairs if s in true}
+        neutral = [s for about, s in pairs if about not in needed and s in true]
         return " ".join(neutral + [right.get(about, s) for about, s in needed.items()])
-    return " ".join(s for _, s in kept)
+    return " ".join(s for _, s in pairs)
 
 # %% ../../nbs/teachers/02_offline.ipynb #b5085dd4
 def fact_points(
@@ -200,7 +200,7 @@ def _reference_correction(
     knowledge: str, # "form", "answer" or "facts"
 ) -> str:
     "Correct a rationale of a real problem as far as the knowledge goes."
-    seen, kept = set(), []
+    seen, texts = set(), []
     ends_right = is_right(problem, read_ending(sentences, problem))
     ending = len(split_sentences(conclusion_of(problem))) if ends_right else 0
     for place, (sentence, (like, nearest)) in enumerate(zip(sentences, likeness, strict=True)):
@@ -210,9 +210,9 @@ def _reference_correction(
         answer = _read_conclusion_in(problem, sentence) if knowledge != "form" else None
         wrong = answer is not None and not is_right(problem, answer)
         faulty = wrong or sentence_key(sentence) in seen
-        if is_finished(sentence) and (closes or not faulty): kept.append(sentence)
+        if is_finished(sentence) and (closes or not faulty): texts.append(sentence)
         seen.add(sentence_key(sentence))
-    return " ".join(kept if knowledge == "form" else concluded(problem, kept))
+    return " ".join(texts if knowledge == "form" else concluded(problem, texts))
 
 # %% ../../nbs/teachers/02_offline.ipynb #fd0c41a3
 class ReferenceTeacher(OfflineTeacher):

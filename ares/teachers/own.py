@@ -120,16 +120,16 @@ _METHODS = ("score", "correct", "compare")
 def _made(name: str, file: Path, module: ModuleType): # an object with some of `_METHODS`
     "The object that a name means."
     _, inside = _parts(name)
-    found = getattr(module, inside, None)
-    if found is None:
+    member = getattr(module, inside, None)
+    if member is None:
         raise AresError(f"{short_own(name)}: {shown_name(file, 60)} has no `{inside}`; "
                         "write the name of a class or function that it defines.")
-    if isinstance(found, type):
-        try: found = found()
+    if isinstance(member, type):
+        try: member = member()
         except (Exception, SystemExit) as e:
             raise _complaint(name, file, "cannot be made without arguments", e) from e
-    if any(callable(getattr(found, method, None)) for method in _METHODS): return found
-    if callable(found): return SimpleNamespace(score=found)
+    if any(callable(getattr(member, method, None)) for method in _METHODS): return member
+    if callable(member): return SimpleNamespace(score=member)
     raise AresError(f"{short_own(name)}: is neither a function nor a class with one of the methods "
                     f"{', '.join(_METHODS)}; mend {shown_name(file, 60)}.")
 
@@ -174,10 +174,10 @@ class OwnTeacher(OfflineTeacher):
     ):
         self.name, self.other, self.own, self.file = name, other, _load_own(name), _own_file(name)
 
-    def _call(self, method: str, problem: Problem, *asked):
+    def _call(self, method: str, problem: Problem, *args):
         "The answer of own code, or of the other teacher."
-        if not callable(getattr(self.own, method, None)): return getattr(self.other, method)(problem, *asked)
-        try: return getattr(self.own, method)(problem, *asked)
+        if not callable(getattr(self.own, method, None)): return getattr(self.other, method)(problem, *args)
+        try: return getattr(self.own, method)(problem, *args)
         except (Exception, SystemExit) as e:
             raise _complaint(self.name, self.file, f"`{method}` failed", e) from e
 

@@ -138,7 +138,7 @@ _ESCAPED = re.compile("[<\x7f-\x9f\u2028\u2029\ud800-\udfff]") # characters that
 
 def _quoted(text: str) -> str:
     "A text as a JSON string on one line, without an opening tag."
-    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=False))
+    return _ESCAPED.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(text, ensure_ascii=False))
 
 _LABEL = re.compile(r"(?i)[\W\d_]*(question|context|options|right\s+answer|reference\s+solution)\b")
 _SPECIAL = re.compile("[<\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -394,10 +394,10 @@ def _scores_fault(
     pairs: list, # all (label, score) of a reply
 ) -> str: # "" when the rationale's scores can be used
     "What is wrong with the scores of one rationale."
-    given = [(label, score) for label, score in pairs if label.split(".")[0] == str(number)]
-    if sorted(label for label, _ in given) != sorted(wanted):
-        return f"rationale {number} has {len(wanted)} sentences and got {len(given)} scores"
-    for label, score in given:
+    scores = [(label, score) for label, score in pairs if label.split(".")[0] == str(number)]
+    if sorted(label for label, _ in scores) != sorted(wanted):
+        return f"rationale {number} has {len(wanted)} sentences and got {len(scores)} scores"
+    for label, score in scores:
         if type(score) not in (int, float) or not 0 <= score <= 1:
             return f"the score of {label} was not a number from 0.0 to 1.0"
     return ""
@@ -434,19 +434,19 @@ def _another_language(
     "Whether a text shares too few words with the texts it was made from."
     sources = [problem.question, problem.hint, problem.caption, problem.lecture, problem.solution,
                rationale, *problem.choices]
-    known, words = _words_of(" ".join(sources)) | STOPWORDS, _words_of(text)
-    return len(words & known) < len(words) / 4
+    vocabulary, words = _words_of(" ".join(sources)) | STOPWORDS, _words_of(text)
+    return len(words & vocabulary) < len(words) / 4
 
 # %% ../../nbs/teachers/03_requests.ipynb #8fb8faee
 def _correction_fault(
     number: int, # of the rationale
-    given: list, # what a reply gives for it
+    texts: list, # what a reply gives for it
     problem: Problem | None, # None: the language is not checked
     rationale: str,
 ) -> str: # "" when the correction can be used
     "What is wrong with the correction of one rationale."
-    if len(given) != 1: return f"rationale {number} got {len(given)} corrections"
-    text = given[0]
+    if len(texts) != 1: return f"rationale {number} got {len(texts)} corrections"
+    text = texts[0]
     if not isinstance(text, str) or re.search("[\x00\ud800-\udfff]", text):
         return f"correction {number} was not a text"
     if not text.strip(): return f"correction {number} was empty"
@@ -462,10 +462,10 @@ def _read_corrections(
     "The corrections of a reply."
     pairs, values, faults = _keyed(_parse(text, "corrections"), "rationale", "corrected"), [], []
     for number, rationale in enumerate(rationales, 1):
-        given = [value for label, value in pairs if label == str(number)]
-        fault = _correction_fault(number, given, problem, rationale)
+        texts = [value for label, value in pairs if label == str(number)]
+        fault = _correction_fault(number, texts, problem, rationale)
         faults += [fault] if fault else []
-        values.append(None if fault else " ".join(given[0].split()))
+        values.append(None if fault else " ".join(texts[0].split()))
     return values, "; ".join(faults)
 
 # %% ../../nbs/teachers/03_requests.ipynb #c1dbb218
@@ -507,9 +507,9 @@ def ask_again(
     complaint = (f"Your reply cannot be used: {fault}. "
                  "Reply to the whole question again, in exactly the form described.")
     cut_off = "cut off" in fault
-    shown = text if isinstance(text, str) and text.strip() else ""
+    bad_reply = text if isinstance(text, str) and text.strip() else ""
     limit = question["max_tokens"] * (2 if cut_off else 1)
-    return question | dict(again=["" if cut_off else shown, complaint], max_tokens=limit)
+    return question | dict(again=["" if cut_off else bad_reply, complaint], max_tokens=limit)
 
 # %% ../../nbs/teachers/03_requests.ipynb #879173ca
 def _is_text(value) -> bool: return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
@@ -555,12 +555,12 @@ def _field_fault(record) -> str: # "" when nothing is wrong
 
 # %% ../../nbs/teachers/03_requests.ipynb #da0fcb4a
 def item_key(
-    asked: list, # kind, version, model, the problem's block and the hash of its picture
+    context: list, # kind, version, model, the problem's block and the hash of its picture
     rubric: str, # see `_instructions_with`
     part, # a rationale, or the pair of a comparison
 ) -> str:
     "The key of one rationale or pair."
-    return key_of([*asked, rubric.strip(), part] if rubric.strip() else [*asked, part])
+    return key_of([*context, rubric.strip(), part] if rubric.strip() else [*context, part])
 
 def _rubric_in(question: dict) -> str: # from `make_question`
     "The rubric in the instructions of a question."
@@ -574,8 +574,8 @@ def item_keys(
     blocks = ["", *(_rationale_block(i, r) for i, r in enumerate(question["rationales"], 1))]
     problem = question["text"].removesuffix("\n\n".join(blocks))
     parts = [question["rationales"]] if question["kind"] == "compare" else question["rationales"]
-    asked = [question["kind"], question["version"], question["model"], problem, question["picture"]]
-    return [item_key(asked, _rubric_in(question), part) for part in parts]
+    context = [question["kind"], question["version"], question["model"], problem, question["picture"]]
+    return [item_key(context, _rubric_in(question), part) for part in parts]
 
 # %% ../../nbs/teachers/03_requests.ipynb #aa23f1e5
 def _item_fault(item, keys: list, values: list) -> str: # of the question; what its reply says
@@ -604,8 +604,8 @@ def _checked(record) -> dict: # the line, with its items as they are stored
     if len({place for _, place, _, _ in items}) < len(items): raise ValueError("an item is there twice")
     whole = question["kind"] != "correct"
     settled = [whole and value is not None and json.loads(value) is not None for _, _, value, _ in items]
-    taken = [[key, place, value if s else None, int(s)] for (key, place, value, _), s in zip(items, settled)]
-    return record | dict(items=taken)
+    rows = [[key, place, value if s else None, int(s)] for (key, place, value, _), s in zip(items, settled)]
+    return record | dict(items=rows)
 
 # %% ../../nbs/teachers/03_requests.ipynb #b431cf09
 def _line_json(line: str, is_last: bool):

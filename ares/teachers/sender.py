@@ -121,7 +121,7 @@ async def _sleep_unless(
     "Sleep for some seconds, or until the sender must stop."
     until = time.monotonic() + seconds
     await asyncio.sleep(0)
-    while not over() and (left := until - time.monotonic()) > 0: await asyncio.sleep(min(left, 0.5))
+    while not over() and (rest := until - time.monotonic()) > 0: await asyncio.sleep(min(rest, 0.5))
 
 # %% ../../nbs/teachers/05_sender.ipynb #ac6f14b6
 _LIMIT_HEADERS = dict(requests=("anthropic-ratelimit-requests-limit", "x-ratelimit-limit-requests"),
@@ -348,8 +348,8 @@ async def _send_once(
     "Send a question, and store the reply or the refusal."
     key, ledger, started, limit = row["key"], run.ledger, time.time(), run.options["request_timeout"]
     try:
-        asked = ask_live(run.client, json.loads(row["question"]), picture, run.options)
-        text, stop, tokens, headers = await asyncio.wait_for(asked, limit)
+        request = ask_live(run.client, json.loads(row["question"]), picture, run.options)
+        text, stop, tokens, headers = await asyncio.wait_for(request, limit)
     except Exception as error:
         billing, kind = _billing_of(error), kind_of_error(error)
         if billing == "unknown": ledger.charge([key])
@@ -381,11 +381,11 @@ async def _send_one(run: _Run, row: dict, worst: float): # worst: its price, whi
 # %% ../../nbs/teachers/05_sender.ipynb #6d00016f
 async def _wait_after(run: _Run, error: Exception, attempt: int):
     "Wait as long as the server asks, or twice as long as before; after too many requests, all wait."
-    asked, who = _asked_pause(error), run.options["provider"]
+    pause, who = _asked_pause(error), run.options["provider"]
     seconds = min(_LONGEST_WAIT, 0.25 * 2 ** attempt) * random.uniform(0.75, 1)
-    if asked is not None: seconds = min(asked, _LONGEST_PAUSE)
+    if pause is not None: seconds = min(pause, _LONGEST_PAUSE)
     if seconds > _LONGEST_WAIT:
-        run.note(f"{who} asks to wait {asked:g} seconds; the next request goes out in {seconds:.0f} seconds.")
+        run.note(f"{who} asks to wait {pause:g} seconds; the next request goes out in {seconds:.0f} seconds.")
     if getattr(error, "status_code", None) in (429, 529): run.limiter.pause(seconds)
     else: await _sleep_unless(run.over, seconds)
 
@@ -507,8 +507,8 @@ async def _adopt_batches(run: _Run):
     "Find batches whose submission was interrupted, or put their questions back."
     for mine in run.ledger.rows("select * from batches where state = 'submitting'"):
         if mine["owner"] == run.me or is_alive(mine["owner"]): continue
-        known = {b["remote"] for b in run.ledger.rows("select remote from batches")}
-        theirs = [b async for b in run.client.messages.batches.list(limit=100) if b.id not in known]
+        remotes = {b["remote"] for b in run.ledger.rows("select remote from batches")}
+        theirs = [b async for b in run.client.messages.batches.list(limit=100) if b.id not in remotes]
         recent = [b for b in theirs if b.created_at.timestamp() > mine["created_at"] - 60]
         fitting = [b for b in recent if sum(b.request_counts.model_dump().values()) == mine["size"]]
         if fitting: note_batch(run.ledger, mine["batch"], state="submitted", remote=fitting[-1].id)
@@ -605,7 +605,7 @@ def _tell(sentence: str):
     "Show a note to the user: beside the progress bar, or on standard error."
     where = os.environ.get("ARES_PROGRESS")
     if not where: return print(f"note: {sentence}", file=sys.stderr)
-    with open(where, "a", encoding="utf-8") as shown: print(f"\nnote: {sentence}", file=shown)
+    with open(where, "a", encoding="utf-8") as file: print(f"\nnote: {sentence}", file=file)
 
 def _known_to(url: str) -> dict: # url: of `judge_base_url`, or ""
     "The environment of a sender; without OpenAI's variables if a parameter file names the server."
