@@ -440,7 +440,7 @@ def test_batches_are_cut_by_their_bytes(tmp_path, monkeypatch):
 
 def test_a_reply_may_have_many_tokens(tmp_path, reach):
     "The SDK refuses calls of more than 21,333 tokens that have no timeout of their own."
-    with reach(MockServer(PROBLEMS[:1], FACTS)) as server:
+    with reach(MockServer(PROBLEMS[:1], FACTS)):
         ledger = Ledger(tmp_path/"ledger.sqlite")
         picture = ledger.add_picture(picture_bytes(PROBLEMS[0]))
         question = make_question(
