@@ -167,8 +167,10 @@ def test_a_run_with_own_code_moves_and_is_read_without_it(project, monkeypatch, 
 
 
 def test_a_rubric_is_in_every_question_to_a_language_model(project):
-    asked = PARAMS.replace("reward: {my_reward.py:short: 1}", "teacher: claude\nrubric: rubric.md")
-    (project/"ruled.yaml").write_text(asked.replace("method: rl", "method: sft\nsft_epochs: 1"))
+    text = PARAMS.replace("reward: {my_reward.py:short: 1}", "teacher: claude\nrubric: rubric.md")
+    # fast enough that rationales differ from the baseline's, so that pairs are compared
+    text = text.replace("method: rl", "method: sft\nsft_epochs: 5\nsft_lr: 1.0e-2")
+    (project/"ruled.yaml").write_text(text)
     (project/"rubric.md").write_text("Name the unit of every number.\n")
     done = ares(project, "run", "../project/ruled.yaml", "--rehearse")
     assert done.returncode == 0, done.stderr
