@@ -10,6 +10,7 @@ import ast, csv, hashlib, io, json, math, os, re
 from collections import Counter
 from dataclasses import replace
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 # %% ../../nbs/data/07_own.ipynb #34f8c48f
@@ -367,7 +368,7 @@ def load_own(
     columns = columns or {}
     picture = columns.get("image", "image")
     rows = _own_rows(source, picture if isinstance(picture, str) else "")
-    there = list(dict.fromkeys(name for *_, cells in rows for name in cells))
+    there = list(dict.fromkeys(chain.from_iterable(cells for *_, cells in rows)))
     names = _column_names(columns, there, source)
     folder = Path(source).parent if is_own_file(source) else Path(source)
     problems = [_own_problem(row, names, folder, images != "none") for row in rows]

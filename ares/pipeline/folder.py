@@ -197,7 +197,7 @@ def _check_contents(
     "Raise an error if a place leads to another content than at the first start."
     before = read_json(run/_CONTENTS, dict) if (run/_CONTENTS).exists() else None
     named = config.data or config.captions or config.features
-    led = {name for names in _LEADS_TO.values() for name in names}
+    led = set(chain.from_iterable(_LEADS_TO.values()))
     # what a run of an earlier version has not kept, if it has it
     early = {"replay", "teacher_model", "judge_model"} - (before or {}).keys()
     if lost := [name for name in moved if name in led and (before is None or name in early)]:

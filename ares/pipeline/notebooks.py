@@ -212,7 +212,7 @@ _HEAD = """<!DOCTYPE html>
 def _page_title(nb) -> str: # of a notebook: its first heading
     "The title of a page."
     texts = [cell.source for cell in nb.cells if cell.cell_type == "markdown"]
-    lines = [line for text in texts for line in text.splitlines()]
+    lines = "\n".join(texts).splitlines()
     return next((line[2:] for line in lines if line.startswith("# ")), "Report")
 
 # %% ../../nbs/pipeline/07_notebooks.ipynb #5da42304

@@ -165,7 +165,8 @@ def paired_wins(
     for (run, _), a, b in zip(first, _stage_tables(first), _stage_tables(second)):
         judged.append(direct_wins([run], dict(first=a, second=b)).get("second"))
     if not all(judged): return {}
-    return {key: sum(counts[key] for counts in judged) for key in ("wins", "losses")}
+    wins = sum(counts["wins"] for counts in judged)
+    return dict(wins=wins, losses=sum(counts["losses"] for counts in judged))
 
 # %% ../../nbs/reports/02_compare.ipynb #e898e369
 _PRINTED = dict(score=(1, 3), accuracy=(100, 1)) # measure -> scale and digits

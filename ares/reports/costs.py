@@ -109,7 +109,8 @@ def _estimate_rows(
     sizes = sizes or {s: len(problems) for s, problems in splits.items()}
     sample = splits["train"][:: max(1, len(splits["train"]) // _SAMPLE)][:_SAMPLE]
     if not config.judge and "teacher" in models: models["judge"] = models["teacher"]
-    calls = [(stage, call) for stage in stage_names(config) for call in _calls_of(config, sizes, stage)]
+    calls = []
+    for stage in stage_names(config): calls += [(stage, call) for call in _calls_of(config, sizes, stage)]
     return [_call_row(config, stage, models[call[2]][1], call, sample)
             for stage, call in calls if call[2] in models]
 

@@ -12,7 +12,7 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import lru_cache, partial
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -94,8 +94,8 @@ _T5_SIZES = dict(
     large=dict(d_model=1024, d_ff=2816, num_layers=24, num_decoder_layers=24, num_heads=16),
 )
 _T5_COMMON = dict(d_kv=64, vocab_size=32128, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
-_KNOWN = {f"{owner}-{size}": sizes | _T5_COMMON
-          for owner in ("declare-lab/flan-alpaca", "google/flan-t5") for size, sizes in _T5_SIZES.items()}
+_OWNERS = ("declare-lab/flan-alpaca", "google/flan-t5")
+_KNOWN = {f"{owner}-{size}": _T5_SIZES[size] | _T5_COMMON for owner, size in product(_OWNERS, _T5_SIZES)}
 
 # %% ../../nbs/reports/05_memory.ipynb #3d60c983
 def _hub_config(

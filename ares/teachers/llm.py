@@ -368,7 +368,10 @@ def score_table(
 
     def scores(teacher):
         teacher.prefetch("score", rationales)
-        return [x for p, s in rationales for x in teacher.score(p, s) or [float("nan")] * len(s)]
+        numbers = []
+        for problem, sentences in rationales:
+            numbers += teacher.score(problem, sentences) or [float("nan")] * len(sentences)
+        return numbers
 
     table = pd.DataFrame(places, columns=["problem", "rationale", "position"])
     return table.assign(**{name: scores(t) for name, t in teachers.items()})

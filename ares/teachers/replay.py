@@ -7,6 +7,7 @@ __all__ = ['feedback_rows', 'ReplayTeacher']
 
 # %% ../../nbs/teachers/09_replay.ipynb #b2aede23
 import os
+from itertools import chain
 from pathlib import Path
 
 # %% ../../nbs/teachers/09_replay.ipynb #045687b6
@@ -25,7 +26,7 @@ def _hub_rows(source: str) -> list: # of dicts
     except Exception as e:
         fault = f"{type(e).__name__}: {clipped(e, 70)}"
         raise AresError(f"replay: the Hub does not give the data set {source} ({fault}).") from None
-    return [row for split in splits.values() for row in split]
+    return list(chain.from_iterable(splits.values()))
 
 def _parquet_rows(path: Path) -> list: # of dicts
     "The rows of a parquet file."

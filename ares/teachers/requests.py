@@ -341,7 +341,8 @@ def exact_schema(
         numbers = [dict(const=str(i + 1)) for i in range(len(question["rationales"]))]
         entries = [_reply_object(rationale=number, corrected=_STRING) for number in numbers]
         return _reply_object(corrections=_exactly(entries))
-    wanted = [label for i, r in enumerate(question["rationales"], 1) for label in labels(i, r)]
+    wanted = []
+    for number, rationale in enumerate(question["rationales"], 1): wanted += labels(number, rationale)
     entries = [_reply_object(sentence=dict(const=label), score=dict(enum=SCALE)) for label in wanted]
     return _reply_object(scores=_exactly(entries))
 
