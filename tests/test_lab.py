@@ -42,31 +42,42 @@ def make_smaller(copy):
     path.write_text(json.dumps(notebook), encoding="utf-8")
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    "The address of a JupyterLab that `make lab` has started in a copy of the repository, and the copy."
-    folder = tmp_path_factory.mktemp("lab")
-    copy, port = copied(folder), free_port()
-    make_smaller(copy)
+def start_lab(copy, folder, *options, **environment):
+    "What `make lab` starts in a copy of the repository: the process and its address, as soon as it answers."
+    port = free_port()
     config = dict(ServerApp=dict(open_browser=False, port=port, allow_root=True),
                   IdentityProvider=dict(token="t"))
     (folder/"config").mkdir()
     (folder/"config"/"jupyter_server_config.json").write_text(json.dumps(config))
-    env = os.environ | dict(JUPYTER_CONFIG_DIR=str(folder/"config"), HOME=str(folder), PYTHONPATH=str(copy),
-                            JUPYTERLAB_SETTINGS_DIR=str(folder/"settings"), OMP_NUM_THREADS="1")
-    command = ["make", "-s", "lab", "-o", ".venv/.dev", f"BIN={BIN}"]
+    env = os.environ | dict(JUPYTER_CONFIG_DIR=str(folder/"config"), OMP_NUM_THREADS="1",
+                            JUPYTERLAB_SETTINGS_DIR=str(folder/"settings"), **environment)
     with open(folder/"log.txt", "w") as log:
-        server = subprocess.Popen(command, cwd=copy, env=env, stdout=log, stderr=log)
+        server = subprocess.Popen(["make", "-s", "lab", *options], cwd=copy, env=env, stdout=log, stderr=log)
     address = f"http://127.0.0.1:{port}"
-    for _ in range(120):
+    while server.poll() is None:
         try: urllib.request.urlopen(f"{address}/api?token=t", timeout=5)
         except OSError: time.sleep(1)
-        else: break
-    else: pytest.fail((folder/"log.txt").read_text()[-2000:])
-    yield address, copy
+        else: return server, address
+    raise RuntimeError((folder/"log.txt").read_text()[-2000:])
+
+
+def stop_lab(server, address):
+    "Shut the server down by its own interface, kernels included."
     stop = urllib.request.Request(f"{address}/api/shutdown?token=t", method="POST")
     urllib.request.urlopen(stop, timeout=30)
     server.wait(60)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    "The address of a JupyterLab in a copy of the repository, and the copy."
+    folder = tmp_path_factory.mktemp("lab")
+    copy = copied(folder)
+    make_smaller(copy)
+    server, address = start_lab(copy, folder, "-o", ".venv/.dev", f"BIN={BIN}", HOME=str(folder),
+                                PYTHONPATH=str(copy))
+    yield address, copy
+    stop_lab(server, address)
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ makes a fresh clone in FOLDER and takes a browser through the pages as a reader 
 cells, read for as long as `learn/teaching` computes, and go on when both are done. It takes about an hour.
 Without the reading, add `--fast`. Needs Chromium. (Not a test: pytest does not collect it.)
 """
-import argparse, contextlib, io, json, os, subprocess, time, urllib.request
+import argparse, contextlib, io, json, subprocess, time
 from pathlib import Path
 
 import pandas as pd
 from playwright.sync_api import sync_playwright
-from test_lab import CHROMIUM, PATIENCE, free_port, run_all
+from test_lab import CHROMIUM, PATIENCE, run_all, start_lab, stop_lab
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ["00_tour", "learn/01_feedback", "learn/04_sentence_credit", "learn/lesson",
@@ -28,22 +28,6 @@ def reading_minutes():
     with contextlib.chdir(ROOT/"nbs"/"learn"), contextlib.redirect_stdout(io.StringIO()):
         for source in code[:3]: exec(source, names)
     return names["path"]["minutes"].to_dict()
-
-
-def start_lab(clone, port):
-    "`make lab` in the clone; returns the server when the tour can be opened."
-    env = os.environ | dict(JUPYTER_TOKEN="t", OMP_NUM_THREADS="1")
-    options = f"--no-browser --allow-root --port {port}"
-    text = (clone/"Makefile").read_text()
-    (clone/"Makefile").write_text(text.replace("/jupyter lab ", f"/jupyter lab {options} "))
-    with open(clone.parent/"lab.txt", "w") as log:
-        server = subprocess.Popen(["make", "lab"], cwd=clone, env=env, stdout=log, stderr=log)
-    while server.poll() is None:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token=t", timeout=5)
-            return server
-        except OSError: time.sleep(1)
-    raise SystemExit((clone.parent/"lab.txt").read_text()[-2000:])
 
 
 class Clock:
@@ -68,14 +52,14 @@ class Clock:
 
 def walk(folder, fast):
     "The whole path; returns the table of its steps, in minutes."
-    minutes, clone, port = reading_minutes(), folder/"ares", free_port()
+    minutes, clone = reading_minutes(), folder/"ares"
     clock = Clock(fast)
 
     def set_up():
         subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
-        return start_lab(clone, port)
+        return start_lab(clone, folder)
 
-    server = clock.step("clone and make lab", set_up, minutes["index"])
+    server, address = clock.step("clone and make lab", set_up, minutes["index"])
     try:
         with sync_playwright() as p:
             browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -84,7 +68,7 @@ def walk(folder, fast):
             for name in PAGES:
                 def open_and_run():
                     path = f"workspaces/{name.replace('/', '-')}/tree/{name}.ipynb?token=t"
-                    page.goto(f"http://127.0.0.1:{port}/lab/{path}")
+                    page.goto(f"{address}/lab/{path}")
                     page.wait_for_selector(".jp-Notebook .jp-Cell")
                     run_all(page, clone/"nbs"/f"{name}.ipynb")
                 clock.step(name, open_and_run, minutes[name])
@@ -93,7 +77,7 @@ def walk(folder, fast):
         def compare(): subprocess.run(COMPARE, cwd=clone, check=True, stdout=subprocess.DEVNULL)
 
         clock.step("compare two runs", compare, COMPARE_READING)
-    finally: server.terminate()
+    finally: stop_lab(server, address)
     return pd.DataFrame(clock.rows).set_index("step")
 
 
