@@ -4,6 +4,7 @@ VENV := .venv
 README := README.md
 BIN := $(VENV)/bin
 OMP_NUM_THREADS ?= 2
+WORKERS ?= 2
 export OMP_NUM_THREADS
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_PROGRESS_BARS := 1
@@ -15,9 +16,9 @@ help:                ## this list
 demo: $(VENV)/.demo  ## run the whole loop on problems the project makes (six to ten minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/ares run params/demo.yaml  # a second thread gains little here, and crawls when the machine has other work
 
-test: $(VENV)/.dev   ## check and run the notebooks, then the tests
-	@OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing  # two processes of two threads would wait for each other
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -n 2 --dist loadfile --no-loadscope-reorder --durations 15
+test: $(VENV)/.dev   ## check and run the notebooks, then the tests, in WORKERS processes (2; a core and 3 GB each)
+	@OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers $(WORKERS) --timing  # one thread each: more would wait for each other
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 15
 
 lab: $(VENV)/.dev    ## open JupyterLab on the tour; what it saves is cleaned by nbdev
 	@cd nbs && $(abspath $(BIN))/jupyter lab --LabApp.default_url=/lab/tree/00_tour.ipynb --FileContentsManager.pre_save_hook=nbdev.clean.clean_jupyter

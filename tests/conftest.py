@@ -1,21 +1,20 @@
 "Paths and small runs that several tests share."
-import json, multiprocessing, os
+import gc, json, os
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch is imported
 
+from jupyter_client.provisioning import local_provisioner
+
 from ares.pipeline.stages import run_ares
 from ares.pipeline.config import load_config
+from forks import FORKS, fork_kernel
 
 ROOT = Path(__file__).resolve().parent.parent
 FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 200))  # of each fuzz test; thousands for the full size
-# a process of it has everything imported: one that is killed at once costs no six seconds
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    ["ares.pipeline.stages", "ares.teachers.llm", "ares.teachers.mock_server", "ares.data.vision"]
-)
+local_provisioner.launch_kernel = fork_kernel
 
 
 # these files take longest, so they begin first: a long one at the end would keep one of two workers waiting
@@ -30,6 +29,7 @@ def pytest_collection_modifyitems(items):
 
 def work(log, do, args):
     "Do something; what is said goes into a file."
+    gc.freeze()  # as in `forks.settle`
     said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2): os.dup2(said, stream)
     do(*args)

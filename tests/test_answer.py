@@ -10,6 +10,7 @@ from ares.data.synthetic import make_problems
 from ares.pipeline.config import load_config
 from ares.pipeline.stages import run_ares
 from conftest import results_of
+from forks import run_command
 
 ARES = str(Path(sys.executable).parent/"ares")
 TINY = dict(
@@ -23,7 +24,7 @@ TINY = dict(
 
 def ares(*words, cwd):
     "What a command prints; it must end well."
-    done = subprocess.run([ARES, *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=600)
+    done = run_command(*words, cwd=cwd)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -32,7 +33,9 @@ def test_a_run_answers_from_the_shell_in_under_a_minute(smoke_run, tmp_path):
     Image.new("RGB", (64, 48), "white").save(tmp_path/"x.png")
     asked = ("--question", "Which is a mammal?", "--choices", "a trout", "a whale", "--image", "x.png")
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    lines = ares("answer", smoke_run, *asked, cwd=tmp_path).splitlines()
+    words = map(str, (ARES, "answer", smoke_run, *asked))  # in a process of its own, as a user starts it
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 60
     assert lines[-1].startswith("Answer: ")
     assert lines[-2] == "(no scores: the teacher `facts` needs the facts of a problem that the package makes)"
@@ -68,7 +71,7 @@ def test_a_moved_run_continues_and_gives_the_same_results(tmp_path):
     shutil.copytree(here, there/"runs"/"run", ignore=shutil.ignore_patterns("sft-1", "complete.json"))
     shutil.rmtree(here)
     first.rename(tmp_path/"moved")
-    out = subprocess.run([ARES, "run", "run"], cwd=there, capture_output=True, text=True)
+    out = run_command("run", "run", cwd=there)
     assert out.returncode == 1 and "`data` is" in out.stderr and "-p data PLACE" in out.stderr
     for command in ("report", "publish"): ares(command, "run", cwd=there)  # they need no data
     card = (there/"runs"/"run"/"published"/"README.md").read_text()
@@ -77,7 +80,7 @@ def test_a_moved_run_continues_and_gives_the_same_results(tmp_path):
     records = read_json(other/"problems.json")
     id, record = next(iter(records.items()))
     write_json(other/"problems.json", records | {id: record | dict(hint="It is hot.")})
-    out = subprocess.run([ARES, "run", "run", "-p", "data", other], cwd=there, capture_output=True, text=True)
+    out = run_command("run", "run", "-p", "data", other, cwd=there)
     assert out.returncode == 1 and f"(problem {id} has another `hint`)" in out.stderr, out.stderr
     ares("run", "run", "-p", "data", tmp_path/"moved", "-p", "device", "auto", cwd=there)
     again = results_of(there/"runs"/"run")

@@ -19,7 +19,7 @@ SMALLER = dict(
     baseline_epochs=2, collections=2, collect_problems=4, ppo_epochs=1, sft_epochs=1, max_new_tokens=24,
 )
 SMALL = {
-    "why_alternate": dict(params=SMOKE, parallel=1, seeds=[0], variant_seeds=[0]),
+    "why_alternate": dict(params=SMOKE, parallel=1, seeds=[0], alone_seeds=[0], variant_seeds=[0]),
     "demo": dict(
         params=SMOKE, parallel=1, seeds=[0, 1], knowledges=["answer", "facts"], rates=[3e-4],
         passes=[[1, 2e-4]],

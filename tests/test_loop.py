@@ -7,20 +7,11 @@ import pytest
 
 from ares.__main__ import main
 from conftest import ROOT, end, lines, results_of, start_loop
+from forks import run_command
 
 FIELDS = ("accuracy accuracy_by_category sentence_score wrong_per_rationale repeated unfinished "
           "seconds teacher_calls").split()
 STAGES = ["baseline", "rl-1", "sft-1", "rl-2", "sft-2"]
-
-
-def ares(*words, cwd):
-    return subprocess.run(
-        [str(Path(sys.executable).parent / "ares"), *map(str, words)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
 
 
 def heed_ctrl_c():
@@ -133,7 +124,7 @@ def test_the_command_runs_the_notebooks(smoke_run, tmp_path):
     os.kill(process.pid, signal.SIGSTOP)  # so that it does not end meanwhile
     kernel, = kernels_of(process)
     kernel.suspend()
-    other = ares(*words, cwd=tmp_path)
+    other = run_command(*words, cwd=tmp_path)
     assert other.returncode == 1 and len(other.stderr.strip().split("\n")) == 1
     assert f"process {process.pid} on" in other.stderr and "already works on this run" in other.stderr
     papermill = [str(Path(sys.executable).parent/"papermill"), str(ROOT/"nbs"/"runs"/"rl.ipynb"), "out.ipynb",
@@ -161,7 +152,7 @@ def test_the_command_runs_the_notebooks(smoke_run, tmp_path):
     assert written <= 4 and "KeyboardInterrupt" not in bars and "ERROR" not in bars
     finished = [line.split("\r")[-1] for line in bars.split("\n")]
     assert len(finished) < 40 and max(map(len, finished)) < 80  # a line a bar
-    done = ares("run", "mine", cwd=tmp_path)
+    done = run_command("run", "mine", cwd=tmp_path)
     assert max(map(len, done.stdout.split("\n"))) <= 80
     assert "rl-1" in bars and "baseline" in done.stdout and "report.html" in done.stdout
     assert {p.stem for p in (run/"notebooks").glob("*.ipynb")} == {*STAGES, "report"}
@@ -169,9 +160,9 @@ def test_the_command_runs_the_notebooks(smoke_run, tmp_path):
     assert "<img" in page and "src=\"http" not in page
     # A second call reuses what is there, a report can be made again, and other settings are refused.
     before = (run/"sft-2"/"result.json").stat().st_mtime_ns
-    assert ares("run", "mine", cwd=tmp_path).returncode == 0
+    assert run_command("run", "mine", cwd=tmp_path).returncode == 0
     assert (run/"sft-2"/"result.json").stat().st_mtime_ns == before
-    other = ares("run", ROOT/"params"/"smoke.yaml", "--name", "mine", "-p", "seed", "5", cwd=tmp_path)
+    other = run_command("run", ROOT/"params"/"smoke.yaml", "--name", "mine", "-p", "seed", "5", cwd=tmp_path)
     assert (
         other.returncode == 1
         and "`seed` was 0 and is now 5" in other.stderr

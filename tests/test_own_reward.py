@@ -1,5 +1,5 @@
 "A reward of the user's own, from a file and a line of a parameter file to the report."
-import json, os, re, shutil, sqlite3, subprocess, sys
+import json, re, shutil, sqlite3
 from pathlib import Path
 
 import papermill
@@ -14,8 +14,8 @@ from ares.students.loading import load_student
 from ares.pipeline.config import load_config
 from ares.pipeline.stages import run_ares
 from ares.pipeline.sweep import sweep_configs
+from forks import run_command
 
-ARES = Path(sys.executable).parent/"ares"
 REWARD = """
 def short(problem, sentences):
     "The fewer words, the higher the score."
@@ -58,8 +58,7 @@ def project(tmp_path):
 
 def ares(project, *words):
     "Call the command in the other folder."
-    return subprocess.run([str(ARES), *words], cwd=project.parent/"elsewhere", capture_output=True, text=True,
-                          env=os.environ | dict(OMP_NUM_THREADS="1"))
+    return run_command(*words, cwd=project.parent/"elsewhere")
 
 
 def test_a_reward_in_a_file_trains_a_student(project):

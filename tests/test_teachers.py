@@ -1,7 +1,7 @@
 "Language models as teachers, with a server that misbehaves: nothing lost or paid twice, no key in a file."
-import json, os, random, signal, subprocess, sys, threading, time
+import json, os, random, signal, threading, time
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -21,6 +21,7 @@ from ares.pipeline.config import load_config
 from ares.teachers.mock_server import LINE_FAULTS, REPLY_FAULTS, MockServer
 from ares.teachers.offline import FactTeacher
 from conftest import ROOT, end, loop, start, timeless
+from forks import run_command
 
 KEY = "sk-ant-a-secret-that-must-not-be-found"
 FACTS = FactTeacher()
@@ -249,13 +250,7 @@ def test_a_run_with_claude_ends_in_the_same_table_and_leaves_no_key(tmp_path, re
         for split, n in (("train", 260), ("val", 16), ("test", 24))
         for p in make_problems(n, split=split, seed=0)
     ]
-    ares = lambda *words: subprocess.run(
-        [str(Path(sys.executable).parent / "ares"), *words],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
+    ares = partial(run_command, cwd=tmp_path)
     with reach(MockServer(problems, FACTS)) as server:
         poor = ares("run", "paid.yaml", "-p", "budget_calls", "40")
         assert (
@@ -539,8 +534,7 @@ def test_a_server_that_a_file_names_gets_no_key_of_openai(own, tmp_path, monkeyp
 def test_a_password_in_an_address_is_refused_and_kept_nowhere(tmp_path):
     url = "https://me:passw0rd@host/v1"
     (tmp_path/"p.yaml").write_text(yaml.safe_dump(dict(teacher="facts", judge="openai", judge_base_url=url)))
-    ares = str(Path(sys.executable).parent/"ares")
-    done = subprocess.run([ares, "run", "p.yaml"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = run_command("run", "p.yaml", cwd=tmp_path, timeout=120)
     assert (
         done.returncode == 1
         and "`judge_base_url` must be an address without user name, password" in done.stderr

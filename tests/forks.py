@@ -1,0 +1,85 @@
+"Processes that begin with everything imported, so that no test waits for a start of Python."
+import gc, multiprocessing, os, signal, subprocess, sys, tempfile, time
+from pathlib import Path
+
+from jupyter_client.provisioning import local_provisioner
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload("""ares.pipeline.stages ares.pipeline.sweep ares.teachers.llm ares.reports.report
+    ares.teachers.mock_server ares.data.vision ipykernel.kernelapp matplotlib.backends.backend_agg pandas
+    pytest jupyter_client.provisioning""".split())
+start_kernel = local_provisioner.launch_kernel
+
+
+def settle(folder, environment, files):
+    "Give a fork the folder, the environment and the output files of a new process."
+    gc.freeze()  # what was imported stays, so the collector need not look at it
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    for stream, file in files.items(): os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), stream)
+
+
+def be_command(words, folder, environment, files):
+    "Become the command `ares`."
+    settle(folder, environment, files)
+    from ares.__main__ import main
+    sys.argv = ["ares", *words]
+    sys.exit(main())
+
+
+def run_command(*words, cwd, env=None, timeout=900):
+    "Run the command `ares` in a fork, and give what `subprocess.run` gives."
+    with tempfile.TemporaryDirectory() as folder:
+        files = {1: Path(folder)/"stdout", 2: Path(folder)/"stderr"}
+        for file in files.values(): file.touch()
+        settings = (list(map(str, words)), str(cwd), dict(os.environ if env is None else env), files)
+        process = FORKS.Process(target=be_command, args=settings)
+        process.start()
+        process.join(timeout)
+        if process.is_alive(): process.kill()
+        assert process.exitcode is not None, f"ares {words}: not done in {timeout} seconds"
+        texts = [file.read_text() for file in files.values()]
+    return subprocess.CompletedProcess(["ares", *words], process.exitcode, *texts)
+
+
+def be_kernel(words, folder, environment, files):
+    "Become the kernel of a notebook, in a group of processes of its own."
+    os.setsid()
+    settle(folder, environment, files)
+    from ipykernel.kernelapp import IPKernelApp
+    import matplotlib
+    matplotlib.rcParams["backend"] = environment.get("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    sys.argv = ["ipykernel_launcher", *words]
+    IPKernelApp.launch_instance(words)
+
+
+class ForkedKernel:
+    "A kernel that is a fork; it answers as a `subprocess.Popen` does."
+    stdin = stdout = stderr = None
+
+    def __init__(self, words, cwd, environment, files):
+        self.process = FORKS.Process(target=be_kernel, args=(words, cwd, environment, files))
+        self.process.start()
+        self.pid = self.process.pid
+        while self.poll() is None and os.getpgid(self.pid) != self.pid: time.sleep(0.005)
+
+    def poll(self): return self.process.exitcode
+    def send_signal(self, number): os.kill(self.pid, number)
+    def terminate(self): self.send_signal(signal.SIGTERM)
+    def kill(self): self.send_signal(signal.SIGKILL)
+
+    def wait(self, timeout=None):
+        self.process.join(timeout)
+        return self.poll()
+
+
+def fork_kernel(command, stdout=None, stderr=None, cwd=None, env=None, **other):
+    "As `launch_kernel` of jupyter_client; a kernel of Python is a fork."
+    if command[1:3] != ["-m", "ipykernel_launcher"]:
+        return start_kernel(command, stdout=stdout, stderr=stderr, cwd=cwd, env=env, **other)
+    environment = dict(os.environ if env is None else env)
+    environment.pop("JPY_PARENT_PID", None)  # a fork's parent is the server of the forks
+    files = {stream: f"/proc/{os.getpid()}/fd/{file if isinstance(file, int) else file.fileno()}"
+             for stream, file in ((1, stdout), (2, stderr)) if file is not None}
+    return ForkedKernel(command[3:], str(cwd or os.getcwd()), environment, files)
