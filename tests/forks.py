@@ -49,7 +49,8 @@ def be_kernel(words, folder, environment, files):
     settle(folder, environment, files)
     from ipykernel.kernelapp import IPKernelApp
     import matplotlib
-    matplotlib.rcParams["backend"] = environment.get("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    inline = "module://matplotlib_inline.backend_inline"
+    matplotlib.rcParams["backend"] = environment.get("MPLBACKEND", inline)
     sys.argv = ["ipykernel_launcher", *words]
     IPKernelApp.launch_instance(words)
 
