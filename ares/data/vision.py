@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['pixel_values', 'VisionModel', 'Features', 'load_features', 'make_features', 'with_features', 'plot_patches',
-           'named_rows', 'import_features', 'make_captions', 'show_captions']
+           'import_features', 'make_captions', 'show_captions']
 
 # %% ../../nbs/data/06_vision.ipynb #cafb2a48
 import hashlib, html, os, re
@@ -364,7 +364,7 @@ def _open_array(
     raise AresError(f"{path}: {fault}.")
 
 # %% ../../nbs/data/06_vision.ipynb #9aa66dcf
-def named_rows(
+def _named_rows(
     name_map: str | Path, # JSON, problem id -> row number, or its text
     problems: list, # of `Problem`
     count: int, # number of rows
@@ -388,14 +388,14 @@ def named_rows(
 
 # %% ../../nbs/data/06_vision.ipynb #5becadbf
 def import_features(
-    source: str | Path, name_map: str | Path, # see `_open_array` and `named_rows`
+    source: str | Path, name_map: str | Path, # see `_open_array` and `_named_rows`
     problems: list, # of `Problem`
     folder: str | Path, # where they are stored
     dtype: str = "float16", # as for `make_features`
 ) -> Features:
     "Copy published features of these problems into a folder."
     array, size = _open_array(source), 64
-    rows = named_rows(name_map, problems, len(array))
+    rows = _named_rows(name_map, problems, len(array))
     used = sorted(set(rows.values()))
     place = {row: n for n, row in enumerate(used)}
     configuration = config_hash(dict(shape=list(array.shape), bytes=Path(source).stat().st_size))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STAGES', 'FEW', 'CASES', 'planned_config', 'planned_student', 'made_rollouts', 'ppo_pass', 'share', 'writes_with',
-           'batch_setting', 'follow_stage', 'real_models', 'check_peaks']
+           'batch_setting', 'follow_stage', 'real_models']
 
 # %% ../../nbs/reports/05_memory.ipynb #a460738a
 import ctypes, math, multiprocessing, os, resource, weakref
@@ -519,7 +519,7 @@ CASES = {  # what is measured -> (settings, stage)
 }
 
 # %% ../../nbs/reports/05_memory.ipynb #107024e9
-def check_peaks(
+def _check_peaks(
     cases: dict = CASES,
 ) -> pd.DataFrame: # planned and measured, MB, of each case
     "Planned and measured memory on this CPU."
