@@ -94,8 +94,10 @@ def _inside(text: str, start: int, stop, after: str) -> bool:
 
 # %% ../../nbs/data/05_sentences.ipynb #0e313817
 @lru_cache(4096)
-def _sentence_chars(text: str) -> tuple:
-    "See `_sentence_chars`. A rationale is split several times: for its spans, its scores and its metrics."
+def _sentence_chars(
+    text: str,
+) -> tuple: # of (start, end) without gaps; white space belongs to the sentence before it
+    "The character span of each sentence; together they cover the whole text."
     cuts, start, at_line_start = [], len(text) - len(text.lstrip()), True
     words = _NO_WORDS.match(text, start).end()
     for stop in _STOP.finditer(text, start):
@@ -106,12 +108,6 @@ def _sentence_chars(text: str) -> tuple:
     if cuts and words == len(text): cuts[-1] = len(text) # only tags are left
     if not cuts or cuts[-1] < len(text): cuts.append(len(text))
     return tuple(zip([0, *cuts[:-1]], cuts)) if text else ()
-
-def _sentence_chars(
-    text: str,
-) -> list: # of (start, end) without gaps; white space belongs to the sentence before it
-    "The character span of each sentence; together they cover the whole text."
-    return list(_sentence_chars(text))
 
 # %% ../../nbs/data/05_sentences.ipynb #1ff8cca4
 _THINK = regex.compile(r"</?think>")
