@@ -7,10 +7,11 @@ __all__ = ['load_previous_model', 'train_baseline', 'collection_problems', 'coll
            'train_sft', 'run_stage', 'notebook_record', 'run_ares']
 
 # %% ../../nbs/pipeline/06_stages.ipynb #0dcdf5f5
-import shutil, time
+import random, shutil, time
 from functools import cache, partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 # %% ../../nbs/pipeline/06_stages.ipynb #612da870
@@ -29,7 +30,7 @@ from .config import ARESConfig, own_names
 from .build import check_gold, check_keys, load_splits, load_trained, make_student
 from .build import make_teacher, ppo_config, sampling_settings, sft_config, try_own_code
 from .folder import _remedy, check_run, save_or_check_config, loading, stage_names
-from .evaluate import evaluate_stage, validation_score
+from .evaluate import evaluate_stage
 
 # %% ../../nbs/pipeline/06_stages.ipynb #a64512a1
 def _stage_seed(
@@ -94,6 +95,30 @@ def collection_problems(
     order = sum(orders, [])[first % n:first % n + size]
     return [problems[j] for j in order]
 
+# %% ../../nbs/pipeline/06_stages.ipynb #15223c30
+def _rng_state() -> dict: # JSON-able state of all generators
+    "The state of Python's, NumPy's and PyTorch's generators (on the CPU and on every GPU)."
+    kind, keys, pos, has_gauss, gauss = np.random.get_state()
+    return dict(
+        python=random.getstate(),
+        numpy=[kind, keys.tolist(), pos, has_gauss, gauss],
+        torch=torch.get_rng_state().tolist(),
+        cuda=[s.tolist() for s in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
+    )
+
+# %% ../../nbs/pipeline/06_stages.ipynb #2ee5bfdb
+def _restore_rng(
+    state: dict, # what `_rng_state` returned, also after a round trip through JSON
+):
+    "Set all generators to a saved state."
+    version, keys, gauss = state["python"]
+    random.setstate((version, tuple(keys), gauss))
+    kind, np_keys, *rest = state["numpy"]
+    np.random.set_state((kind, np.array(np_keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all([torch.tensor(s, dtype=torch.uint8) for s in state["cuda"]])
+
 # %% ../../nbs/pipeline/06_stages.ipynb #cf4c3730
 def _save_state(
     folder: Path, # of the stage
@@ -107,7 +132,7 @@ def _save_state(
         student.save(part/"student")
         if value_head: value_head.save(part/"value")
     def finish():
-        write_json(part/"position.json", dict(rng=rng_state(), records=records))
+        write_json(part/"position.json", dict(rng=_rng_state(), records=records))
         part.rename(state)
         for old in folder.glob("state-*"):
             if old != state: shutil.rmtree(old)
@@ -168,7 +193,7 @@ def rl_parts(
     with loading(state, remedy):
         trainer.load(state/"trainer")
         position = read_json(state/"position.json", dict)
-        restore_rng(position["rng"])
+        _restore_rng(position["rng"])
         records = position["records"]
     if isinstance(records, list) and all(isinstance(r, dict) and "teacher_calls" in r for r in records):
         return student, reference, value_head, trainer, records
@@ -384,13 +409,24 @@ def notebook_record(
         _open_run(config, run, load)
         return run_stage(config, run, stage, load)
 
+# %% ../../nbs/pipeline/06_stages.ipynb #bc5dd974
+def _validation_score(
+    record: dict, # of a stage
+    evaluate_on: str, # the split that stages are tested on
+) -> float: # mean sentence score on validation problems
+    "The score that may decide whether another round follows."
+    name = "sentence_score" if evaluate_on == "val" else "val_sentence_score"
+    if isinstance(record.get(name), (int, float)): return record[name]
+    raise AresError(f"stop_without_gain: a stage was evaluated without `{name}`, which decides about the "
+                    "next round; remove its result.json, and it is evaluated again.")
+
 # %% ../../nbs/pipeline/06_stages.ipynb #8eebcbf5
 def _gained(
     records: list, # of the baseline, and of the last stage of each complete round
     evaluate_on: str, # the split that stages are tested on
 ) -> bool: # also true before there are two scores
     "Whether the last complete round raised the sentence score."
-    scores = [validation_score(record, evaluate_on) for record in records]
+    scores = [_validation_score(record, evaluate_on) for record in records]
     return len(scores) < 2 or scores[-1] > scores[-2]
 
 # %% ../../nbs/pipeline/06_stages.ipynb #57319f3d
