@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['clipped', 'AresError', 'shown_value', 'shown_name', 'check_finite', 'install_command', 'write_json', 'read_text',
            'unique_keys', 'parse_json', 'read_json', 'append_jsonl', 'read_jsonl', 'write_jsonl', 'set_seed',
-           'pick_device', 'config_hash', 'hash_share', 'terminal_width', 'table_text', 'progress', 'tracker_fault',
-           'Tracker', 'data_folder']
+           'pick_device', 'config_hash', 'hash_share', 'terminal_width', 'progress', 'tracker_fault', 'Tracker',
+           'data_folder']
 
 # %% ../../nbs/core/01_io.ipynb #b911f35a
 import gzip, hashlib, json, os, random, re, reprlib, sys, uuid, zlib
@@ -235,14 +235,6 @@ def terminal_width(
     if columns.isascii() and columns.isdigit() and int(columns) > 0: return int(columns)
     try: return os.get_terminal_size((stream or sys.stderr).fileno()).columns or 80
     except (AttributeError, OSError, ValueError): return 80  # a file, a pipe, or a notebook
-
-def table_text(
-    table, # a pandas data frame
-    **how, # of pandas' `to_string`: formatters, index
-) -> str:
-    "A table as text whose lines fit into the terminal; columns without room follow in a block below."
-    width = terminal_width(sys.stdout)
-    return table.to_string(line_width=width, max_colwidth=max(20, width // 2), **how)
 
 # %% ../../nbs/core/01_io.ipynb #daa0d6b2
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left{postfix}]"

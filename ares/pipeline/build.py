@@ -17,7 +17,7 @@ from pathlib import Path
 from ..core.io import *
 from ..data.problem import Problem
 from ..data.synthetic import in_words, make_problems
-from ..data.datasets import load_aokvqa, load_scienceqa, read_captions, refuse_blind
+from ..data.datasets import load_aokvqa, load_scienceqa, read_captions
 from ..data.own import load_own
 from ..data.prompts import answer_prompt, answer_target, rationale_prompt, rationale_target
 from ..data.vision import load_features, with_features
@@ -51,6 +51,17 @@ def shown_splits(
     features = load_features(config.features)
     return {s: with_features(problems, features) for s, problems in splits.items()}
 
+# %% ../../nbs/pipeline/03_build.ipynb #89f85795
+def _refuse_blind(
+    problems: list, # of `Problem`
+    source: str | Path, # the data set
+):
+    "Raise an error if problems should have pictures and not one was found."
+    with_picture = [p for p in problems if p.with_picture]
+    if with_picture and not any(p.has_image for p in with_picture):
+        fault = f"none of the {len(with_picture):,} images of its problems was found"
+        raise AresError(f"{clipped(source, 150)}: {fault}; put them there, or set `use_images: false`.")
+
 # %% ../../nbs/pipeline/03_build.ipynb #5947d6c1
 def _generated_splits(config: ARESConfig, sizes: dict) -> dict: # split -> list of `Problem`
     "The generated problems of a run; without images, their pictures are described in words."
@@ -77,7 +88,7 @@ def load_splits(
     sizes = dict(train=config.train_problems, val=config.val_problems, test=config.test_problems)
     if config.problems == "embedded": return shown_splits(config, _generated_splits(config, sizes))
     problems = _read_problems(config)
-    if need_pictures and config.use_images and not config.features: refuse_blind(problems, config.data)
+    if need_pictures and config.use_images and not config.features: _refuse_blind(problems, config.data)
     splits = {s: [] for s in sizes}
     for problem in problems:
         if problem.split in splits: splits[problem.split].append(problem)
