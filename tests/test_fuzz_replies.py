@@ -250,11 +250,11 @@ def test_a_run_outlives_odd_replies(tmp_path, reach, monkeypatch):
 @pytest.mark.parametrize("takes", [["json_object", "text"], ["text"]])
 def test_a_server_without_json_schema_is_asked_in_another_form(takes, tmp_path, reach, monkeypatch):
     forms = Counter()
-    def refusal(body, key):
+    def _refusal(body, key):
         form = body["response_format"]["type"]
         forms[form] += 1
         return None if form in takes else (400, "invalid_request_error", f"{form} is not available")
-    monkeypatch.setattr(stand_in, "refusal", refusal)
+    monkeypatch.setattr(stand_in, "_refusal", _refusal)
     with reach(stand_in.MockServer(PROBLEMS, FactTeacher())) as server:
         judge = OpenAIJudge(tmp_path/"ledger.sqlite", base_url=f"{server.url}/v1", concurrency=1)
         values = judge.values("score", PAIRS)

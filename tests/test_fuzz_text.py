@@ -6,7 +6,7 @@ from hypothesis import example, given, settings, strategies as st
 from rouge import Rouge
 
 from ares.core.io import data_folder
-from ares.evaluation.metrics import _bleu_tokens, failure_signatures, rationale_metrics, rouge_l
+from ares.evaluation.metrics import _bleu_tokens, failure_signatures, rationale_metrics, _rouge_l
 from ares.data.problem import Problem
 from ares.data.prompts import read_answer, _read_direct, find_answer
 from ares.data.sentences import drop_repeated, is_finished, read_ending, _sentence_chars
@@ -121,7 +121,7 @@ def test_the_reference_teacher_takes_any_text(text, solution, choices):
 def test_metrics_take_any_text(text, reference):
     found = rationale_metrics([text], [reference])
     assert all(0 <= value <= 1 + 1e-6 for value in found.values())
-    assert 0 <= rouge_l(text, reference) <= 1
+    assert 0 <= _rouge_l(text, reference) <= 1
     assert all(0 <= share <= 1 for share in failure_signatures([text], [True]).values())
 
 
@@ -129,7 +129,7 @@ def test_metrics_take_any_text(text, reference):
 @given(st.text(alphabet="ab c.", max_size=40), st.text(alphabet="ab c.", max_size=40))
 def test_rouge_is_that_of_the_package(a, b):
     both = _bleu_tokens(a) and _bleu_tokens(b)
-    assert rouge_l(a, b) == (Rouge(["rouge-l"]).get_scores(a, b)[0]["rouge-l"]["f"] if both else 0.0)
+    assert _rouge_l(a, b) == (Rouge(["rouge-l"]).get_scores(a, b)[0]["rouge-l"]["f"] if both else 0.0)
 
 
 def seconds(function, *args):
