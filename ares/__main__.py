@@ -318,7 +318,8 @@ def _show_plan(
     if any(stated) and not all(stated):
         raise AresError("ares plan: --tflops and --gigabytes-per-second belong together, both above 0; "
                         "or use --measure.")
-    from ares.reports.plan import LAUNCH, measured_machine, plan_run, plan_text
+    from ares.reports.memory import measured_machine
+    from ares.reports.plan import LAUNCH, plan_run, plan_text
     if args.measure: machine = measured_machine(config)
     elif all(stated): machine = dict(flops=stated[0] * 1e12, bytes=stated[1] * 1e9, launch=LAUNCH)
     else: machine = None
