@@ -25,8 +25,8 @@ from ..pipeline.config import ARESConfig
 from ..pipeline.build import load_splits
 from ..pipeline.folder import stage_names
 from .costs import estimate_costs
-from .memory import STAGES, batch_setting, follow_stage, planned_config, planned_student
-from .memory import share, writes_with
+from .memory import STAGES, follow_stage, pass_rows, planned_config, planned_student
+from .memory import writes_with
 
 # %% ../../nbs/reports/06_plan.ipynb #6da80532
 # train, val, test; A-OKVQA by its division
@@ -190,9 +190,7 @@ def _part_counts(
         counts["token"] = counts["start"] * tokens["response"]
         counts["read"] = row["written"] / processes / 64 if stage == "collection" else 0
     if row["trained"]:
-        if stage == "PPO update": batch = config.rl_batch_size
-        else: batch = share(batch_setting(config, stage), processes)
-        counts["step"] = row["trained"] / processes / batch
+        counts["step"] = row["trained"] / processes / pass_rows(config, stage)
         # validation is a forward pass, a third of the work of a training step
         if stage == "baseline":
             counts["step"] *= 1 + sizes["val"] / max(1, row["trained"] / config.baseline_epochs) / 3
