@@ -271,6 +271,15 @@ def parser() -> argparse.ArgumentParser:
     for add in adders: add(commands)
     return top
 
+# %% ../nbs/01_cli.ipynb #496bb724
+def _table_text(
+    table, # a pandas data frame
+    **how, # of pandas' `to_string`: formatters, index
+) -> str:
+    "A table as text whose lines fit into the terminal; columns without room follow in a block below."
+    width = terminal_width(sys.stdout)
+    return table.to_string(line_width=width, max_colwidth=max(20, width // 2), **how)
+
 # %% ../nbs/01_cli.ipynb #0f2c5778
 def _show_settings(
     word: str, # "" for all settings
@@ -296,7 +305,7 @@ def _show_cost(
     table = estimate_costs(config)
     dollars = {name: "{:.4f}".format for name in ("live $", "batch $")}
     counts = {name: "{:,.0f}".format for name in ("calls", "tokens in", "tokens cached", "tokens out")}
-    if len(table) > 1: print(table_text(table, index=False, formatters=dollars | counts))
+    if len(table) > 1: print(_table_text(table, index=False, formatters=dollars | counts))
     print(cost_sentences(config, table))
 
 # %% ../nbs/01_cli.ipynb #f25799d0
@@ -309,7 +318,8 @@ def _show_plan(
     if any(stated) and not all(stated):
         raise AresError("ares plan: --tflops and --gigabytes-per-second belong together, both above 0; "
                         "or use --measure.")
-    from ares.reports.plan import LAUNCH, measured_machine, plan_run, plan_text
+    from ares.reports.memory import measured_machine
+    from ares.reports.plan import LAUNCH, plan_run, plan_text
     if args.measure: machine = measured_machine(config)
     elif all(stated): machine = dict(flops=stated[0] * 1e12, bytes=stated[1] * 1e9, launch=LAUNCH)
     else: machine = None
@@ -332,10 +342,10 @@ def _show_ledger(
     ledger = open_ledger(run, config.ledger)
     if args.export: print(f"{ledger.export_jsonl(args.export)} replies to {args.export}")
     table, failed = ledger.totals(), failures(ledger)
-    print(table_text(table, index=False, formatters={"dollars": "{:.4f}".format}))
+    print(_table_text(table, index=False, formatters={"dollars": "{:.4f}".format}))
     questions, paid, missing = (table[column].sum() for column in ("questions", "dollars", "failed"))
     print(f"\n{questions} questions, ${paid:.4f}, {missing} items without an answer")
-    if len(failed): print(table_text(failed, index=False))
+    if len(failed): print(_table_text(failed, index=False))
 
 # %% ../nbs/01_cli.ipynb #3d293af3
 def _check_rehearsal(config):
@@ -468,7 +478,7 @@ def _show_table(
     "Print the results of the settings, and the failures."
     from ares.pipeline.sweep import summary_table
     failed = table[table["state"] != "done"]
-    if len(failed) < len(table): print(table_text(summary_table(table)))
+    if len(failed) < len(table): print(_table_text(summary_table(table)))
     for _, row in failed.iterrows():
         print(f"{row['run']}: {row['stage']} {row['state']}: {row.get('reason', '')}")
     print(f"\ntable: {page.with_name('table.parquet')}\nreport: {page}")
@@ -484,7 +494,7 @@ def _show_comparison(
         raise AresError(f"--to {shown_name(args.to)}: expected the name of a page, e.g. `--to compare.html`.")
     from ares.reports.compare import common_values, compare_page, compare_table
     page = compare_page(runs, args.stage, args.to)
-    print(f"{table_text(compare_table(common_values(runs, args.stage)).T)}\n\nreport: {page}")
+    print(f"{_table_text(compare_table(common_values(runs, args.stage)).T)}\n\nreport: {page}")
 
 # %% ../nbs/01_cli.ipynb #05dd9a9c
 def _given_columns(
@@ -528,7 +538,7 @@ def _show_evaluation(
         record = evaluate_on(_run_folder(args.target), args.on, args.data, args.stage, judge=args.judge,
                              judge_model=args.judge_model, columns=columns, features=args.features)
         table, notes = evaluation_table(record), [evaluation_sentence(record), f"kept in {record['folder']}"]
-    print(table_text(table), *notes, sep="\n")
+    print(_table_text(table), *notes, sep="\n")
 
 # %% ../nbs/01_cli.ipynb #2a39db1f
 def _watched_folder(
@@ -572,7 +582,7 @@ def _show_results(
     "Print a run's table."
     from ares.pipeline.folder import read_results
     from ares.reports.report import results_table
-    if _is_main(): print(f"{table_text(results_table(read_results(run)))}\n\nreport: {report}")
+    if _is_main(): print(f"{_table_text(results_table(read_results(run)))}\n\nreport: {report}")
 
 # %% ../nbs/01_cli.ipynb #4afc7f48
 def _copy_files(

@@ -6,7 +6,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from ares.core.io import set_seed
 from ares.students.decoder import as_student
-from ares.students.loading import check_decoder
+from ares.students.loading import _check_decoder
 from ares.students.base import train_tokenizer
 
 SIZES = {
@@ -92,6 +92,6 @@ def tiny_student(kind, **more):
     tokenizer = train_tokenizer(
         ["The red ball is hot. Why? The blue one is cold.", "user assistant"] * 5, 400
     )
-    return check_decoder(
+    return _check_decoder(
         as_student(AutoModelForCausalLM.from_config(tiny_config(kind, **more)).eval(), tokenizer), kind
     )

@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from ares.reports.explorer import explorer_html
+from ares.reports.explorer import _explorer_html
 
 NASTY = "</script><b>bold</b><img src=x onerror=\"document.title='taken over'\">"
 
@@ -62,7 +62,7 @@ def opened(browser, tmp_path):
     "Opens the page; fails if it asks for anything outside itself, or raises an error."
     faults, contexts = [], []
     def open_page(data=DATA, **how):
-        (tmp_path/"explorer.html").write_text(explorer_html(data), encoding="utf-8")
+        (tmp_path/"explorer.html").write_text(_explorer_html(data), encoding="utf-8")
         contexts.append(browser.new_context(**dict(viewport=dict(width=1280, height=900)) | how))
         page = contexts[-1].new_page()
         page.on("pageerror", lambda error: faults.append(str(error)))

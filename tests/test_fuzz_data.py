@@ -18,8 +18,8 @@ from ares.data.datasets import read_published
 from ares.data.own import load_own
 from ares.data.problem import open_image, problem_html
 from ares.data.prompts import question_text, rationale_target
-from ares.data.vision import load_features, named_rows
-from ares.evaluation.benchmarks import predicted_answer, read_predictions
+from ares.data.vision import load_features, _named_rows
+from ares.evaluation.benchmarks import _predicted_answer, _read_predictions
 from conftest import FUZZ_EXAMPLES
 
 datasets.disable_progress_bars()
@@ -606,7 +606,7 @@ def try_small_files(home, captions, published, index, names):
     for id, (part, row, *_) in (features.index["problems"] if features else {}).items():
         assert features(id).shape == features.shape == (3, 4) and features(id)[0, 0] == part and row in (0, 1)
     problems = [Problem(i, "?", ["a", "b"], 0) for i in "abc"]
-    rows = read(lambda f: named_rows(f, problems, 9), names)
+    rows = read(lambda f: _named_rows(f, problems, 9), names)
     if rows is not None:
         assert rows == {i: int(names[i]) for i in "abc" if i in names} and all(
             0 <= r < 9 for r in rows.values()
@@ -828,7 +828,7 @@ def test_own_tables(home, data):
 def test_predictions(home, said):
     problems = load_own(own_file(home, "whole.json", json.dumps(OWN).encode()), divide=False)
     path = own_file(home, "said.json", json.dumps(said).encode())
-    read = attempt(lambda: read_predictions(path, problems))
+    read = attempt(lambda: _read_predictions(path, problems))
     for p in problems if read else []:
-        answer = predicted_answer(read[p.id], p)
+        answer = _predicted_answer(read[p.id], p)
         assert answer is None or 0 <= answer < len(p.choices)

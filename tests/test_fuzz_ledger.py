@@ -35,7 +35,7 @@ def make_ledger(path):
     teacher.prefetch("score", ASKED)
     rows = teacher.ledger.rows("select * from questions order by about")
     for row in rows[:3]: answer(teacher.ledger, row, {p.id: p for p in PROBLEMS})
-    teacher.read([row["key"] for row in rows[:2]])
+    teacher._read([row["key"] for row in rows[:2]])
     teacher.ledger.store(rows[3]["key"], "too large", "refusal", {}, 0.0, state="refused")
     teacher.ledger.lease("anthropic", "1:1.00", 1)
     teacher.ledger.write("insert into batches values ('b', 'anthropic', 'x', '1:1.00', 'submitted', 1, 1.0)")
@@ -67,7 +67,7 @@ def use(path):
     for row in ledger.rows("select hash from pictures"): ledger.picture(row["hash"])
     teacher = ClaudeTeacher(path, MODEL, send="replay", stage="rl-1")
     items = teacher.prefetch("score", ASKED[:3])
-    teacher.read(list(teacher.open))
+    teacher._read(list(teacher.open))
     teacher.prefetch("score", ASKED[:3])
     ledger.recover_stale("anthropic")
     keys = [row["key"] for row in ledger.lease("anthropic", "1:1.00", 10)]

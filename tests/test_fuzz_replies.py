@@ -17,7 +17,7 @@ from ares.data.synthetic import make_problems
 from ares.teachers.requests import ask_again, item_keys, key_of, labels, make_question, problem_block
 from ares.teachers.requests import read_exported, read_reply
 from ares.data.sentences import split_sentences
-from ares.teachers.sender import DEFAULTS, ask_live, kind_of_error
+from ares.teachers.sender import DEFAULTS, ask_live, _kind_of_error
 from ares.teachers.offline import FactTeacher
 from conftest import FUZZ_EXAMPLES
 
@@ -178,7 +178,7 @@ def test_whatever_a_server_sends_can_be_kept_and_read(ledger, sent):
     try: text, stop, tokens, _ = answered(provider, body)
     except Exception as error:
         event(f"{provider}: {type(error).__name__}")
-        assert kind_of_error(error) == "passing" and not isinstance(body, dict), error
+        assert _kind_of_error(error) == "passing" and not isinstance(body, dict), error
         return
     event(f"{provider}: answered")
     assert set(tokens) == {"tokens_in", "tokens_cached", "tokens_written", "tokens_out"}
@@ -228,14 +228,14 @@ def test_a_run_outlives_odd_replies(tmp_path, reach, monkeypatch):
     "Odd replies are asked once more; odd usage, parts and thoughts do no harm; a new start reads the same."
     blocks, seen = [problem_block(p, "answer") for p in PROBLEMS], Counter()
     odd_of = dict(zip(blocks, [*ODD_BODIES, *GOOD_BODIES]))
-    real = stand_in.as_message
-    def as_message(body, reply):
+    real = stand_in._as_message
+    def _as_message(body, reply):
         good, text = real(body, reply), body["messages"][0]["content"][-1]["text"]
         odd = next((odd for start, odd in odd_of.items() if text.startswith(start)), None)
         seen[text] += 1
         if odd is None: return good | dict(content=thoughtful(good))
         return good | (odd if seen[text] == 1 or odd in GOOD_BODIES else {})
-    monkeypatch.setattr(stand_in, "as_message", as_message)
+    monkeypatch.setattr(stand_in, "_as_message", _as_message)
     with reach(stand_in.MockServer(PROBLEMS, FactTeacher())):
         teacher = ClaudeTeacher(tmp_path/"ledger.sqlite")
         values = teacher.values("score", PAIRS)
@@ -250,11 +250,11 @@ def test_a_run_outlives_odd_replies(tmp_path, reach, monkeypatch):
 @pytest.mark.parametrize("takes", [["json_object", "text"], ["text"]])
 def test_a_server_without_json_schema_is_asked_in_another_form(takes, tmp_path, reach, monkeypatch):
     forms = Counter()
-    def refusal(body, key):
+    def _refusal(body, key):
         form = body["response_format"]["type"]
         forms[form] += 1
         return None if form in takes else (400, "invalid_request_error", f"{form} is not available")
-    monkeypatch.setattr(stand_in, "refusal", refusal)
+    monkeypatch.setattr(stand_in, "_refusal", _refusal)
     with reach(stand_in.MockServer(PROBLEMS, FactTeacher())) as server:
         judge = OpenAIJudge(tmp_path/"ledger.sqlite", base_url=f"{server.url}/v1", concurrency=1)
         values = judge.values("score", PAIRS)

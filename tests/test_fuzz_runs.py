@@ -6,13 +6,13 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from ares.__main__ import main
 from ares.pipeline.folder import check_run, read_config
-from ares.pipeline.stages import rl_parts, run_ares, save_state
+from ares.pipeline.stages import rl_parts, run_ares, _save_state
 from ares.reports.compare import common_values, compared_settings
 from ares.core.io import AresError
 from ares.teachers.ledger import Ledger
 from ares.pipeline.folder import read_results
 from ares.reports.report import category_table, results_table
-from ares.reports.watch import watch_text
+from ares.reports.watch import _watch_text
 from conftest import FUZZ_EXAMPLES
 
 FUZZ = dict(derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
@@ -84,7 +84,7 @@ def report(run):
 def commands(home):
     "Everything that reads a run, by name."
     run, whole = home/"runs"/"run", home/"runs"/"whole"
-    return dict(run=lambda: run_again(run), report=lambda: report(run), watch=lambda: watch_text(run),
+    return dict(run=lambda: run_again(run), report=lambda: report(run), watch=lambda: _watch_text(run),
                 compare=lambda: (compared_settings([run, whole]), common_values([run, whole])),
                 ledger=lambda: main(["ledger", str(run)]), publish=lambda: main(["publish", str(run)]))
 
@@ -142,7 +142,7 @@ def test_a_damaged_state_is_one_sentence(damaged):
     config = read_config(run)
     student, _, value_head, trainer, _ = rl_parts(config, run, "rl-2")
     from ares.core.io import read_jsonl
-    save_state(run/"rl-2", student, value_head, trainer, read_jsonl(run/"rl-2"/"metrics.jsonl")[:1])
+    _save_state(run/"rl-2", student, value_head, trainer, read_jsonl(run/"rl-2"/"metrics.jsonl")[:1])
     state, = (run/"rl-2").glob("state-*")
     files = sorted(p for p in state.rglob("*") if p.is_file())
 

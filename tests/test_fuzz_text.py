@@ -6,12 +6,12 @@ from hypothesis import example, given, settings, strategies as st
 from rouge import Rouge
 
 from ares.core.io import data_folder
-from ares.evaluation.metrics import bleu_tokens, failure_signatures, rationale_metrics, rouge_l
+from ares.evaluation.metrics import _bleu_tokens, failure_signatures, rationale_metrics, _rouge_l
 from ares.data.problem import Problem
-from ares.data.prompts import read_answer, read_direct, find_answer
-from ares.data.sentences import drop_repeated, is_finished, read_ending, sentence_chars
+from ares.data.prompts import read_answer, _read_direct, find_answer
+from ares.data.sentences import drop_repeated, is_finished, read_ending, _sentence_chars
 from ares.data.sentences import sentences_of, split_sentences
-from ares.teachers.offline import ReferenceTeacher, concluded, conclusion_of, content_words
+from ares.teachers.offline import ReferenceTeacher, concluded, conclusion_of, _content_words
 from conftest import FUZZ_EXAMPLES
 
 FUZZ = settings(max_examples=FUZZ_EXAMPLES, derandomize=True, deadline=None, database=None)
@@ -52,7 +52,7 @@ def test_sentences_that_were_once_miscounted():
 @example("<think>")
 @example(".\x1c\n\x1c\n.")
 def test_sentences_cover_the_text(text):
-    spans = sentence_chars(text)
+    spans = _sentence_chars(text)
     assert "".join(split_sentences(text)) == text
     assert all(a < b for a, b in spans)
     assert all(b == c for (_, b), (c, _) in zip(spans, spans[1:]))
@@ -77,7 +77,7 @@ def test_an_answer_is_a_choice_or_nothing(text, choices):
     index = read_answer(text, choices)
     assert index is None or (isinstance(index, int) and 0 <= index < len(choices))
     assert read_answer(text, choices) == index
-    assert read_direct(text) is None or read_direct(text).strip()
+    assert _read_direct(text) is None or _read_direct(text).strip()
 
 
 @FUZZ
@@ -110,7 +110,7 @@ def test_the_reference_teacher_takes_any_text(text, solution, choices):
     assert isinstance(teacher.correct(problem, text), str)
     both = {teacher.compare(problem, text, solution), teacher.compare(problem, solution, text)}
     assert both in ({"a", "b"}, {"tie"})
-    assert all(count > 0 for count in content_words(text).values())
+    assert all(count > 0 for count in _content_words(text).values())
     assert find_answer(text, Problem("q", "?", [], 0, direct_answers=["mug"])) is None or text.strip()
 
 
@@ -121,15 +121,15 @@ def test_the_reference_teacher_takes_any_text(text, solution, choices):
 def test_metrics_take_any_text(text, reference):
     found = rationale_metrics([text], [reference])
     assert all(0 <= value <= 1 + 1e-6 for value in found.values())
-    assert 0 <= rouge_l(text, reference) <= 1
+    assert 0 <= _rouge_l(text, reference) <= 1
     assert all(0 <= share <= 1 for share in failure_signatures([text], [True]).values())
 
 
 @FUZZ
 @given(st.text(alphabet="ab c.", max_size=40), st.text(alphabet="ab c.", max_size=40))
 def test_rouge_is_that_of_the_package(a, b):
-    both = bleu_tokens(a) and bleu_tokens(b)
-    assert rouge_l(a, b) == (Rouge(["rouge-l"]).get_scores(a, b)[0]["rouge-l"]["f"] if both else 0.0)
+    both = _bleu_tokens(a) and _bleu_tokens(b)
+    assert _rouge_l(a, b) == (Rouge(["rouge-l"]).get_scores(a, b)[0]["rouge-l"]["f"] if both else 0.0)
 
 
 def seconds(function, *args):

@@ -17,14 +17,14 @@ def test_planned_memory_is_what_is_measured(tmp_path):
     other = FORKS.Process(target=print)  # a fork server with other modules is there already
     other.start()
     other.join()
-    from ares.reports.memory import CASES, FEW, check_peaks
+    from ares.reports.memory import CASES, FEW, _check_peaks
     from ares.students.loading import load_student
     # an adapter belongs to a student that can be found again
     load_student(
         dict(kind="decoder", d_model=384, d_ff=1024, num_layers=4, vocab_size=8000),
         texts=["The red ball is hot."],
     ).save(tmp_path)
-    table = check_peaks(
+    table = _check_peaks(
         CASES
         | {
             "PPO of adapters, without values": (

@@ -17,14 +17,14 @@ UPDATES = '''
 import sys, torch
 from pathlib import Path
 from safetensors.torch import save_file
-from ares.pipeline.stages import last_state, save_state
+from ares.pipeline.stages import _last_state, _save_state
 from ares.core.io import set_seed
 from ares.training.ppo import PPOConfig, PPOTrainer
 from ares.data.synthetic import make_problems
 from ares.core.distributed import run_on_main, init_distributed, process_count, unsharded_weights
 from ares.data.prompts import rationale_prompt
 from ares.training.rollouts import add_logprobs, make_rollout
-from ares.training.sft import SFTConfig, ShowProgress, fit_sft, gold_examples
+from ares.training.sft import SFTConfig, _ShowProgress, fit_sft, gold_examples
 from ares.training.answers import add_adapter
 from ares.students.base import ValueHead
 from ares.students.loading import load_student
@@ -55,13 +55,13 @@ def fit():
     config = SFTConfig(lr=3e-3, epochs=2, batch_size=8, fsdp=fsdp)
     fit_sft(learner, examples, examples[:9], f"{out}/fit-{n}", config)
 if fsdp:  # cut off in the second epoch, and gone on with
-    going_on = ShowProgress.on_step_end
+    going_on = _ShowProgress.on_step_end
     def cut(self, args, state, control, **kwargs):
         if state.global_step == 8: raise KeyboardInterrupt
-    ShowProgress.on_step_end = cut
+    _ShowProgress.on_step_end = cut
     try: fit()
     except KeyboardInterrupt: learner = student.copy()
-    ShowProgress.on_step_end = going_on
+    _ShowProgress.on_step_end = going_on
 fit()
 keep("sft", learner)
 if not fsdp:
@@ -112,15 +112,15 @@ if fsdp:
     averages = [trainer.optimizer.state[p]["exp_avg"] for p in blocks if p in trainer.optimizer.state]
     sizes = dict(all_weights=sum(p.numel() for p in blocks), all_averages=sum(a.numel() for a in averages))
     print(dict(weights=held(blocks), averages=held(averages)) | sizes)
-    save_state(state, student, head, trainer, [0, 0])
+    _save_state(state, student, head, trainer, [0, 0])
     dice = torch.get_rng_state()
-    read_state(last_state(state))
+    read_state(_last_state(state))
     torch.set_rng_state(dice)
 dice = torch.get_rng_state()
 metrics = [trainer.update(rollouts)]
 keep("ppo", student)
 if n == 1:  # goes on with what the two processes with divided weights have left
-    read_state(last_state(state))
+    read_state(_last_state(state))
     torch.set_rng_state(dice)
     trainer.update(rollouts)
     keep("taken-over", student)

@@ -16,7 +16,7 @@ from ares.teachers.llm import ClaudeTeacher, OpenAIJudge
 from ares.data.synthetic import make_problems
 from ares.teachers.requests import make_question, picture_bytes
 from ares.data.sentences import split_sentences
-from ares.teachers.sender import note_batch
+from ares.teachers.sender import _note_batch
 from ares.pipeline.config import load_config
 from ares.teachers.mock_server import LINE_FAULTS, REPLY_FAULTS, MockServer
 from ares.teachers.offline import FactTeacher
@@ -162,7 +162,7 @@ def test_a_batch_is_found_again_when_its_submission_was_cut_off(arrived, tmp_pat
             while not ledger.rows("select * from batches where remote is not null"): time.sleep(0.02)
             teacher.sender.process.kill(); teacher.sender.process.wait()
             batch = ledger.rows("select * from batches")[0]["batch"]
-            note_batch(ledger, batch, remote=None, state="submitting")
+            _note_batch(ledger, batch, remote=None, state="submitting")
         else:
             with ledger.db:
                 ledger.db.execute(
@@ -426,11 +426,11 @@ def test_batches_are_cut_by_their_bytes(tmp_path, monkeypatch):
     for p in PROBLEMS[:20]:
         ledger.queue(make_question("score", p, [[p.solution]], "claude-haiku-5-5"), "anthropic", [(0, p.id)])
     rows = ledger.rows("select * from questions")
-    requests = sending.batch_requests(SimpleNamespace(ledger=ledger), rows)
+    requests = sending._batch_requests(SimpleNamespace(ledger=ledger), rows)
     assert 1 < len(requests) < 20 and len(json.dumps(requests)) <= 50_000
     monkeypatch.setattr(sending, "BATCH_BYTES", 10)
     # one that is too large goes alone
-    assert len(sending.batch_requests(SimpleNamespace(ledger=ledger), rows)) == 1
+    assert len(sending._batch_requests(SimpleNamespace(ledger=ledger), rows)) == 1
 
 
 def test_a_reply_may_have_many_tokens(tmp_path, reach):

@@ -22,7 +22,7 @@ from ares.teachers.requests import picture_bytes
 from ares.pipeline.config import load_config
 from ares.pipeline.build import load_splits, make_student
 from ares.students.base import train_tokenizer
-from ares.data.vision import import_features, load_features, make_features, pixel_values, with_features
+from ares.data.vision import import_features, load_features, make_features, _pixel_values, with_features
 from conftest import ROOT, end, start
 
 TINY = dict(
@@ -255,7 +255,7 @@ def test_student_teacher_and_report_see_the_same_picture(tmp_path):
 
 def vision_pixels(problem):
     "What a vision model is given."
-    return pixel_values(ViTImageProcessorPil(size=dict(height=32, width=32)), [problem])["pixel_values"]
+    return _pixel_values(ViTImageProcessorPil(size=dict(height=32, width=32)), [problem])["pixel_values"]
 
 
 def test_a_large_picture_is_scaled_for_the_teacher_only():

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['clipped', 'AresError', 'shown_value', 'shown_name', 'check_finite', 'install_command', 'write_json', 'read_text',
            'unique_keys', 'parse_json', 'read_json', 'append_jsonl', 'read_jsonl', 'write_jsonl', 'set_seed',
-           'rng_state', 'restore_rng', 'pick_device', 'config_hash', 'hash_share', 'terminal_width', 'table_text',
-           'progress', 'tracker_fault', 'Tracker', 'data_folder']
+           'pick_device', 'config_hash', 'hash_share', 'terminal_width', 'progress', 'tracker_fault', 'Tracker',
+           'data_folder']
 
 # %% ../../nbs/core/01_io.ipynb #b911f35a
 import gzip, hashlib, json, os, random, re, reprlib, sys, uuid, zlib
@@ -201,32 +201,6 @@ def set_seed(
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
-# %% ../../nbs/core/01_io.ipynb #15223c30
-def rng_state() -> dict: # JSON-able state of all generators
-    "The state of Python's, NumPy's and PyTorch's generators (on the CPU and on every GPU)."
-    import numpy as np, torch
-    kind, keys, pos, has_gauss, gauss = np.random.get_state()
-    return dict(
-        python=random.getstate(),
-        numpy=[kind, keys.tolist(), pos, has_gauss, gauss],
-        torch=torch.get_rng_state().tolist(),
-        cuda=[s.tolist() for s in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
-    )
-
-# %% ../../nbs/core/01_io.ipynb #2ee5bfdb
-def restore_rng(
-    state: dict, # what `rng_state` returned, also after a round trip through JSON
-):
-    "Set all generators to a saved state."
-    import numpy as np, torch
-    version, keys, gauss = state["python"]
-    random.setstate((version, tuple(keys), gauss))
-    kind, np_keys, *rest = state["numpy"]
-    np.random.set_state((kind, np.array(np_keys, dtype=np.uint32), *rest))
-    torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all([torch.tensor(s, dtype=torch.uint8) for s in state["cuda"]])
-
 # %% ../../nbs/core/01_io.ipynb #8155f44a
 def pick_device(
     device: str = "auto", # "auto", "cpu", "cuda", "cuda:1", "mps"
@@ -261,14 +235,6 @@ def terminal_width(
     if columns.isascii() and columns.isdigit() and int(columns) > 0: return int(columns)
     try: return os.get_terminal_size((stream or sys.stderr).fileno()).columns or 80
     except (AttributeError, OSError, ValueError): return 80  # a file, a pipe, or a notebook
-
-def table_text(
-    table, # a pandas data frame
-    **how, # of pandas' `to_string`: formatters, index
-) -> str:
-    "A table as text whose lines fit into the terminal; columns without room follow in a block below."
-    width = terminal_width(sys.stdout)
-    return table.to_string(line_width=width, max_colwidth=max(20, width // 2), **how)
 
 # %% ../../nbs/core/01_io.ipynb #daa0d6b2
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left{postfix}]"

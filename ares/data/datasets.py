@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TEXT_FIELDS', 'HUB_SPLITS', 'ANSWERS', 'RATIONALES', 'DIVISIONS', 'is_hub_name', 'HubImage', 'verify_image',
-           'refuse_blind', 'read_captions', 'load_scienceqa', 'load_aokvqa', 'load_mmmu', 'load_mmbench',
-           'filter_supported', 'read_published']
+           'read_captions', 'load_scienceqa', 'load_aokvqa', 'load_mmmu', 'load_mmbench', 'filter_supported',
+           'read_published']
 
 # %% ../../nbs/data/03_datasets.ipynb #78e85eb7
 import ast, hashlib, io, os, re, sys
@@ -198,17 +198,6 @@ def _report_missing(
     missing = f"{lost:,} of {len(with_picture):,} images missing (looked for {looked})"
     if images == "all": raise AresError(f"{clipped(source, 150)}: {missing}; put them there.")
     print(f"{Path(source).name}: {missing}; their problems are taken as text")
-
-# %% ../../nbs/data/03_datasets.ipynb #89f85795
-def refuse_blind(
-    problems: list, # of `Problem`
-    source: str | Path, # the data set
-):
-    "Raise an error if problems should have pictures and not one was found."
-    with_picture = [p for p in problems if p.with_picture]
-    if with_picture and not any(p.has_image for p in with_picture):
-        fault = f"none of the {len(with_picture):,} images of its problems was found"
-        raise AresError(f"{clipped(source, 150)}: {fault}; put them there, or set `use_images: false`.")
 
 # %% ../../nbs/data/03_datasets.ipynb #5558a00c
 TEXT_FIELDS = "question hint lecture solution subject topic category skill grade".split()

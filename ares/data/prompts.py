@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['question_text', 'rationale_prompt', 'rationale_target', 'answer_prompt', 'answer_target', 'read_answer',
-           'read_direct', 'find_answer']
+           'find_answer']
 
 # %% ../../nbs/data/04_prompts.ipynb #8bf48b5a
 import re
@@ -312,7 +312,7 @@ def read_answer(
     return _read_whole(text, search)
 
 # %% ../../nbs/data/04_prompts.ipynb #3bb3bac7
-def read_direct(
+def _read_direct(
     text: str, # the output of a model
 ) -> str | None:
     "The answer of a text in words, or None."
@@ -325,4 +325,4 @@ def find_answer(
     problem: Problem,
 ) -> int | str | None: # index of a choice, or words
     "The answer that a text gives to a problem."
-    return read_direct(text) if problem.direct_answers else read_answer(text, problem.choices)
+    return _read_direct(text) if problem.direct_answers else read_answer(text, problem.choices)

@@ -18,7 +18,7 @@ from ..data.datasets import filter_supported, is_hub_name
 from ..data.own import columns_fault
 from ..data.prompts import rationale_target
 from ..data.vision import with_features
-from ..evaluation.benchmarks import TEST_SETS, answer_table, load_test_problems, table_categories
+from ..evaluation.benchmarks import TEST_SETS, answer_table, load_test_problems
 from ..evaluation.judge import ConclusionJudge, win_rate
 from ..evaluation.metrics import failure_signatures, rationale_metrics
 from .config import ARESConfig
@@ -130,7 +130,7 @@ def _compared(
 # %% ../../nbs/pipeline/09_evaluate_on.ipynb #01ee6d85
 def _record(problems: list, rollouts: list, answers: list, on: str) -> dict:
     "The metrics of an evaluation that need no judge."
-    table = answer_table(problems, answers, table_categories(on, problems))
+    table = answer_table(problems, answers, on)
     total = table.iloc[-1].to_dict()
     record = dict(n=len(problems), accuracy=total["accuracy %"], unread_answers=total["unread"],
                   categories=table.astype(object).where(table.notna(), None).to_dict("index"))

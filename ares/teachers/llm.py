@@ -125,7 +125,7 @@ def prefetch(
     for item, (problem, rationale) in zip(items, asked):
         if item not in self.known and item not in rows:
             new.setdefault(problem.id, {}).setdefault(item, (problem, rationale))
-    for group in new.values(): self.queue(kind, group)
+    for group in new.values(): self._queue(kind, group)
     self._follow(items, asked, rows)
     return items
 
@@ -142,12 +142,12 @@ def _follow(
         row = rows.get(item)
         if row and not row["settled"] and row["key"] not in self.open: others[row["key"]] = problem
     self.open |= others
-    self.read(list(others))
+    self._read(list(others))
     if others: self._follow(items, asked, self.ledger.find([i for i in items if i not in self.known]))
 
 # %% ../../nbs/teachers/06_llm.ipynb #d1feee7d
 @patch
-def queue(self: LLMTeacher, kind: str, group: dict): # item -> (problem, rationale), of one problem
+def _queue(self: LLMTeacher, kind: str, group: dict): # item -> (problem, rationale), of one problem
     "Queue the questions for new items of a problem."
     entries, size = list(group.items()), self.size[kind]
     for part in (entries[i:i + size] for i in range(0, len(entries), size)):
@@ -164,7 +164,7 @@ def queue(self: LLMTeacher, kind: str, group: dict): # item -> (problem, rationa
 
 # %% ../../nbs/teachers/06_llm.ipynb #1ce17884
 @patch
-def read(self: LLMTeacher, keys: list):
+def _read(self: LLMTeacher, keys: list):
     "Read the replies to these questions, and settle their items or ask once more."
     sql = """select question, state, reply, stop, attempt, provider from questions
         where key = ? and state in ('answered', 'refused')"""
@@ -203,7 +203,7 @@ def values(
         # a reply may be stored seconds after its time, so the first missing item is looked up by its key
         first = [row["key"] for row in self.ledger.find(missing[:1]).values()]
         keys = dict.fromkeys([row["key"] for row in answered] + first)
-        self.read([key for key in keys if key in self.open])
+        self._read([key for key in keys if key in self.open])
         if answered: self.seen = answered[-1]["answered_at"] - 1
         self._follow(items, asked, self.ledger.find(missing[:500]))
         if missing[0] not in self.known: time.sleep(0.01)

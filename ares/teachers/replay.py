@@ -51,9 +51,6 @@ def feedback_rows(
     if not missing: return rows
     raise AresError(f"replay: {source} has no column `{missing[0]}`; `ares feedback` writes such sets.")
 
-# %% ../../nbs/teachers/09_replay.ipynb #5dd2fbfc
-#| export
-
 # %% ../../nbs/teachers/09_replay.ipynb #5a4b7e20
 class ReplayTeacher(OfflineTeacher):
     "A teacher that repeats the scores and corrections of a feedback data set."
