@@ -21,7 +21,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Trainer
 from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 # %% ../../nbs/students/04_decoder.ipynb #ee180ea7
@@ -56,17 +56,21 @@ class _SlicedDecoder:
         if scale != 1: logits = logits * scale
         return torch.tanh(logits / bound) * bound if bound else logits
     def packs(self, inputs): return _can_pack(self, inputs)
-    def packed(self, ids, places, trees):
+    def packed(self, ids, places, trees, cache=None):
         "States (tokens, d) of texts in one row: ids and positions (tokens,), `trees` of `_in_trees`."
         if self.room: _refuse_too_long(torch.ones(1, int(places.max()) + 1), self.room)
+        more = dict(past_key_values=cache, use_cache=cache is not None)
         with _attending(self, trees):
-            out = self.base_model(input_ids=ids[None], position_ids=places[None], use_cache=False)
+            out = self.base_model(input_ids=ids[None], position_ids=places[None], **more)
         return out.last_hidden_state[0]
-    def unpadded(self, input_ids, attention_mask):
-        "States (rows, length, d) of padded rows, computed without the padding."
+    def unpadded(self, input_ids, attention_mask, cache=None):
+        "States (rows, length, d) of padded rows, computed without the padding; an empty cache is filled."
         real, places = attention_mask.bool(), attention_mask.cumsum(-1) - 1
         trees = [(n, None) for n in attention_mask.sum(1).tolist() if n]
-        return _laid_out(self.packed(input_ids[real], places[real], trees), real)
+        states = self.packed(input_ids[real], places[real], trees, cache)
+        for layer in () if cache is None else cache.layers:
+            layer.keys, layer.values = (_cache_rows(t, real) for t in (layer.keys, layer.values))
+        return _laid_out(states, real)
     def forward(self, input_ids=None, labels=None, num_items_in_batch=None, **inputs):
         if labels is None: return super().forward(input_ids=input_ids, **inputs)
         if self.packs(inputs): hidden = self.unpadded(input_ids, inputs["attention_mask"])[:, :-1]
@@ -171,13 +175,20 @@ def _attending(model, trees: list):
 
 # %% ../../nbs/students/04_decoder.ipynb #6d9961fc
 def _laid_out(
-    states: torch.Tensor, # (tokens, d), packed
+    states: torch.Tensor, # (tokens, ...), packed
     real: torch.Tensor, # (rows, length), False at padding
-) -> torch.Tensor: # (rows, length, d), zero at padding
+) -> torch.Tensor: # (rows, length, ...), zero at padding
     "Packed states in padded rows."
-    table = states.new_zeros(*real.shape, states.shape[-1])
+    table = states.new_zeros(*real.shape, *states.shape[1:])
     table[real] = states
     return table
+
+def _cache_rows(
+    states: torch.Tensor, # (1, heads, tokens, width), keys or values
+    real: torch.Tensor, # (rows, length), False at padding
+) -> torch.Tensor: # (rows, heads, length, width), zero at padding
+    "Keys or values of packed texts, one row for each text."
+    return _laid_out(states[0].transpose(0, 1), real).transpose(1, 2)
 
 # %% ../../nbs/students/04_decoder.ipynb #84dc52ab
 def _tree(
@@ -363,6 +374,55 @@ def _closed_up(
     order = mask.argsort(dim=1, stable=True)[:, -int(mask.sum(1).max()):]
     return {k: v.gather(1, order) if v.shape == mask.shape else v for k, v in batch.items()}
 
+# %% ../../nbs/students/04_decoder.ipynb #ff2be95c
+_ROOM = 32 # tokens for which a layer makes room at once
+
+def _with_room(
+    states: torch.Tensor, # (rows, heads, tokens, width), keys or values
+    room: int, # for how many tokens
+) -> torch.Tensor: # (rows, heads, room, width); what follows the tokens is not set
+    "Copy keys or values to the beginning of a longer buffer."
+    buffer = states.new_empty(*states.shape[:2], room, states.shape[3])
+    buffer[:, :, :states.shape[2]] = states
+    return buffer
+
+class _RoomyLayer(DynamicLayer):
+    "A cache layer with room for more tokens. `keys` and `values` are the filled part of `buffers`."
+    buffers = None # of keys and values, each (rows, heads, room, width)
+    def update(self, key_states, value_states, *args, **kwargs):
+        "Write keys and values of new tokens."
+        start, end = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
+        if self.buffers is None or end > self.buffers[0].shape[2]:
+            self.buffers = [_with_room(states, end + _ROOM) for states in (self.keys, self.values)]
+        rows = len(key_states)
+        for buffer, states in zip(self.buffers, (key_states, value_states)):
+            buffer[:rows, :, start:end] = states
+        self.keys, self.values = (buffer[:rows, :, :end] for buffer in self.buffers)
+        return self.keys, self.values
+    def reorder_cache(self, rows):
+        "Keep some rows, each once. Those that keep their place are not copied."
+        if not isinstance(rows, FakeTensor):  # in a plan there are no numbers
+            moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
+            for states in (self.keys, self.values): states[moved] = states[rows[moved]]
+        self.keys, self.values = self.keys[:len(rows)], self.values[:len(rows)]
+
+
+# %% ../../nbs/students/04_decoder.ipynb #7be23152
+def _closing_gaps(
+    places: torch.Tensor, # (kept rows,): where each is
+    count: int, # rows before, kept or not
+): # (where each is afterwards, the row that each place gets), both (kept rows,)
+    "Let the last rows of a table take the places of rows that are dropped."
+    everywhere = torch.arange(count, device=places.device)
+    used = torch.zeros(count, dtype=torch.bool, device=places.device).index_fill(0, places, True)
+    front, back = used[:len(places)], used[len(places):]
+    movers = everywhere[len(places):][back.int().argsort(descending=True, stable=True)]
+    if not len(movers): return places, everywhere
+    nth = ((~front).cumsum(0) - 1).clamp(0, len(movers) - 1) # of the gaps
+    moves = torch.where(front, everywhere[:len(places)], movers[nth])
+    return everywhere.index_copy(0, moves, everywhere[:len(places)])[places], moves
+
+
 # %% ../../nbs/students/04_decoder.ipynb #5a3c1e07
 class _SamplesCache:
     "The cache of prompts and responses, one row for each sample."
@@ -370,12 +430,15 @@ class _SamplesCache:
     def __init__(self, read, mask, num_samples):
         rows = torch.arange(len(mask), device=mask.device).repeat_interleave(num_samples)
         self.kept, self.mask, self.first = read.past_key_values, mask[rows], read.last_hidden_state[rows, -1]
-        self.prompt = self.mask.shape[1]
+        self.prompt, self.places = self.mask.shape[1], torch.arange(len(rows), device=mask.device)
         _take(self.kept, rows)
+        for layer in self.kept.layers:
+            if type(layer) is DynamicLayer and layer.is_initialized: layer.__class__ = _RoomyLayer
     def keep(self, rows):
-        "Drop all rows but these (indices)."
-        self.mask = self.mask[rows]
-        _take(self.kept, rows)
+        "Drop all rows but these (indices, ascending)."
+        self.places, moves = _closing_gaps(self.places[rows], len(self.mask))
+        self.mask = self.mask[moves]
+        _take(self.kept, moves)
     def skip(self, step):
         "Continue as if `step` tokens were written (for memory plans)."
         n = max(0, self.prompt + step - self.mask.shape[1])
@@ -437,15 +500,20 @@ class _DecoderSteps:
         mask = torch.ones(rows, tokens, dtype=torch.long, device=self.device)
         mask[0, 0] = 0
         return dict(input_ids=torch.full((rows, tokens), 5, device=self.device), attention_mask=mask)
-    def prefill(self, inputs: dict): return self.model.states(**inputs, use_cache=True)
+    def prefill(self, inputs: dict):
+        if not self.model.packs(inputs): return self.model.states(**inputs, use_cache=True)
+        cache = DynamicCache(config=self.model.config)
+        states = self.model.unpadded(**inputs, cache=cache)
+        return BaseModelOutputWithPast(last_hidden_state=states, past_key_values=cache)
 
     def init_cache(self, read, inputs: dict, num_samples: int, length: int):
         return _SamplesCache(read, inputs["attention_mask"], num_samples)
 
     def decode_step(self, cache, last: torch.Tensor, step: int) -> torch.Tensor:
         cache.mask = _longer(cache.mask, 1)
-        out = self.model.states(last[:, None], cache.mask, past_key_values=cache.kept, use_cache=True)
-        return out.last_hidden_state[:, -1]
+        placed = torch.empty_like(last).index_copy(0, cache.places, last)
+        out = self.model.states(placed[:, None], cache.mask, past_key_values=cache.kept, use_cache=True)
+        return out.last_hidden_state[cache.places, -1]
 
 # %% ../../nbs/students/04_decoder.ipynb #84b6fdae
 class _DecoderText:
