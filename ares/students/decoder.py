@@ -435,7 +435,7 @@ class _SamplesCache:
         for layer in self.kept.layers:
             if type(layer) is DynamicLayer and layer.is_initialized: layer.__class__ = _RoomyLayer
     def keep(self, rows):
-        "Drop all rows but these (indices, ascending)."
+        "Drop all rows but these (indices, each once)."
         self.places, moves = _closing_gaps(self.places[rows], len(self.mask))
         self.mask = self.mask[moves]
         _take(self.kept, moves)
