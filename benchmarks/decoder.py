@@ -32,7 +32,7 @@ arguments.add_argument("--dtype", default="float32")
 arguments.add_argument("--repeats", type=int, default=3)
 arguments.add_argument("--steps", type=int, default=24, help="new tokens when sampling")
 arguments.add_argument("--rows", type=int, default=0, help="rollouts of a pass; 0 for the setting")
-arguments.add_argument("--prompts", type=int, default=0, help="problems for sampling; 0 for the setting")
+arguments.add_argument("--prompts", type=int, default=0, help="problems to sample; 0 for the setting")
 arguments.add_argument("--stages", default="sft reference training sampling greedy")
 arguments.add_argument("--ways", default="padded packed")
 asked = arguments.parse_args()
@@ -118,7 +118,8 @@ def work_of(shapes, seconds, peak):
     "How the time of a stage compares with that of its products."
     work = sum(2 * m * k * n * count for (m, k, n), count in shapes.items()) / 1e9
     alone = sum(seconds_alone(*shape) * count for shape, count in shapes.items())
-    return dict(GFLOP=round(work), share_of_peak=round(work / seconds / peak, 2), products_alone=round(alone, 2))
+    share = round(work / seconds / peak, 2)
+    return dict(GFLOP=round(work), share_of_peak=share, products_alone=round(alone, 2))
 
 peak = 2 * 2.048 ** 3 / seconds_alone(2048, 2048, 2048)
 print(f"matrix peak of one thread: {peak:.0f} GFLOP/s")
@@ -129,7 +130,8 @@ for stage in asked.stages.split():
         for way in asked.ways.split():
             allowed = packs if way == "packed" else lambda *_: False
             layer = decoder._RoomyLayer if way == "packed" else DynamicLayer
-            with patch.object(_SlicedDecoder, "packs", allowed), patch.object(decoder, "_RoomyLayer", layer):
+            cache = patch.object(decoder, "_RoomyLayer", layer)
+            with patch.object(_SlicedDecoder, "packs", allowed), cache:
                 products.clear()
                 started = time.process_time()
                 results[way] = works[stage]()
