@@ -4,9 +4,9 @@
 
 CPU seconds, one thread. Both ways take turns in one process; medians. Responses are the data set's own
 solutions, cut to 1/2, 2/3, 5/6 and all of their tokens, so that no training run is needed. The stages
-"sampling" and "greedy" write texts: "padded" has padded prompts and the library's cache, which is copied at each
-token, and "packed" has neither. Beside each stage: the products of its tokens with the weights, in GFLOP, and the
-seconds that they alone would take at the peak.
+"sampling" and "greedy" write texts: "padded" has padded prompts and the library's cache, which is copied at
+each token, and "packed" has neither. Beside a stage: the products of its tokens with the weights, in GFLOP,
+and the seconds that they alone would take.
 """
 import argparse, json, statistics, time
 from collections import Counter
