@@ -4,9 +4,8 @@
 
 CPU seconds, one thread. Both ways take turns in one process; medians. Responses are the data set's own
 solutions, cut to 1/2, 2/3, 5/6 and all of their tokens, so that no training run is needed. The stages
-"sampling" and "greedy" write texts: "padded" has padded prompts and the library's cache, which is copied at
-each token, and "packed" has neither. Beside a stage: the products of its tokens with the weights, in GFLOP,
-and the seconds that they alone would take.
+"sampling" and "greedy" write texts. Beside a stage: the products of its tokens with the weights, in GFLOP, and
+the seconds that they alone would take.
 """
 import argparse, json, statistics, time
 from collections import Counter
@@ -14,13 +13,11 @@ from unittest.mock import patch
 
 import torch
 from torch.nn.functional import linear
-from transformers.cache_utils import DynamicLayer
 
 from ares.core.io import set_seed
 from ares.data.prompts import rationale_prompt
 from ares.pipeline.build import load_splits, make_student, ppo_config
 from ares.pipeline.config import load_config
-from ares.students import decoder
 from ares.students.decoder import _SlicedDecoder
 from ares.training.ppo import _shuffled_batches, batch_losses
 from ares.training.rollouts import add_logprobs, generate_rollouts, make_rollout
@@ -129,9 +126,7 @@ for stage in asked.stages.split():
     for _ in range(asked.repeats):
         for way in asked.ways.split():
             allowed = packs if way == "packed" else lambda *_: False
-            layer = decoder._RoomyLayer if way == "packed" else DynamicLayer
-            cache = patch.object(decoder, "_RoomyLayer", layer)
-            with patch.object(_SlicedDecoder, "packs", allowed), cache:
+            with patch.object(_SlicedDecoder, "packs", allowed):
                 products.clear()
                 started = time.process_time()
                 results[way] = works[stage]()

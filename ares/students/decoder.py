@@ -374,55 +374,6 @@ def _closed_up(
     order = mask.argsort(dim=1, stable=True)[:, -int(mask.sum(1).max()):]
     return {k: v.gather(1, order) if v.shape == mask.shape else v for k, v in batch.items()}
 
-# %% ../../nbs/students/04_decoder.ipynb #ff2be95c
-_ROOM = 32 # tokens for which a layer makes room at once
-
-def _with_room(
-    states: torch.Tensor, # (rows, heads, tokens, width), keys or values
-    room: int, # for how many tokens
-) -> torch.Tensor: # (rows, heads, room, width); what follows the tokens is not set
-    "Copy keys or values to the beginning of a longer buffer."
-    buffer = states.new_empty(*states.shape[:2], room, states.shape[3])
-    buffer[:, :, :states.shape[2]] = states
-    return buffer
-
-class _RoomyLayer(DynamicLayer):
-    "A cache layer with room for more tokens. `keys` and `values` are the filled part of `buffers`."
-    buffers = None # of keys and values, each (rows, heads, room, width)
-    def update(self, key_states, value_states, *args, **kwargs):
-        "Write keys and values of new tokens."
-        start, end = self.keys.shape[2], self.keys.shape[2] + key_states.shape[2]
-        if self.buffers is None or end > self.buffers[0].shape[2]:
-            self.buffers = [_with_room(states, end + _ROOM) for states in (self.keys, self.values)]
-        rows = len(key_states)
-        for buffer, states in zip(self.buffers, (key_states, value_states)):
-            buffer[:rows, :, start:end] = states
-        self.keys, self.values = (buffer[:rows, :, :end] for buffer in self.buffers)
-        return self.keys, self.values
-    def reorder_cache(self, rows):
-        "Keep some rows, each once. Those that keep their place are not copied."
-        if not isinstance(rows, FakeTensor):  # in a plan there are no numbers
-            moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
-            for states in (self.keys, self.values): states[moved] = states[rows[moved]]
-        self.keys, self.values = self.keys[:len(rows)], self.values[:len(rows)]
-
-
-# %% ../../nbs/students/04_decoder.ipynb #7be23152
-def _closing_gaps(
-    places: torch.Tensor, # (kept rows,): where each is
-    count: int, # rows before, kept or not
-): # (where each is afterwards, the row that each place gets), both (kept rows,)
-    "Let the last rows of a table take the places of rows that are dropped."
-    everywhere = torch.arange(count, device=places.device)
-    used = torch.zeros(count, dtype=torch.bool, device=places.device).index_fill(0, places, True)
-    front, back = used[:len(places)], used[len(places):]
-    movers = everywhere[len(places):][back.int().argsort(descending=True, stable=True)]
-    if not len(movers): return places, everywhere
-    nth = ((~front).cumsum(0) - 1).clamp(0, len(movers) - 1) # of the gaps
-    moves = torch.where(front, everywhere[:len(places)], movers[nth])
-    return everywhere.index_copy(0, moves, everywhere[:len(places)])[places], moves
-
-
 # %% ../../nbs/students/04_decoder.ipynb #5a3c1e07
 class _SamplesCache:
     "The cache of prompts and responses, one row for each sample."
@@ -430,15 +381,12 @@ class _SamplesCache:
     def __init__(self, read, mask, num_samples):
         rows = torch.arange(len(mask), device=mask.device).repeat_interleave(num_samples)
         self.kept, self.mask, self.first = read.past_key_values, mask[rows], read.last_hidden_state[rows, -1]
-        self.prompt, self.places = self.mask.shape[1], torch.arange(len(rows), device=mask.device)
+        self.prompt = self.mask.shape[1]
         _take(self.kept, rows)
-        for layer in self.kept.layers:
-            if type(layer) is DynamicLayer and layer.is_initialized: layer.__class__ = _RoomyLayer
     def keep(self, rows):
-        "Drop all rows but these (indices, each once)."
-        self.places, moves = _closing_gaps(self.places[rows], len(self.mask))
-        self.mask = self.mask[moves]
-        _take(self.kept, moves)
+        "Drop all rows but these (indices)."
+        self.mask = self.mask[rows]
+        _take(self.kept, rows)
     def skip(self, step):
         "Continue as if `step` tokens were written (for memory plans)."
         n = max(0, self.prompt + step - self.mask.shape[1])
@@ -511,9 +459,8 @@ class _DecoderSteps:
 
     def decode_step(self, cache, last: torch.Tensor, step: int) -> torch.Tensor:
         cache.mask = _longer(cache.mask, 1)
-        placed = torch.empty_like(last).index_copy(0, cache.places, last)
-        out = self.model.states(placed[:, None], cache.mask, past_key_values=cache.kept, use_cache=True)
-        return out.last_hidden_state[cache.places, -1]
+        out = self.model.states(last[:, None], cache.mask, past_key_values=cache.kept, use_cache=True)
+        return out.last_hidden_state[:, -1]
 
 # %% ../../nbs/students/04_decoder.ipynb #84b6fdae
 class _DecoderText:
