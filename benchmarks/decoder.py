@@ -3,12 +3,16 @@
     OMP_NUM_THREADS=1 python benchmarks/decoder.py path/to/scienceqa --dtype float32 --repeats 3
 
 CPU seconds, one thread. Both ways take turns in one process; medians. Responses are the data set's own
-solutions, cut to 1/2, 2/3, 5/6 and all of their tokens, so that no training run is needed.
+solutions, cut to 1/2, 2/3, 5/6 and all of their tokens, so that no training run is needed. The stages
+"sampling" and "greedy" write texts. Beside a stage: the products of its tokens with the weights, in GFLOP, and
+the seconds that they alone would take.
 """
 import argparse, json, statistics, time
+from collections import Counter
 from unittest.mock import patch
 
 import torch
+from torch.nn.functional import linear
 
 from ares.core.io import set_seed
 from ares.data.prompts import rationale_prompt
@@ -25,6 +29,7 @@ arguments.add_argument("--dtype", default="float32")
 arguments.add_argument("--repeats", type=int, default=3)
 arguments.add_argument("--steps", type=int, default=24, help="new tokens when sampling")
 arguments.add_argument("--rows", type=int, default=0, help="rollouts of a pass; 0 for the setting")
+arguments.add_argument("--prompts", type=int, default=0, help="problems to sample; 0 for the setting")
 arguments.add_argument("--stages", default="sft reference training sampling greedy")
 arguments.add_argument("--ways", default="padded packed")
 asked = arguments.parse_args()
@@ -36,6 +41,11 @@ splits = load_splits(config)
 student = make_student(config, splits["train"])
 for name, weights in student.model.named_parameters():  # an adapter that has learned something
     if "lora_B" in name: torch.nn.init.normal_(weights, std=0.01)
+products = Counter()  # (rows, inputs, outputs) of each product with weights, forward
+def count_product(module, inputs, output):
+    products[inputs[0].numel() // module.in_features, module.in_features, module.out_features] += 1
+for module in student.model.modules():
+    if isinstance(module, torch.nn.Linear): module.register_forward_hook(count_product)
 reference, packs = student.copy(), _SlicedDecoder.packs
 gold = [p for p in splits["train"] if p.solution]
 problems = gold[:config.collect_problems]
@@ -83,23 +93,47 @@ def training():
 
 def sampling(num_samples=config.num_samples, sample=True):
     set_seed(0)
+    some = problems[:asked.prompts or None]
     found = generate_rollouts(
-        student, problems, [rationale_prompt(p) for p in problems], num_samples=num_samples, top_k=50 * sample,
+        student, some, [rationale_prompt(p) for p in some], num_samples=num_samples, top_k=50 * sample,
         max_new_tokens=asked.steps, batch_size=config.rollout_batch_size, temperature=0.8, sample=sample)
-    return [sum(r.logprobs) for r in found]
+    print(f"{len(found)} texts with {sum(len(r.tokens) for r in found)} tokens")
+    return [logprob for r in found for logprob in r.logprobs]
 
 def greedy(): return sampling(1, False)
 
+def seconds_alone(rows, inputs, outputs):
+    "The best time of one product of this shape."
+    states, weights, best = torch.randn(rows, inputs), torch.randn(outputs, inputs), float("inf")
+    for _ in range(4):
+        started = time.process_time()
+        linear(states, weights)
+        best = min(best, time.process_time() - started)
+    return best
+
+def work_of(shapes, seconds, peak):
+    "How the time of a stage compares with that of its products."
+    work = sum(2 * m * k * n * count for (m, k, n), count in shapes.items()) / 1e9
+    alone = sum(seconds_alone(*shape) * count for shape, count in shapes.items())
+    share = round(work / seconds / peak, 2)
+    return dict(GFLOP=round(work), share_of_peak=share, products_alone=round(alone, 2))
+
+peak = 2 * 2.048 ** 3 / seconds_alone(2048, 2048, 2048)
+print(f"matrix peak of one thread: {peak:.0f} GFLOP/s")
 works = dict(sft=sft, reference=reference_pass, training=training, sampling=sampling, greedy=greedy)
 for stage in asked.stages.split():
-    spent, results = {}, {}
+    spent, results, shapes = {}, {}, {}
     for _ in range(asked.repeats):
         for way in asked.ways.split():
             allowed = packs if way == "packed" else lambda *_: False
             with patch.object(_SlicedDecoder, "packs", allowed):
+                products.clear()
                 started = time.process_time()
                 results[way] = works[stage]()
                 spent.setdefault(way, []).append(round(time.process_time() - started, 2))
+                shapes[way] = Counter(products)
     medians = {way: statistics.median(times) for way, times in spent.items()}
     print(json.dumps(dict(stage=stage, medians=medians, all=spent)), flush=True)
+    if stage in ("reference", "sampling", "greedy"):  # forward only
+        for way in shapes: print(way, work_of(shapes[way], medians[way], peak), flush=True)
     if len(results) == 2: print("largest difference", max(map(abs, map(float.__sub__, *results.values()))))

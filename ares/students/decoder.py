@@ -21,7 +21,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Trainer
 from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 # %% ../../nbs/students/04_decoder.ipynb #ee180ea7
@@ -56,17 +56,21 @@ class _SlicedDecoder:
         if scale != 1: logits = logits * scale
         return torch.tanh(logits / bound) * bound if bound else logits
     def packs(self, inputs): return _can_pack(self, inputs)
-    def packed(self, ids, places, trees):
+    def packed(self, ids, places, trees, cache=None):
         "States (tokens, d) of texts in one row: ids and positions (tokens,), `trees` of `_in_trees`."
         if self.room: _refuse_too_long(torch.ones(1, int(places.max()) + 1), self.room)
+        more = dict(past_key_values=cache, use_cache=cache is not None)
         with _attending(self, trees):
-            out = self.base_model(input_ids=ids[None], position_ids=places[None], use_cache=False)
+            out = self.base_model(input_ids=ids[None], position_ids=places[None], **more)
         return out.last_hidden_state[0]
-    def unpadded(self, input_ids, attention_mask):
-        "States (rows, length, d) of padded rows, computed without the padding."
+    def unpadded(self, input_ids, attention_mask, cache=None):
+        "States (rows, length, d) of padded rows, computed without the padding; an empty cache is filled."
         real, places = attention_mask.bool(), attention_mask.cumsum(-1) - 1
         trees = [(n, None) for n in attention_mask.sum(1).tolist() if n]
-        return _laid_out(self.packed(input_ids[real], places[real], trees), real)
+        states = self.packed(input_ids[real], places[real], trees, cache)
+        for layer in () if cache is None else cache.layers:
+            layer.keys, layer.values = (_cache_rows(t, real) for t in (layer.keys, layer.values))
+        return _laid_out(states, real)
     def forward(self, input_ids=None, labels=None, num_items_in_batch=None, **inputs):
         if labels is None: return super().forward(input_ids=input_ids, **inputs)
         if self.packs(inputs): hidden = self.unpadded(input_ids, inputs["attention_mask"])[:, :-1]
@@ -171,13 +175,20 @@ def _attending(model, trees: list):
 
 # %% ../../nbs/students/04_decoder.ipynb #6d9961fc
 def _laid_out(
-    states: torch.Tensor, # (tokens, d), packed
+    states: torch.Tensor, # (tokens, ...), packed
     real: torch.Tensor, # (rows, length), False at padding
-) -> torch.Tensor: # (rows, length, d), zero at padding
+) -> torch.Tensor: # (rows, length, ...), zero at padding
     "Packed states in padded rows."
-    table = states.new_zeros(*real.shape, states.shape[-1])
+    table = states.new_zeros(*real.shape, *states.shape[1:])
     table[real] = states
     return table
+
+def _cache_rows(
+    states: torch.Tensor, # (1, heads, tokens, width), keys or values
+    real: torch.Tensor, # (rows, length), False at padding
+) -> torch.Tensor: # (rows, heads, length, width), zero at padding
+    "Keys or values of packed texts, one row for each text."
+    return _laid_out(states[0].transpose(0, 1), real).transpose(1, 2)
 
 # %% ../../nbs/students/04_decoder.ipynb #84dc52ab
 def _tree(
@@ -437,7 +448,11 @@ class _DecoderSteps:
         mask = torch.ones(rows, tokens, dtype=torch.long, device=self.device)
         mask[0, 0] = 0
         return dict(input_ids=torch.full((rows, tokens), 5, device=self.device), attention_mask=mask)
-    def prefill(self, inputs: dict): return self.model.states(**inputs, use_cache=True)
+    def prefill(self, inputs: dict):
+        if not self.model.packs(inputs): return self.model.states(**inputs, use_cache=True)
+        cache = DynamicCache(config=self.model.config)
+        states = self.model.unpadded(**inputs, cache=cache)
+        return BaseModelOutputWithPast(last_hidden_state=states, past_key_values=cache)
 
     def init_cache(self, read, inputs: dict, num_samples: int, length: int):
         return _SamplesCache(read, inputs["attention_mask"], num_samples)
