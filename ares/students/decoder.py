@@ -183,6 +183,7 @@ def _laid_out(
     table[real] = states
     return table
 
+# %% ../../nbs/students/04_decoder.ipynb #91f4d3c8
 def _cache_rows(
     states: torch.Tensor, # (1, heads, tokens, width), keys or values
     real: torch.Tensor, # (rows, length), False at padding
