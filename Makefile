@@ -16,7 +16,7 @@ help:                ## this list
 demo: $(VENV)/.demo  ## run the whole loop on problems the project makes (six to ten minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/ares run params/demo.yaml  # a second thread gains little here, and crawls when the machine has other work
 
-test: $(VENV)/.dev   ## check and run the notebooks, then the tests, in WORKERS processes (3; up to 3 GB each)
+test: $(VENV)/.dev   ## check and run the notebooks, then the tests, in WORKERS processes (3: some tests wait for a server)
 	@OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers $(WORKERS) --timing  # one thread each: more would wait for each other
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 15
 

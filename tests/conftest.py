@@ -1,5 +1,5 @@
 "Paths and small runs that several tests share."
-import gc, json, os
+import json, os
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,7 @@ from jupyter_client.provisioning import local_provisioner
 
 from ares.pipeline.stages import run_ares
 from ares.pipeline.config import load_config
-from forks import FORKS, fork_kernel
+from forks import FORKS, begin, fork_kernel
 
 ROOT = Path(__file__).resolve().parent.parent
 FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 200))  # of each fuzz test; thousands for the full size
@@ -29,9 +29,8 @@ def pytest_collection_modifyitems(items):
 
 def work(log, do, args):
     "Do something; what is said goes into a file."
-    gc.freeze()  # as in `forks.settle`
-    said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for stream in (1, 2): os.dup2(said, stream)
+    Path(log).write_text("")
+    begin({1: log, 2: log})
     do(*args)
 
 

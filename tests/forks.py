@@ -11,13 +11,18 @@ FORKS.set_forkserver_preload("""ares.pipeline.stages ares.pipeline.sweep ares.te
 start_kernel = local_provisioner.launch_kernel
 
 
+def begin(files):
+    "The first thing that a fork does: from now on its streams (1 and 2) write to files that exist."
+    gc.freeze()  # what was imported stays, so the collector need not look at it
+    for stream, file in files.items(): os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), stream)
+
+
 def settle(folder, environment, files):
     "Give a fork the folder, the environment and the output files of a new process."
-    gc.freeze()  # what was imported stays, so the collector need not look at it
+    begin(files)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    for stream, file in files.items(): os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), stream)
 
 
 def be_command(words, folder, environment, files):
@@ -37,8 +42,9 @@ def run_command(*words, cwd, env=None, timeout=900):
         process = FORKS.Process(target=be_command, args=settings)
         process.start()
         process.join(timeout)
-        if process.is_alive(): process.kill()
-        assert process.exitcode is not None, f"ares {words}: not done in {timeout} seconds"
+        late = process.is_alive()
+        if late: process.kill()
+        assert not late, f"ares {words}: not done in {timeout} seconds"
         texts = [file.read_text() for file in files.values()]
     return subprocess.CompletedProcess(["ares", *words], process.exitcode, *texts)
 
@@ -81,6 +87,6 @@ def fork_kernel(command, stdout=None, stderr=None, cwd=None, env=None, **other):
         return start_kernel(command, stdout=stdout, stderr=stderr, cwd=cwd, env=env, **other)
     environment = dict(os.environ if env is None else env)
     environment.pop("JPY_PARENT_PID", None)  # a fork's parent is the server of the forks
-    files = {stream: f"/proc/{os.getpid()}/fd/{file if isinstance(file, int) else file.fileno()}"
-             for stream, file in ((1, stdout), (2, stderr)) if file is not None}
+    given = {1: stdout, 2: stderr}  # open files, or None
+    files = {stream: os.path.abspath(file.name) for stream, file in given.items() if file}
     return ForkedKernel(command[3:], str(cwd or os.getcwd()), environment, files)
