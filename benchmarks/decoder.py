@@ -29,7 +29,6 @@ arguments.add_argument("--dtype", default="float32")
 arguments.add_argument("--repeats", type=int, default=3)
 arguments.add_argument("--steps", type=int, default=24, help="new tokens when sampling")
 arguments.add_argument("--rows", type=int, default=0, help="rollouts of a pass; 0 for the setting")
-arguments.add_argument("--prompts", type=int, default=0, help="problems to sample; 0 for the setting")
 arguments.add_argument("--stages", default="sft reference training sampling greedy")
 arguments.add_argument("--ways", default="padded packed")
 asked = arguments.parse_args()
@@ -93,9 +92,8 @@ def training():
 
 def sampling(num_samples=config.num_samples, sample=True):
     set_seed(0)
-    some = problems[:asked.prompts or None]
     found = generate_rollouts(
-        student, some, [rationale_prompt(p) for p in some], num_samples=num_samples, top_k=50 * sample,
+        student, problems, [rationale_prompt(p) for p in problems], num_samples=num_samples, top_k=50 * sample,
         max_new_tokens=asked.steps, batch_size=config.rollout_batch_size, temperature=0.8, sample=sample)
     print(f"{len(found)} texts with {sum(len(r.tokens) for r in found)} tokens")
     return [logprob for r in found for logprob in r.logprobs]

@@ -64,13 +64,10 @@ class _SlicedDecoder:
             out = self.base_model(input_ids=ids[None], position_ids=places[None], **more)
         return out.last_hidden_state[0]
     def unpadded(self, input_ids, attention_mask, cache=None):
-        "States (rows, length, d) of padded rows, computed without the padding; an empty cache is filled."
+        "States (rows, length, d) of padded rows, computed without the padding; a cache gets them in one row."
         real, places = attention_mask.bool(), attention_mask.cumsum(-1) - 1
         trees = [(n, None) for n in attention_mask.sum(1).tolist() if n]
-        states = self.packed(input_ids[real], places[real], trees, cache)
-        for layer in () if cache is None else cache.layers:
-            layer.keys, layer.values = (_cache_rows(t, real) for t in (layer.keys, layer.values))
-        return _laid_out(states, real)
+        return _laid_out(self.packed(input_ids[real], places[real], trees, cache), real)
     def forward(self, input_ids=None, labels=None, num_items_in_batch=None, **inputs):
         if labels is None: return super().forward(input_ids=input_ids, **inputs)
         if self.packs(inputs): hidden = self.unpadded(input_ids, inputs["attention_mask"])[:, :-1]
@@ -452,7 +449,9 @@ class _DecoderSteps:
     def prefill(self, inputs: dict):
         if not self.model.packs(inputs): return self.model.states(**inputs, use_cache=True)
         cache = DynamicCache(config=self.model.config)
-        states = self.model.unpadded(**inputs, cache=cache)
+        states, real = self.model.unpadded(**inputs, cache=cache), inputs["attention_mask"].bool()
+        for layer in cache.layers:
+            layer.keys, layer.values = _cache_rows(layer.keys, real), _cache_rows(layer.values, real)
         return BaseModelOutputWithPast(last_hidden_state=states, past_key_values=cache)
 
     def init_cache(self, read, inputs: dict, num_samples: int, length: int):
