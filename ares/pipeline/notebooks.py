@@ -6,7 +6,7 @@
 __all__ = ['CSS', 'execute_notebook', 'export_html', 'make_page', 'make_report', 'run_notebooks', 'complete_run']
 
 # %% ../../nbs/pipeline/07_notebooks.ipynb #c9fdef25
-import html, logging, queue, re, warnings
+import asyncio, html, logging, queue, re, warnings
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +31,12 @@ def _run_notebook(
     raise AresError(f"{name}.ipynb: this notebook of nbs/runs/ is missing; install the package again.")
 
 # %% ../../nbs/pipeline/07_notebooks.ipynb #7d357e89
+async def _cancel_tasks():
+    "Cancel what an interrupt has left on the event loop, and read the errors of it."
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others: task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
 @contextmanager
 def _kernel(
     log: Path, # file for what the process of the kernel writes
@@ -45,6 +51,7 @@ def _kernel(
             yield manager
             now = False
         finally:
+            if now: run_sync(_cancel_tasks)()
             if manager.has_kernel: run_sync(manager.shutdown_kernel)(now=now)
 
 # %% ../../nbs/pipeline/07_notebooks.ipynb #f1bf07e3
