@@ -1,5 +1,6 @@
 "Paths and small runs that several tests share."
 import json, os
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,12 @@ from jupyter_client.provisioning import local_provisioner
 
 from ares.pipeline.stages import run_ares
 from ares.pipeline.config import load_config
-from forks import FORKS, begin, fork_kernel
+from ares.teachers import sender
+from forks import FORKS, begin, fork_kernel, fork_sender
 
 ROOT = Path(__file__).resolve().parent.parent
 FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 200))  # of each fuzz test; thousands for the full size
-local_provisioner.launch_kernel = fork_kernel
+local_provisioner.launch_kernel, sender._start_process = fork_kernel, fork_sender
 
 
 # these files take longest, so they begin first: a long one at the end would keep one of two workers waiting
@@ -36,9 +38,9 @@ def work(log, do, args):
 
 def start(do, *args, log):
     "Do something in a process of its own."
-    # goes when the tests end, whatever failed
-    process = FORKS.Process(target=work, args=(log, do, args), daemon=True)
+    process = FORKS.Process(target=work, args=(log, do, args))
     process.start()
+    Finalize(process, process.kill, exitpriority=10)  # when the tests end, whatever failed
     process.log = log
     return process
 

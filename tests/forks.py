@@ -1,19 +1,24 @@
 "Processes that begin with everything imported, so that no test waits for a start of Python."
 import gc, multiprocessing, os, signal, subprocess, sys, tempfile, time
+from multiprocessing.connection import Connection
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 from jupyter_client.provisioning import local_provisioner
 
+from ares.teachers import sender
+
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload("""ares.pipeline.stages ares.pipeline.sweep ares.teachers.llm ares.reports.report
     ares.teachers.mock_server ares.data.vision ipykernel.kernelapp matplotlib.backends.backend_agg pandas
-    pytest jupyter_client.provisioning""".split())
-start_kernel = local_provisioner.launch_kernel
+    pytest jupyter_client.provisioning anthropic openai""".split())
+start_kernel, start_sender = local_provisioner.launch_kernel, sender._start_process
 
 
 def begin(files):
     "The first thing that a fork does: from now on its streams (1 and 2) write to files that exist."
     gc.freeze()  # what was imported stays, so the collector need not look at it
+    sender._start_process = fork_sender
     for stream, file in files.items(): os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), stream)
 
 
@@ -61,15 +66,14 @@ def be_kernel(words, folder, environment, files):
     IPKernelApp.launch_instance(words)
 
 
-class ForkedKernel:
-    "A kernel that is a fork; it answers as a `subprocess.Popen` does."
+class Fork:
+    "A process that is a fork; it answers as a `subprocess.Popen` does."
     stdin = stdout = stderr = None
 
-    def __init__(self, words, cwd, environment, files):
-        self.process = FORKS.Process(target=be_kernel, args=(words, cwd, environment, files))
+    def __init__(self, do, *args):
+        self.process = FORKS.Process(target=do, args=args)
         self.process.start()
         self.pid = self.process.pid
-        while self.poll() is None and os.getpgid(self.pid) != self.pid: time.sleep(0.005)
 
     def poll(self): return self.process.exitcode
     def send_signal(self, number): os.kill(self.pid, number)
@@ -89,4 +93,27 @@ def fork_kernel(command, stdout=None, stderr=None, cwd=None, env=None, **other):
     environment.pop("JPY_PARENT_PID", None)  # a fork's parent is the server of the forks
     given = {1: stdout, 2: stderr}  # open files, or None
     files = {stream: os.path.abspath(file.name) for stream, file in given.items() if file}
-    return ForkedKernel(command[3:], str(cwd or os.getcwd()), environment, files)
+    kernel = Fork(be_kernel, command[3:], str(cwd or os.getcwd()), environment, files)
+    while kernel.poll() is None and os.getpgid(kernel.pid) != kernel.pid: time.sleep(0.005)
+    return kernel
+
+
+def be_sender(ledger, environment, files, options):
+    "Become a sender, in a group of processes of its own."
+    os.setsid()
+    settle(os.getcwd(), environment, files)
+    os.dup2(options.fileno(), 0)
+    sys.stdin = open(0)
+    sys.argv = ["-c", ledger]
+    sender.run_sender()
+
+
+def fork_sender(ledger, environment, log):
+    "As `_start_process` of the senders; the sender is a fork."
+    end, own_end = os.pipe()
+    files = {1: os.devnull, 2: os.path.abspath(log.name)}
+    with Connection(end, writable=False) as options:
+        process = Fork(be_sender, str(ledger), environment, files, options)
+    process.stdin = open(own_end, "wb", buffering=0)
+    Finalize(process, process.stdin.close, exitpriority=10)  # a sender ends when its input is closed
+    return process

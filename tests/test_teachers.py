@@ -21,7 +21,7 @@ from ares.pipeline.config import load_config
 from ares.teachers.mock_server import LINE_FAULTS, REPLY_FAULTS, MockServer
 from ares.teachers.offline import FactTeacher
 from conftest import ROOT, end, loop, start, timeless
-from forks import run_command
+from forks import run_command, start_sender
 
 KEY = "sk-ant-a-secret-that-must-not-be-found"
 FACTS = FactTeacher()
@@ -545,7 +545,8 @@ def test_a_password_in_an_address_is_refused_and_kept_nowhere(tmp_path):
     assert "passw0rd" not in str(said.value)
 
 
-def test_the_options_of_a_sender_stand_in_no_list_of_processes(tmp_path, reach):
+def test_the_options_of_a_sender_stand_in_no_list_of_processes(tmp_path, reach, monkeypatch):
+    monkeypatch.setattr(sending, "_start_process", start_sender)  # no fork
     with reach(MockServer(PROBLEMS[:1], FACTS)):
         teacher = ClaudeTeacher(tmp_path/"ledger.sqlite")
         teacher.fetch()

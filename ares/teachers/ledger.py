@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
-import pandas as pd
 import psutil
 from fastcore.basics import patch
 
@@ -24,39 +23,36 @@ PRICES_OF = "2026-11-24" # read from the providers' public price lists
 _CACHE_WRITE, _BATCH = 1.25, 0.5 # factors: of the price of fresh input; of the whole price
 
 # %% ../../nbs/teachers/04_ledger.ipynb #fb9d26e8
-_PRICES = pd.DataFrame.from_dict(
-    orient="index",
-    columns=["input", "output", "cache_read", "takes_temperature", "thinking_off"],
-    data={
-        "claude-haiku-5-5": (0.1, 0.5, 0.01, False, "disabled"),
-        "claude-haiku-4-5": (1, 5, 0.1, True, ""),
-        "claude-sonnet-5-5": (2, 10, 0.1, False, "between_tools"),
-        "claude-sonnet-5": (2, 10, 0.2, False, "disabled"),
-        "claude-sonnet-4-6": (3, 15, 0.3, True, ""),
-        "claude-sonnet-4-5": (3, 15, 0.3, True, ""),
-        "claude-opus-5-5": (4, 20, 0.2, False, "always"),
-        "claude-opus-5": (5, 25, 0.5, False, "always"),
-        "claude-opus-4-8": (5, 25, 0.5, False, ""),
-        "claude-opus-4-7": (5, 25, 0.5, False, ""),
-        "claude-opus-4-6": (5, 25, 0.5, True, ""),
-        "claude-opus-4-5": (5, 25, 0.5, True, ""),
-        "claude-fable-5-1": (10, 50, 0.25, False, "always"),
-        "gpt-4o": (2.5, 10, 1.25, True, ""),
-        "gpt-4o-mini": (0.15, 0.6, 0.075, True, ""),
-    },
-)
+_PRICES = {  # input, output, cache_read, takes_temperature, thinking_off
+    "claude-haiku-5-5": (0.1, 0.5, 0.01, False, "disabled"),
+    "claude-haiku-4-5": (1, 5, 0.1, True, ""),
+    "claude-sonnet-5-5": (2, 10, 0.1, False, "between_tools"),
+    "claude-sonnet-5": (2, 10, 0.2, False, "disabled"),
+    "claude-sonnet-4-6": (3, 15, 0.3, True, ""),
+    "claude-sonnet-4-5": (3, 15, 0.3, True, ""),
+    "claude-opus-5-5": (4, 20, 0.2, False, "always"),
+    "claude-opus-5": (5, 25, 0.5, False, "always"),
+    "claude-opus-4-8": (5, 25, 0.5, False, ""),
+    "claude-opus-4-7": (5, 25, 0.5, False, ""),
+    "claude-opus-4-6": (5, 25, 0.5, True, ""),
+    "claude-opus-4-5": (5, 25, 0.5, True, ""),
+    "claude-fable-5-1": (10, 50, 0.25, False, "always"),
+    "gpt-4o": (2.5, 10, 1.25, True, ""),
+    "gpt-4o-mini": (0.15, 0.6, 0.075, True, ""),
+}
 
 # %% ../../nbs/teachers/04_ledger.ipynb #f20fb3fa
-_UNKNOWN = dict(input=None, output=None, cache_read=None, takes_temperature=False, thinking_off="")
+_FACTS = "input", "output", "cache_read", "takes_temperature", "thinking_off"
+_UNKNOWN = None, None, None, False, ""
 
 def model_facts(
     model: str,
     prices: dict = {}, # model -> [input, output, cache_read], dollars a million tokens; replaces the table
-) -> pd.Series: # a line of `_PRICES`; prices are None if they are not known
+) -> dict: # a line of `_PRICES`, with the names of `_FACTS`; prices are None if they are not known
     "The known prices and properties of a model."
-    longest_first = sorted(_PRICES.index, key=len, reverse=True)
+    longest_first = sorted(_PRICES, key=len, reverse=True)
     name = next((n for n in longest_first if model == n or model.startswith(f"{n}-2")), None)
-    facts = _PRICES.loc[name].copy() if name else pd.Series(_UNKNOWN, dtype=object)
+    facts = dict(zip(_FACTS, _PRICES.get(name, _UNKNOWN)))
     if model in prices: facts["input"], facts["output"], facts["cache_read"] = prices[model]
     return facts
 
@@ -267,7 +263,10 @@ class Ledger:
 
     @contextmanager
     def change(self):
-        "A transaction."
+        "A transaction; inside another one it is a part of that."
+        if self.db.in_transaction:
+            yield self.db
+            return
         with self.plain_errors():
             self.db.execute("begin immediate")
             with self.db: yield self.db
@@ -503,8 +502,9 @@ _TOTALS = ["questions", "answered", "refused", "asked again", "failed", "tokens 
 def totals(
     self: Ledger,
     by: tuple = ("stage", "kind", "model"),
-) -> pd.DataFrame: # columns `by` and `_TOTALS`
+) -> "pd.DataFrame": # columns `by` and `_TOTALS`
     "Questions, replies and dollars, in groups."
+    import pandas as pd  # a second, which a sender does without
     names = ", ".join(by)
     groups = self.rows(f"""select {names}, count(*) as questions, sum(state = 'answered') as answered,
         sum(state = 'refused') as refused, sum(attempt > 1) as "asked again",

@@ -114,36 +114,46 @@ class LLMTeacher:
         return item_key(context, self.rubric, rationale)
 
 # %% ../../nbs/teachers/06_llm.ipynb #2b298cbf
+def _fifties(entries: list): # gives lists of at most 50 entries
+    "Parts of which each is stored by one commit."
+    return (entries[start:start + 50] for start in range(0, len(entries), 50))
+
 @patch
 def prefetch(
     self: LLMTeacher, kind: str,
     asked: list, # of (problem, rationale), see `user_text`
 ) -> list: # of items
     "Start requests early: queue questions for all items that the ledger does not know."
+    unseen = {problem.id: problem for problem, _ in asked if problem.id not in self.pictures}
+    for part in _fifties(list(unseen.values())):
+        with self.ledger.change():
+            for problem in part: self.picture(problem)
     items, new = [self.item(kind, *a) for a in asked], {}
     rows = self.ledger.find([i for i in items if i not in self.known])
     for item, (problem, rationale) in zip(items, asked):
         if item not in self.known and item not in rows:
             new.setdefault(problem.id, {}).setdefault(item, (problem, rationale))
-    for group in new.values(): self._queue(kind, group)
-    self._follow(items, asked, rows)
+    for part in _fifties(list(new.values())):
+        with self.ledger.change():
+            for group in part: self._queue(kind, group)
+    self._follow({item: problem for item, (problem, _) in zip(items, asked)}, rows)
     return items
 
 # %% ../../nbs/teachers/06_llm.ipynb #follow01
 @patch
 def _follow(
-    self: LLMTeacher, items: list, asked: list,
+    self: LLMTeacher,
+    problems: dict, # item -> its problem
     rows: dict, # what `Ledger.find` knows of the items
 ):
     "Take the answers that are there, and watch the questions of other processes."
     self.known |= {i: json.loads(row["value"]) for i, row in rows.items() if row["settled"]}
     others = {}
-    for item, (problem, _) in zip(items, asked):
-        row = rows.get(item)
-        if row and not row["settled"] and row["key"] not in self.open: others[row["key"]] = problem
+    for item, row in rows.items():
+        if not row["settled"] and row["key"] not in self.open: others[row["key"]] = problems[item]
     self.open |= others
     self._read(list(others))
-    if others: self._follow(items, asked, self.ledger.find([i for i in items if i not in self.known]))
+    if others: self._follow(problems, self.ledger.find([i for i in problems if i not in self.known]))
 
 # %% ../../nbs/teachers/06_llm.ipynb #d1feee7d
 @patch
@@ -168,8 +178,11 @@ def _read(self: LLMTeacher, keys: list):
     "Read the replies to these questions, and settle their items or ask once more."
     sql = """select question, state, reply, stop, attempt, provider from questions
         where key = ? and state in ('answered', 'refused')"""
-    for key in keys:
-        for row in self.ledger.rows(sql, key): self._read_row(key, row)
+    rows = {key: self.ledger.rows(sql, key) for key in keys}
+    if not any(rows.values()): return
+    with self.ledger.change():
+        for key, answers in rows.items():
+            for row in answers: self._read_row(key, row)
 
 # %% ../../nbs/teachers/06_llm.ipynb #0f7230e8
 @patch
@@ -196,6 +209,7 @@ def values(
 ) -> list: # for each, its value, or None when both attempts failed
     "Ask, wait, and return the answers."
     items, started = self.prefetch(kind, asked), time.time()
+    problems = {item: problem for item, (problem, _) in zip(items, asked)}
     sql = "select key, answered_at from questions where answered_at >= ? order by answered_at"
     while missing := [i for i in items if i not in self.known]:
         self.fetch()
@@ -205,8 +219,8 @@ def values(
         keys = dict.fromkeys([row["key"] for row in answered] + first)
         self._read([key for key in keys if key in self.open])
         if answered: self.seen = answered[-1]["answered_at"] - 1
-        self._follow(items, asked, self.ledger.find(missing[:500]))
-        if missing[0] not in self.known: time.sleep(0.01)
+        self._follow(problems, self.ledger.find(missing[:500]))
+        if missing[0] not in self.known: time.sleep(0.05)
         if self.send == "batch" and time.time() - started > self.patience:
             raise AresError(f"batch: {len(missing)} answers are still at the provider after "
                             f"{self.patience / 60:g} minutes; nothing is lost: start the run again later, "

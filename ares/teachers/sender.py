@@ -408,24 +408,30 @@ def _budget_sentence(run: _Run, worst: float) -> str: # worst: dollars of the ne
     return f"{name}: {why}. Everything is kept; raise {name} and start the run again to go on."
 
 # %% ../../nbs/teachers/05_sender.ipynb #c7d16270
-def _begin_next(run: _Run, tasks: set) -> bool: # whether a question went out
-    "Start the next question, if there is one and the budget allows it."
-    if time.monotonic() < run.full_until: return False
-    row = next(iter(run.ledger.lease(run.options["provider"], run.me, 1)), None)
-    if row is None: return False
-    worst = _price_at_most(run, row)
-    if not run.book({row["key"]: worst}):
-        run.ledger.put_back([row["key"]])
-        run.full_until = time.monotonic() + 0.2
-        if not _is_under_way(run): run.stop(_budget_sentence(run, worst))
-        return False
+def _begin(run: _Run, tasks: set, row: dict, worst: float): # worst: its price, which is booked already
+    "Start to send a question."
     def done(task):
         tasks.discard(task)
         run.full_until = 0.0
         if error := task.exception(): run.failed(error, "a reply could not be kept: ")
-    tasks.add(task := asyncio.create_task(_send_one(run, row, worst)))
+    task = asyncio.create_task(_send_one(run, row, worst))
+    tasks.add(task)
     task.add_done_callback(done)
-    return True
+
+def _begin_more(run: _Run, tasks: set):
+    "Start the next questions, as far as there is room for them and the budget allows it."
+    room = run.options["concurrency"] - len(tasks)
+    if run.over() or not room or time.monotonic() < run.full_until: return
+    rows = run.ledger.lease(run.options["provider"], run.me, room)
+    if not rows: return
+    worst = {row["key"]: _price_at_most(run, row) for row in rows}
+    booked = len(run.book(worst))
+    for row in rows[:booked]: _begin(run, tasks, row, worst[row["key"]])
+    if booked == len(rows): return
+    left = [row["key"] for row in rows[booked:]]
+    run.ledger.put_back(left)
+    run.full_until = time.monotonic() + 0.2
+    if not _is_under_way(run): run.stop(_budget_sentence(run, worst[left[0]]))
 
 # %% ../../nbs/teachers/05_sender.ipynb #aed4ea80
 def _is_under_way(run: _Run) -> bool:
@@ -442,7 +448,7 @@ async def _send_live(run: _Run):
         if time.monotonic() - looked > 1:
             looked = time.monotonic()
             run.ledger.recover_stale(run.options["provider"])
-        while not run.over() and len(tasks) < run.options["concurrency"] and _begin_next(run, tasks): pass
+        _begin_more(run, tasks)
         await asyncio.sleep(0.01)
 
 # %% ../../nbs/teachers/05_sender.ipynb #dd2e3aa8
@@ -640,6 +646,16 @@ class _Notes:
             raise AresError(message)
 
 # %% ../../nbs/teachers/05_sender.ipynb #baecef6c
+def _start_process(
+    ledger: Path,
+    environment: dict,
+    log, # open file for what the process says
+) -> subprocess.Popen:
+    "Start the process of a sender, which outlives an interrupt of this one."
+    code = "from ares.teachers.sender import run_sender; run_sender()"
+    return subprocess.Popen([sys.executable, "-c", code, str(ledger)], stdin=subprocess.PIPE, bufsize=0,
+                            stdout=subprocess.DEVNULL, stderr=log, start_new_session=True, env=environment)
+
 class Sender(_Notes):
     "Starts a sender for a run when it is first needed, and again if it was lost."
     def __init__(self, ledger: Path, **options):
@@ -652,13 +668,9 @@ class Sender(_Notes):
         "Start a sender if none runs; raise an error if the last one had a reason to stop."
         if self.process and self.process.poll() is None: return self.show_note()
         if self.process: self.raise_reason()
-        code = "from ares.teachers.sender import run_sender; run_sender()"
+        environment = _known_to(self.options.get("base_url", ""))
         with open(self.ledger.with_suffix(".log"), "a") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", code, str(self.ledger.resolve())], stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL, stderr=log, bufsize=0, start_new_session=True,
-                env=_known_to(self.options.get("base_url", "")),
-            )
+            self.process = _start_process(self.ledger.resolve(), environment, log)
         try: self.process.stdin.write(json.dumps(self.options).encode() + b"\n")
         except BrokenPipeError: pass  # it has ended already; the next call finds its reason
 
