@@ -1,5 +1,5 @@
 "The repository keeps its own rules: clean notebooks in sync with the package, readable, self-contained."
-import json, re, shutil, subprocess, sys
+import ast, json, re, shutil, subprocess, sys
 from collections import Counter
 from pathlib import Path
 
@@ -64,6 +64,16 @@ def test_library_notebooks_keep_to_the_bar(path):
     assert path.stat().st_size <= 300_000
     assert sum(exported) / len(exported) <= 15 and max(exported) <= 50
     assert any(re.search(r"\btest_\w+\(|\bassert\b", s) for s in code)
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=name)
+def test_a_cell_that_imports_does_nothing_else(path):
+    "When nbdev makes the site, it executes each cell that imports something, and the examples in it."
+    for code in (source(c) for c in cells(path) if c["cell_type"] == "code"):
+        if "#| export" in code or "#| eval: false" in code: continue
+        nodes = list(ast.walk(ast.parse(code)))
+        imports = any(isinstance(node, (ast.Import, ast.ImportFrom)) for node in nodes)
+        assert not imports or not any(isinstance(node, (ast.Expr, ast.Assign)) for node in nodes), code[:300]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
