@@ -1,11 +1,14 @@
 "What a command starts (the processes of a launcher, the jobs of a sweep, the kernels of notebooks) as forks."
-import atexit, multiprocessing, os, runpy, subprocess, sys, time
+import atexit, multiprocessing, os, runpy, signal, subprocess, sys, time
 from functools import partial
 from multiprocessing import forkserver, resource_tracker
+from pathlib import Path
 from unittest.mock import patch
 
+import psutil
 import torch
 from jupyter_client.provisioning import local_provisioner
+from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
 
 import forks
 from conftest import start
@@ -26,7 +29,7 @@ def start_forks(address):
     multiprocessing.current_process().daemon = False  # so that it may start others
     forkserver._forkserver._forkserver_address = address
     forkserver._forkserver.ensure_running = resource_tracker.ensure_running  # its parent looks after it
-    subprocess.Popen = fork_python
+    subprocess.Popen = subprocess_handler.Popen = fork_python
     local_provisioner.launch_kernel = fork_kernel
 
 
@@ -36,6 +39,7 @@ def be_python(module, words, folder, environment, files, session, address):
     settle(folder, environment, files)
     own_files.update(files)
     start_forks(address)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore Ctrl-C
     if "OMP_NUM_THREADS" in environment: torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
     sys.path[:0] = [folder, *environment.get("PYTHONPATH", "").split(os.pathsep)]
     sys.argv = [module, *words]
@@ -98,3 +102,12 @@ def run_command(*words, **options):
     "As `run_command` of forks; the kernels that the command starts are forks."
     with patch.object(forks, "be_command", partial(be_command, server())):
         return forks.run_command(*words, **options)
+
+
+def processes_of(run):
+    "The process that holds the lock of a run, and the kernel of its notebooks: they have these files open."
+    files = {Path(run)/"lock", Path(run)/"notebooks"/"kernel.log"}
+    def works_on_it(process):
+        try: return not files.isdisjoint(Path(file.path) for file in process.open_files())
+        except psutil.NoSuchProcess: return False
+    return list(filter(works_on_it, psutil.Process().children(recursive=True)))

@@ -1,10 +1,8 @@
 "Four runs on two processes: a shared baseline, a run that fails, one that is killed, and a comparison."
 import subprocess, time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pandas as pd
-import psutil
 import pytest
 import torch
 
@@ -13,7 +11,7 @@ from ares.pipeline.stages import run_ares
 from ares.pipeline.config import load_config
 from ares.pipeline.sweep import run_sweep, sweep_configs
 from conftest import ROOT, lines, results_of
-from launches import fork_python
+from launches import fork_python, processes_of
 
 SMOKE = ROOT/"params"/"smoke.yaml"
 SHORT = dict(
@@ -30,11 +28,8 @@ def kill_run(run, patience=900):
     while lines(run/"rl-1"/"metrics.jsonl") < 1:
         assert time.time() < begun + patience, "the run did not begin"
         time.sleep(0.05)
-    def works_on_it(p):
-        try: return any(Path(f.path) in (run/"lock", run/"notebooks"/"kernel.log") for f in p.open_files())
-        except psutil.NoSuchProcess: return False
-    job, kernel = filter(works_on_it, psutil.Process().children(recursive=True))
-    for p in (job, kernel): p.kill()
+    job, kernel = processes_of(run)
+    for process in (job, kernel): process.kill()
 
 
 @pytest.fixture
