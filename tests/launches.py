@@ -18,6 +18,14 @@ start_process = subprocess.Popen
 own_files = {}  # stream (1 or 2) -> file, of a fork
 
 
+def send_signal(fork, number):
+    "As a `subprocess.Popen` does, which leaves a process alone that has ended."
+    if fork.poll() is None: os.kill(fork.pid, number)
+
+
+ForkedKernel.send_signal = send_signal
+
+
 def server():
     "The address of the server of all forks."
     if forkserver._forkserver._forkserver_address is None: forkserver.ensure_running()
