@@ -132,8 +132,8 @@ def test_the_command_runs_the_notebooks(smoke_run, tmp_path):
     assert f"process {process.pid} on" in other.stderr and "already works on this run" in other.stderr
     elsewhere = tmp_path/"papermill"
     elsewhere.mkdir()
-    papermill = fork_module("papermill", ROOT/"nbs"/"runs"/"rl.ipynb", "out.ipynb", "-f",
-                            ROOT/"params"/"smoke.yaml", "-p", "run", run, "-p", "stage", "rl-1", cwd=elsewhere)
+    given = ("-f", ROOT/"params"/"smoke.yaml", "-p", "run", run, "-p", "stage", "rl-1")
+    papermill = fork_module("papermill", ROOT/"nbs"/"runs"/"rl.ipynb", "out.ipynb", *given, cwd=elsewhere)
     assert papermill.wait(300) == 1 and "already works on this run" in (elsewhere/"err.txt").read_text()
     # A kernel that the system ends: one sentence.
     os.kill(process.pid, signal.SIGCONT)
