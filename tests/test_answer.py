@@ -10,7 +10,7 @@ from ares.data.synthetic import make_problems
 from ares.pipeline.config import load_config
 from ares.pipeline.stages import run_ares
 from conftest import results_of
-from forks import run_command
+from launches import run_command
 
 ARES = str(Path(sys.executable).parent/"ares")
 TINY = dict(
@@ -98,10 +98,16 @@ print(type(model).__name__, model.generate(ids, max_new_tokens=4).shape[0])
 """
 
 
+@pytest.fixture(scope="module")
+def published(smoke_run, tmp_path_factory):
+    "The folder of a published student."
+    ares("publish", smoke_run, cwd=tmp_path_factory.mktemp("elsewhere"))
+    return smoke_run/"published"
+
+
 @pytest.mark.parametrize("code", ["import ares", "import transformers.models.auto.modeling_auto, ares"])
-def test_transformers_loads_a_published_student_after_import_ares(code, smoke_run, tmp_path):
-    ares("publish", smoke_run, cwd=tmp_path)
-    done = subprocess.run([sys.executable, "-c", f"{code}{LOAD}"], cwd=smoke_run/"published",
-                          capture_output=True, text=True)
+def test_transformers_loads_a_published_student_after_import_ares(code, published):
+    done = subprocess.run([sys.executable, "-c", f"{code}{LOAD}"], cwd=published, capture_output=True,
+                          text=True)
     assert done.returncode == 0, done.stderr[-1500:]
     assert done.stdout.split() == ["MultimodalT5Config", "8", "MultimodalT5", "1"]

@@ -2,12 +2,12 @@
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from ares.__main__ import main
 from conftest import ROOT, end, lines, results_of, start_loop
 from forks import run_command
+from launches import fork_python, processes_of
 
 FIELDS = ("accuracy accuracy_by_category sentence_score wrong_per_rationale repeated unfinished "
           "seconds teacher_calls").split()
@@ -20,11 +20,18 @@ def heed_ctrl_c():
 
 
 def start_ares(*words, cwd):
-    "The command in a process of its own; what it prints goes into files."
+    "The command as a user starts it; what it prints goes into files."
     command = [str(Path(sys.executable).parent/"ares"), *map(str, words)]
     with open(cwd/"out.txt", "w") as out, open(cwd/"err.txt", "w") as err:
         return subprocess.Popen(command, cwd=cwd, stdout=out, stderr=err, start_new_session=True,
                                 preexec_fn=heed_ctrl_c)
+
+
+def fork_module(*words, cwd):
+    "A module in a fork, for example the command again; what it prints goes into the same files."
+    with open(cwd/"out.txt", "w") as out, open(cwd/"err.txt", "w") as err:
+        return fork_python([sys.executable, "-m", *map(str, words)], cwd=cwd, stdout=out, stderr=err,
+                           start_new_session=True)
 
 
 def wait_until(reached, process, seconds=300):
@@ -35,12 +42,8 @@ def wait_until(reached, process, seconds=300):
         time.sleep(0.05)
 
 
-def kernels_of(process):
-    return [
-        p
-        for p in psutil.Process(process.pid).children(recursive=True)
-        if "ipykernel" in " ".join(p.cmdline())
-    ]
+def kernels_of(process, run):
+    return [p for p in processes_of(run) if p.pid != process.pid]
 
 
 def last_lines(path):
@@ -119,18 +122,19 @@ def test_the_command_runs_the_notebooks(smoke_run, tmp_path):
     assert process.wait(30) == 130
     assert last_lines(tmp_path/"err.txt") == ["ares: stopped; call the same command again to continue."]
     # A second command, and a stage's notebook by papermill, are refused while the first one works.
-    process = start_ares(*words, cwd=tmp_path)
+    process = fork_module("ares", *words, cwd=tmp_path)
     wait_until(lambda: lines(run/"rl-1"/"metrics.jsonl") >= 1, process)
     os.kill(process.pid, signal.SIGSTOP)  # so that it does not end meanwhile
-    kernel, = kernels_of(process)
+    kernel, = kernels_of(process, run)
     kernel.suspend()
     other = run_command(*words, cwd=tmp_path)
     assert other.returncode == 1 and len(other.stderr.strip().split("\n")) == 1
     assert f"process {process.pid} on" in other.stderr and "already works on this run" in other.stderr
-    papermill = [str(Path(sys.executable).parent/"papermill"), str(ROOT/"nbs"/"runs"/"rl.ipynb"), "out.ipynb",
-                 "-f", str(ROOT/"params"/"smoke.yaml"), "-p", "run", str(run), "-p", "stage", "rl-1"]
-    done = subprocess.run(papermill, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode != 0 and "already works on this run" in done.stderr
+    elsewhere = tmp_path/"papermill"
+    elsewhere.mkdir()
+    given = ("-f", ROOT/"params"/"smoke.yaml", "-p", "run", run, "-p", "stage", "rl-1")
+    papermill = fork_module("papermill", ROOT/"nbs"/"runs"/"rl.ipynb", "out.ipynb", *given, cwd=elsewhere)
+    assert papermill.wait(300) == 1 and "already works on this run" in (elsewhere/"err.txt").read_text()
     # A kernel that the system ends: one sentence.
     os.kill(process.pid, signal.SIGCONT)
     kernel.kill()
@@ -138,15 +142,15 @@ def test_the_command_runs_the_notebooks(smoke_run, tmp_path):
     said = last_lines(tmp_path/"err.txt")
     assert len(said) == 1 and "rl-1.ipynb: the process of this notebook was ended by signal 9" in said[0]
     # The command is killed: its kernel ends too, and writes nothing more.
-    process = start_ares(*words, cwd=tmp_path)
-    wait_until(lambda: kernels_of(process) and lines(run/"rl-1"/"metrics.jsonl") >= 2, process)
-    kernel, = kernels_of(process)
+    process = fork_module("ares", *words, cwd=tmp_path)
+    wait_until(lambda: lines(run/"rl-1"/"metrics.jsonl") >= 2 and kernels_of(process, run), process)
+    kernel, = kernels_of(process, run)
     process.kill()
     process.wait()
     kernel.wait(5)
     written = lines(run/"rl-1"/"metrics.jsonl")
     # All of this leaves no trace in the numbers.
-    assert start_ares(*words, cwd=tmp_path).wait(600) == 0, (tmp_path/"err.txt").read_text()[-3000:]
+    assert fork_module("ares", *words, cwd=tmp_path).wait(600) == 0, (tmp_path/"err.txt").read_text()[-3000:]
     assert results_of(run) == results_of(smoke_run)
     bars = (tmp_path/"err.txt").read_bytes().decode()
     assert written <= 4 and "KeyboardInterrupt" not in bars and "ERROR" not in bars

@@ -7,7 +7,10 @@ import torch
 import yaml
 
 from ares.core.distributed import launch
-from conftest import ROOT, end, lines, results_of, start_loop
+from ares.pipeline.config import load_config
+from ares.pipeline.stages import notebook_record
+from conftest import ROOT, end, lines, loop, results_of, start_loop
+from launches import fork_python, start_with_forks
 
 CPU = torch.device("cpu")
 
@@ -141,6 +144,7 @@ def updates(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{out}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
         patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setattr(subprocess, "Popen", fork_python)
         launch(["updates", out, "fsdp"], 2, CPU, out/"2-fsdp.log")
         for n in (1, 2): launch(["updates", out], n, CPU, out/f"{n}.log")
     return out
@@ -245,6 +249,7 @@ def test_a_training_that_diverges_stops_in_all_processes(tmp_path, monkeypatch):
     (tmp_path/"diverged.py").write_text(DIVERGED)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(subprocess, "Popen", fork_python)
     launch(["diverged", tmp_path], 2, CPU, tmp_path/"log")
     for stage, setting in (("sft", "sft_lr"), ("ppo", "rl_lr")):
         for rank in (0, 1):
@@ -302,7 +307,7 @@ def params(tmp_path_factory):
 def two(params, tmp_path_factory):
     "An uninterrupted run in two processes."
     run = tmp_path_factory.mktemp("two")/"run"
-    end(start_loop(run, params))
+    end(start_with_forks(loop, params, run, log=run.with_suffix(".log")))
     return run
 
 
@@ -327,8 +332,9 @@ def test_a_killed_process_ends_the_run_with_one_line_and_it_goes_on(two, params,
     # whole ones
     run = tmp_path/"killed"
     (tmp_path/"params.yaml").write_text(yaml.safe_dump(yaml.safe_load(params.read_text()) | dict(fsdp=True)))
-    params = tmp_path/"params.yaml"
-    process = start_loop(run, params)
+    params, log = tmp_path/"params.yaml", tmp_path/"killed.log"
+    end(start_with_forks(notebook_record, load_config(params), run, "baseline", log=log))
+    process = start_loop(run, params)  # no forks, so that the process of a rank is found by its command
     while process.is_alive() and lines(run/"rl-1"/"metrics.jsonl") < 3: time.sleep(0.02)
     victim = worker(run, 1, "rl-1")
     assert victim, "the stage was over before it could be killed"
@@ -337,7 +343,7 @@ def test_a_killed_process_ends_the_run_with_one_line_and_it_goes_on(two, params,
     assert process.exitcode == 1
     said = process.log.read_text().strip().split("\n")[-1]
     assert "process 1 was ended by signal 9" in said and "rl-1" in said
-    end(start_loop(run, params))
+    end(start_with_forks(loop, params, run, log=log))
     assert results_of(run) == results_of(two)
     assert [
         json.loads(l)["collection"] for l in (run / "rl-1" / "metrics.jsonl").read_text().split("\n") if l
@@ -364,12 +370,8 @@ def test_the_command_under_a_launcher(two, params, tmp_path):
     assert json.loads((run/"config.json").read_text())["fsdp"]
     assert done.stdout.count("report:") == 1 and (run/"report.html").exists()
     assert {p.stem for p in (run/"notebooks").glob("*.ipynb")} == {"baseline", "rl-1", "sft-1", "report"}
-    fault = subprocess.run(
-        words[:-2] + ["-p", "rl_Ir", "1"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | dict(ACCELERATE_USE_CPU="true"),
-    )
-    assert fault.returncode and fault.stderr.count("did you mean `rl_lr`") == 1
+    with open(tmp_path/"fault.txt", "w") as said:
+        fault = fork_python(words[:-2] + ["-p", "rl_Ir", "1"], cwd=tmp_path, stdout=said, stderr=said,
+                            env=os.environ | dict(ACCELERATE_USE_CPU="true"))
+        assert fault.wait(120)
+    assert (tmp_path/"fault.txt").read_text().count("did you mean `rl_lr`") == 1

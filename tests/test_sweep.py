@@ -1,10 +1,8 @@
 "Four runs on two processes: a shared baseline, a run that fails, one that is killed, and a comparison."
-import time
+import subprocess, time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pandas as pd
-import psutil
 import pytest
 import torch
 
@@ -13,6 +11,7 @@ from ares.pipeline.stages import run_ares
 from ares.pipeline.config import load_config
 from ares.pipeline.sweep import run_sweep, sweep_configs
 from conftest import ROOT, lines, results_of
+from launches import fork_python, processes_of
 
 SMOKE = ROOT/"params"/"smoke.yaml"
 SHORT = dict(
@@ -24,16 +23,13 @@ FAILS, KILLED, SHARES = "rl_lr=0.0001,kl_coef=0.02", "rl_lr=0.001,kl_coef=0.0", 
 
 
 def kill_run(run, patience=900):
-    "Kill the process that holds the lock of a run, and its notebook, when reinforcement learning has begun."
+    "Kill the job of a run and the kernel of its notebooks when reinforcement learning has begun."
     begun = time.time()
     while lines(run/"rl-1"/"metrics.jsonl") < 1:
         assert time.time() < begun + patience, "the run did not begin"
         time.sleep(0.05)
-    def holds_lock(p):
-        try: return any(Path(f.path) == run/"lock" for f in p.open_files())
-        except psutil.NoSuchProcess: return False
-    holder, = filter(holds_lock, psutil.Process().children(recursive=True))
-    for p in [holder, *holder.children(recursive=True)]: p.kill()
+    job, kernel = processes_of(run)
+    for process in (job, kernel): process.kill()
 
 
 @pytest.fixture
@@ -47,6 +43,7 @@ def one_thread():
 
 def test_a_sweep_goes_on_after_failures_and_kills(tmp_path, monkeypatch, capsys, one_thread):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(subprocess, "Popen", fork_python)
     home = tmp_path/"rates"
     (home/FAILS).mkdir(parents=True)
     (home/FAILS/"rl-1").write_text("in the way of the stage's folder")
