@@ -1,5 +1,5 @@
 "Every experiment runs from its notebook, at the smallest size."
-import json, re
+import json, re, shutil
 from pathlib import Path
 
 import papermill
@@ -186,6 +186,7 @@ NEEDS = { # which of the real samples a page needs
     "travel": "aokvqa",
 }
 CAN_USE = ["judge", "teachers"]  # pages that use the real samples where they exist
+FORKING = ["grpo"]  # pages that start a program several times
 
 
 def small(name, folder):
@@ -205,6 +206,11 @@ def test_experiment_runs(name, tmp_path, monkeypatch):
         pytest.skip(f"needs {NEEDS[name]} (ARES_DATA)")
     if data_folder() and name in (*NEEDS, *CAN_USE):
         monkeypatch.setenv("ARES_DATA", str(data_folder().resolve()))
+    if name in FORKING:
+        startup = tmp_path/"ipython"/"profile_default"/"startup"
+        startup.mkdir(parents=True)
+        shutil.copy(ROOT/"tests"/"worker_forks.py", startup)
+        monkeypatch.setenv("IPYTHONDIR", str(tmp_path/"ipython"))
     parameters = small(name, tmp_path) | {key: str(tmp_path/key) for key in FOLDERS.get(name, [])}
     page = ROOT/"nbs"/"experiments"/f"{name}.ipynb"
     cells = json.loads(page.read_text())["cells"]
