@@ -13,15 +13,18 @@ from ares.teachers.mock_server import MockServer
 from ares.teachers.offline import FactTeacher
 
 SMOKE = str(ROOT/"params"/"smoke.yaml")
-# settings still smaller than those of SMOKE, for every page
+# settings still smaller than those of SMOKE, for every page; some pages have more of their own, in `params`
 SMALLER = dict(
     answer_model="conclusion", train_problems=32, gold_problems=32, val_problems=8, test_problems=12,
     baseline_epochs=2, collections=2, collect_problems=4, ppo_epochs=1, sft_epochs=1, max_new_tokens=24,
 )
 SMALL = {
-    "why_alternate": dict(params=SMOKE, parallel=1, seeds=[0], alone_seeds=[0], variant_seeds=[0]),
+    "why_alternate": dict(
+        params=dict(train_problems=16, gold_problems=16, collect_problems=2), parallel=1, seeds=[0],
+        alone_seeds=[0], variant_seeds=[0],
+    ),
     "demo": dict(
-        params=SMOKE, parallel=1, seeds=[0, 1], knowledges=["answer", "facts"], rates=[3e-4],
+        params=dict(rounds=1), parallel=1, seeds=[0, 1], knowledges=["answer", "facts"], rates=[3e-4],
         passes=[[1, 2e-4]],
     ),
     "harder": dict(
@@ -191,9 +194,10 @@ FORKING = ["grpo"]  # pages that start a program several times
 
 def small(name, folder):
     "Parameters with which a page is tried; its parameter file is put into a folder."
-    smaller = folder/"smaller.yaml"
-    smaller.write_text(yaml.safe_dump(yaml.safe_load(Path(SMOKE).read_text()) | SMALLER))
-    return {k: str(smaller) if v == SMOKE else v for k, v in SMALL[name].items()}
+    smaller, parameters = folder/"smaller.yaml", SMALL[name]
+    own = parameters["params"] if isinstance(parameters.get("params"), dict) else {}
+    smaller.write_text(yaml.safe_dump(yaml.safe_load(Path(SMOKE).read_text()) | SMALLER | own))
+    return {k: str(smaller) if v == SMOKE or k == "params" and own else v for k, v in parameters.items()}
 
 
 def test_every_experiment_is_tried():
