@@ -1,4 +1,4 @@
-"Run in the kernel of a page before its cells: Python programs that the page starts become forks of the kernel."
+"Run in the kernel of a page before its cells: programs that the page starts become forks of the kernel."
 import multiprocessing, runpy, subprocess, sys
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def be_program(words, log):
 
 
 def run(command, **settings):
-    "As `subprocess.run`. The first program is a new process; the others need not import the libraries again."
+    "As `subprocess.run`. The first program is a new process; the others have the libraries already."
     started.append(command)
     if command[0] != sys.executable or len(started) == 1: return new_process(command, **settings)
     log = Path(command[-1]).with_suffix(".log")
