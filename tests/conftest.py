@@ -7,16 +7,13 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch is imported
 
-from jupyter_client.provisioning import local_provisioner
-
 from ares.pipeline.stages import run_ares
 from ares.pipeline.config import load_config
-from ares.teachers import sender
-from forks import FORKS, begin, fork_kernel, fork_sender
+from forks import fork, redirect, use_forks
 
 ROOT = Path(__file__).resolve().parent.parent
 FUZZ_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 200))  # of each fuzz test; thousands for the full size
-local_provisioner.launch_kernel, sender._start_process = fork_kernel, fork_sender
+use_forks()
 
 
 # these files take longest, so they begin first: a long one at the end would keep one of two workers waiting
@@ -32,14 +29,13 @@ def pytest_collection_modifyitems(items):
 def work(log, do, args):
     "Do something; what is said goes into a file."
     Path(log).write_text("")
-    begin({1: log, 2: log})
+    redirect({1: log, 2: log})
     do(*args)
 
 
 def start(do, *args, log):
     "Do something in a process of its own."
-    process = FORKS.Process(target=work, args=(log, do, args))
-    process.start()
+    process = fork(work, log, do, args)
     Finalize(process, process.kill, exitpriority=10)  # when the tests end, whatever failed
     process.log = log
     return process

@@ -1,5 +1,6 @@
 "Processes that begin with everything imported, so that no test waits for a start of Python."
 import gc, multiprocessing, os, signal, subprocess, sys, tempfile, time
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -11,20 +12,69 @@ from ares.teachers import sender
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload("""ares.pipeline.stages ares.pipeline.sweep ares.teachers.llm ares.reports.report
     ares.teachers.mock_server ares.data.vision ipykernel.kernelapp matplotlib.backends.backend_agg pandas
-    pytest jupyter_client.provisioning anthropic openai""".split())
+    pytest jupyter_client.provisioning anthropic openai trl""".split())
 start_kernel, start_sender = local_provisioner.launch_kernel, sender._start_process
 
 
-def begin(files):
-    "The first thing that a fork does: from now on its streams (1 and 2) write to files that exist."
+def server():
+    "The address of the server of all forks."
+    if forkserver._forkserver._forkserver_address is None: forkserver.ensure_running()
+    return forkserver._forkserver._forkserver_address
+
+
+def use_forks():
+    "From now on the kernels and senders that this process starts are forks."
+    local_provisioner.launch_kernel, sender._start_process = fork_kernel, fork_sender
+
+
+def be_fork(address, do, *args):
+    "What every fork does: its own forks come from the same server."
     gc.freeze()  # what was imported stays, so the collector need not look at it
-    sender._start_process = fork_sender
+    forkserver._forkserver._forkserver_address = address
+    forkserver._forkserver.ensure_running = resource_tracker.ensure_running  # another process started the server
+    use_forks()
+    do(*args)
+
+
+def fork(do, *args):
+    "Do something in a fork."
+    process = FORKS.Process(target=be_fork, args=(server(), do, *args))
+    process.start()
+    return process
+
+
+class Fork:
+    "A process that is a fork; it answers as a `subprocess.Popen` does."
+    stdin = stdout = stderr = None
+
+    def __init__(self, do, *args):
+        self.process = fork(do, *args)
+        self.pid = self.process.pid
+
+    def poll(self): return self.process.exitcode
+    def terminate(self): self.send_signal(signal.SIGTERM)
+    def kill(self): self.send_signal(signal.SIGKILL)
+
+    def send_signal(self, number):
+        if self.poll() is None: os.kill(self.pid, number)
+
+    def wait(self, timeout=None):
+        self.process.join(timeout)
+        return self.poll()
+
+    def wait_for_group(self):
+        "Wait until it is the first of a group of processes."
+        while self.poll() is None and os.getpgid(self.pid) != self.pid: time.sleep(0.005)
+
+
+def redirect(files):
+    "From now on the streams of this process (1 and 2) write to files that exist."
     for stream, file in files.items(): os.dup2(os.open(file, os.O_WRONLY | os.O_APPEND), stream)
 
 
 def settle(folder, environment, files):
     "Give a fork the folder, the environment and the output files of a new process."
-    begin(files)
+    redirect(files)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -43,9 +93,8 @@ def run_command(*words, cwd, env=None, timeout=900):
     with tempfile.TemporaryDirectory() as folder:
         files = {1: Path(folder)/"stdout", 2: Path(folder)/"stderr"}
         for file in files.values(): file.touch()
-        settings = (list(map(str, words)), str(cwd), dict(os.environ if env is None else env), files)
-        process = FORKS.Process(target=be_command, args=settings)
-        process.start()
+        environment = dict(os.environ if env is None else env)
+        process = fork(be_command, list(map(str, words)), str(cwd), environment, files)
         process.join(timeout)
         late = process.is_alive()
         if late: process.kill()
@@ -66,25 +115,6 @@ def be_kernel(words, folder, environment, files):
     IPKernelApp.launch_instance(words)
 
 
-class Fork:
-    "A process that is a fork; it answers as a `subprocess.Popen` does."
-    stdin = stdout = stderr = None
-
-    def __init__(self, do, *args):
-        self.process = FORKS.Process(target=do, args=args)
-        self.process.start()
-        self.pid = self.process.pid
-
-    def poll(self): return self.process.exitcode
-    def send_signal(self, number): os.kill(self.pid, number)
-    def terminate(self): self.send_signal(signal.SIGTERM)
-    def kill(self): self.send_signal(signal.SIGKILL)
-
-    def wait(self, timeout=None):
-        self.process.join(timeout)
-        return self.poll()
-
-
 def fork_kernel(command, stdout=None, stderr=None, cwd=None, env=None, **other):
     "As `launch_kernel` of jupyter_client; a kernel of Python is a fork."
     if command[1:3] != ["-m", "ipykernel_launcher"]:
@@ -94,7 +124,7 @@ def fork_kernel(command, stdout=None, stderr=None, cwd=None, env=None, **other):
     given = {1: stdout, 2: stderr}  # open files, or None
     files = {stream: os.path.abspath(file.name) for stream, file in given.items() if file}
     kernel = Fork(be_kernel, command[3:], str(cwd or os.getcwd()), environment, files)
-    while kernel.poll() is None and os.getpgid(kernel.pid) != kernel.pid: time.sleep(0.005)
+    kernel.wait_for_group()
     return kernel
 
 

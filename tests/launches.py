@@ -1,52 +1,29 @@
-"What a command starts (the processes of a launcher, the jobs of a sweep, the kernels of notebooks) as forks."
-import atexit, multiprocessing, os, runpy, signal, subprocess, sys, time
-from functools import partial
-from multiprocessing import forkserver, resource_tracker
+"Forks in place of `python -m module`: the processes of a launcher, the jobs of a sweep, papermill."
+import atexit, os, runpy, signal, subprocess, sys
 from pathlib import Path
-from unittest.mock import patch
 
 import psutil
 import torch
-from jupyter_client.provisioning import local_provisioner
 from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
 
-import forks
 from conftest import start
-from forks import FORKS, ForkedKernel, fork_kernel, settle
+from forks import Fork, settle
 
 start_process = subprocess.Popen
 own_files = {}  # stream (1 or 2) -> file, of a fork
 
 
-def send_signal(fork, number):
-    "As a `subprocess.Popen` does, which leaves a process alone that has ended."
-    if fork.poll() is None: os.kill(fork.pid, number)
-
-
-ForkedKernel.send_signal = send_signal
-
-
-def server():
-    "The address of the server of all forks."
-    if forkserver._forkserver._forkserver_address is None: forkserver.ensure_running()
-    return forkserver._forkserver._forkserver_address
-
-
-def start_forks(address):
-    "From now on what this process, a fork itself, starts are forks of the same server."
-    multiprocessing.current_process().daemon = False  # so that it may start others
-    forkserver._forkserver._forkserver_address = address
-    forkserver._forkserver.ensure_running = resource_tracker.ensure_running  # its parent looks after it
+def fork_modules():
+    "From now on each `python -m module` that this process starts is a fork."
     subprocess.Popen = subprocess_handler.Popen = fork_python
-    local_provisioner.launch_kernel = fork_kernel
 
 
-def be_python(module, words, folder, environment, files, session, address):
+def be_python(module, words, folder, environment, files, session):
     "Become `python -m module`."
     if session: os.setsid()
     settle(folder, environment, files)
     own_files.update(files)
-    start_forks(address)
+    fork_modules()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore Ctrl-C
     if "OMP_NUM_THREADS" in environment: torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
     sys.path[:0] = [folder, *environment.get("PYTHONPATH", "").split(os.pathsep)]
@@ -55,15 +32,12 @@ def be_python(module, words, folder, environment, files, session, address):
     finally: atexit._run_exitfuncs()  # forks leave them out
 
 
-class ForkedPython(ForkedKernel):
+class ForkedPython(Fork):
     "A module in a fork; it answers as a `subprocess.Popen` does."
     def __init__(self, module, words, folder, environment, files, session):
+        super().__init__(be_python, module, words, folder, environment, files, session)
         self.args = [sys.executable, "-m", module, *words]
-        settings = (module, words, folder, environment, files, session, server())
-        self.process = FORKS.Process(target=be_python, args=settings, daemon=True)
-        self.process.start()
-        self.pid = self.process.pid
-        while session and self.poll() is None and os.getpgid(self.pid) != self.pid: time.sleep(0.005)
+        if session: self.wait_for_group()
 
     def __enter__(self): return self
     def __exit__(self, *error): self.wait()
@@ -89,27 +63,15 @@ def fork_python(args, stdout=None, stderr=None, cwd=None, env=None, start_new_se
                         start_new_session)
 
 
-def with_forks(address, do, *args):
-    "Do something in a fork; what it starts are forks too."
-    start_forks(address)
+def with_forks(do, *args):
+    "Do something in a fork; the modules that it starts are forks too."
+    fork_modules()
     do(*args)
 
 
 def start_with_forks(do, *args, log):
-    "As `start` of conftest; what the process starts are forks."
-    return start(with_forks, server(), do, *args, log=log)
-
-
-def be_command(address, *settings):
-    "Become the command `ares`; what it starts are forks."
-    start_forks(address)
-    forks.be_command(*settings)
-
-
-def run_command(*words, **options):
-    "As `run_command` of forks; the kernels that the command starts are forks."
-    with patch.object(forks, "be_command", partial(be_command, server())):
-        return forks.run_command(*words, **options)
+    "As `start` of conftest; the modules that the process starts are forks."
+    return start(with_forks, do, *args, log=log)
 
 
 def processes_of(run):

@@ -10,7 +10,7 @@ from ares.data.synthetic import make_problems
 from ares.pipeline.config import load_config
 from ares.pipeline.stages import run_ares
 from conftest import results_of
-from launches import run_command
+from forks import run_command
 
 ARES = str(Path(sys.executable).parent/"ares")
 TINY = dict(

@@ -1,7 +1,8 @@
 "What a plan says, beside what is measured, and as a command."
 import pytest
 
-from conftest import FORKS, ROOT
+from conftest import ROOT
+from forks import fork
 
 
 @pytest.fixture
@@ -14,9 +15,7 @@ def plan(capsys, monkeypatch):
 
 
 def test_planned_memory_is_what_is_measured(tmp_path):
-    other = FORKS.Process(target=print)  # a fork server with other modules is there already
-    other.start()
-    other.join()
+    fork(print).join()  # a fork server with other modules is there already
     from ares.reports.memory import CASES, FEW, _check_peaks
     from ares.students.loading import load_student
     # an adapter belongs to a student that can be found again
