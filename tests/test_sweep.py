@@ -9,8 +9,9 @@ import torch
 from ares.__main__ import main
 from ares.pipeline.stages import run_ares
 from ares.pipeline.config import load_config
-from ares.pipeline.sweep import run_sweep, sweep_configs
-from conftest import ROOT, lines, results_of
+from ares.core.io import AresError
+from ares.pipeline.sweep import make_runs, run_sweep, sweep_configs
+from conftest import ROOT, lines, results_of, timeless
 from launches import fork_python, processes_of
 
 SMOKE = ROOT/"params"/"smoke.yaml"
@@ -82,6 +83,22 @@ def test_a_sweep_goes_on_after_failures_and_kills(tmp_path, monkeypatch, capsys,
     assert main(["compare", str(home/SHARES), str(home/KILLED)]) == 0
     page, said = (home/"compare.html").read_text(), capsys.readouterr().out
     assert "kl_coef" in page and f"{KILLED} − {SHARES}" in page and "<img" in page and SHARES in said
+
+
+def test_the_runs_of_a_page_are_the_same_two_at_a_time_and_the_first_failure_ends_it(
+    tmp_path, monkeypatch, one_thread,
+):
+    monkeypatch.setattr(subprocess, "Popen", fork_python)
+    configs = {method: load_config(SMOKE, **SHORT | dict(method=method)) for method in ("ares", "rl")}
+    together = make_runs(configs, tmp_path/"together", parallel=2)
+    assert timeless(together["rl"]) == timeless(make_runs(configs, tmp_path/"single", parallel=1)["rl"])
+    assert results_of(tmp_path/"together"/"ares") == results_of(tmp_path/"single"/"ares")
+    assert together["ares"]["baseline"] == together["rl"]["baseline"]
+    (tmp_path/"together"/"sft").mkdir()
+    (tmp_path/"together"/"sft"/"sft-1").write_text("in the way of a stage")
+    more = configs | {"sft": load_config(SMOKE, **SHORT | dict(method="sft"))}
+    with pytest.raises(AresError, match=f"{tmp_path}/together/sft: .*sft-1"):
+        make_runs(more, tmp_path/"together", parallel=2)
 
 
 def test_nothing_starts_before_everything_is_checked(tmp_path, monkeypatch, capsys):
