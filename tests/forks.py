@@ -31,7 +31,8 @@ def be_fork(address, do, *args):
     "What every fork does: its own forks come from the same server."
     gc.freeze()  # what was imported stays, so the collector need not look at it
     forkserver._forkserver._forkserver_address = address
-    forkserver._forkserver.ensure_running = resource_tracker.ensure_running  # another process started the server
+    # another process started the server, so there is nothing to start here but the tracker
+    forkserver._forkserver.ensure_running = resource_tracker.ensure_running
     use_forks()
     do(*args)
 
