@@ -13,18 +13,15 @@ from ares.teachers.mock_server import MockServer
 from ares.teachers.offline import FactTeacher
 
 SMOKE = str(ROOT/"params"/"smoke.yaml")
-# settings still smaller than those of SMOKE, for every page; some pages have more of their own, in `params`
+# settings still smaller than those of SMOKE, for every page
 SMALLER = dict(
     answer_model="conclusion", train_problems=32, gold_problems=32, val_problems=8, test_problems=12,
     baseline_epochs=2, collections=2, collect_problems=4, ppo_epochs=1, sft_epochs=1, max_new_tokens=24,
 )
 SMALL = {
-    "why_alternate": dict(
-        params=dict(train_problems=16, gold_problems=16, collect_problems=2), parallel=1, seeds=[0],
-        alone_seeds=[0], variant_seeds=[0],
-    ),
+    "why_alternate": dict(params=SMOKE, parallel=1, seeds=[0], alone_seeds=[0], variant_seeds=[0]),
     "demo": dict(
-        params=dict(rounds=1), parallel=1, seeds=[0, 1], knowledges=["answer", "facts"], rates=[3e-4],
+        params=SMOKE, parallel=1, seeds=[0, 1], knowledges=["answer", "facts"], rates=[3e-4],
         passes=[[1, 2e-4]],
     ),
     "harder": dict(
@@ -189,15 +186,13 @@ NEEDS = { # which of the real samples a page needs
     "travel": "aokvqa",
 }
 CAN_USE = ["judge", "teachers"]  # pages that use the real samples where they exist
-FORKING = ["grpo"]  # pages that start a program several times
 
 
 def small(name, folder):
     "Parameters with which a page is tried; its parameter file is put into a folder."
-    smaller, parameters = folder/"smaller.yaml", SMALL[name]
-    own = parameters["params"] if isinstance(parameters.get("params"), dict) else {}
-    smaller.write_text(yaml.safe_dump(yaml.safe_load(Path(SMOKE).read_text()) | SMALLER | own))
-    return {k: str(smaller) if v == SMOKE or k == "params" and own else v for k, v in parameters.items()}
+    smaller = folder/"smaller.yaml"
+    smaller.write_text(yaml.safe_dump(yaml.safe_load(Path(SMOKE).read_text()) | SMALLER))
+    return {k: str(smaller) if v == SMOKE else v for k, v in SMALL[name].items()}
 
 
 def test_every_experiment_is_tried():
@@ -210,7 +205,7 @@ def test_experiment_runs(name, tmp_path, monkeypatch):
         pytest.skip(f"needs {NEEDS[name]} (ARES_DATA)")
     if data_folder() and name in (*NEEDS, *CAN_USE):
         monkeypatch.setenv("ARES_DATA", str(data_folder().resolve()))
-    if name in FORKING:
+    if name == "grpo":  # starts its program several times
         startup = tmp_path/"ipython"/"profile_default"/"startup"
         startup.mkdir(parents=True)
         shutil.copy(ROOT/"tests"/"worker_forks.py", startup)

