@@ -268,7 +268,7 @@ def try_own_code(
 def ppo_config(config: ARESConfig) -> PPOConfig:
     "The settings of `PPOTrainer`."
     same = """advantage ppo_epochs clip vf_coef gamma lam kl_coef neutral feedback credit
-        normalize_advantages value_warmup max_grad_norm temperature""".split()
+        normalize_advantages value_warmup max_grad_norm temperature end_token""".split()
     return PPOConfig(
         **{n: getattr(config, n) for n in same},
         lr=config.rl_lr,

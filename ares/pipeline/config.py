@@ -281,18 +281,18 @@ class _UpdateSettings(_PPOSettings):
 class _OptimizerSettings(_UpdateSettings):
     "Saving, adapters, and the optimizers."
     save_every: int = setting(10, "collections between two saved states", low=1)
-    lora: bool = setting(False,
-        "train a LoRA adapter in RL and SFT, and keep the student's own weights frozen")
+    lora: bool = setting(False, "train a LoRA adapter in RL and SFT; the student's own weights stay frozen")
     lora_targets: str = setting("all-linear", 'layers that get an adapter; or names, e.g. "q v"')
     freeze_vision: bool = setting(False, "keep the vision tower of a student frozen")
     cut_off: str = setting("keep",
         'rationales cut off by `max_new_tokens` in RL: "keep" (paper), "mask", "penalise"',
         choices=("keep", "mask", "penalise"))
+    end_token: str = setting("shared", choices=("shared", "apart"), help=
+        'the end-of-text token has a share in the last sentence\'s reward, or stands "apart" (paper)')
     warmup: float = setting(0.1,
         "supervised stages warm up in this share of the steps; from 1 on: steps", low=0)
     weight_decay: float = setting(0.01, "of AdamW in supervised stages", low=0)
-    group_by_length: bool = setting(False,
-        "supervised stages put examples of similar length into a batch, which leaves less padding")
+    group_by_length: bool = setting(False, "supervised batches are of similar length, with less padding")
     rl_weight_decay: float = setting(0.0, "of AdamW in RL (official code: 0.01)", low=0)
 
 # %% ../../nbs/pipeline/02_config.ipynb #ecae29e6

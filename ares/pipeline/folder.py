@@ -45,7 +45,7 @@ def stage_order(
     return int(number or 0), kind
 
 # %% ../../nbs/pipeline/04_folder.ipynb #ec84f860
-_BEFORE = dict(warmup=50.0) # for runs whose folder does not name the setting
+_BEFORE = dict(warmup=50.0, end_token="apart") # for runs whose folder does not name the setting
 
 def kept_settings(
     run: str | Path, # folder of a run

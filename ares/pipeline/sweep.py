@@ -92,7 +92,7 @@ _AFTER_BASELINE = """method rounds round_calls collections sampler sampler_gpu_s
     rl_loss rl_schedule value_lr value_model value_warmup ppo_epochs rl_batch_size rl_grad_accum clip
     value_clip max_grad_norm vf_coef gamma lam kl_coef kl_target target_kl neutral
     normalize_advantages save_every sft_problems sft_skip sft_select sft_samples sft_lr sft_epochs
-    sft_batch_size teacher_noise rl_weight_decay cut_off""".split()
+    sft_batch_size teacher_noise rl_weight_decay cut_off end_token""".split()
 
 # %% ../../nbs/pipeline/08_sweep.ipynb #69f90962
 def _baseline_key(

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from ..core.io import *
 from ..core.distributed import DTensor, clip_gradients, divided_state, run_on_main, process_count
 from ..core.distributed import process_index, sum_gradients, all_reduce_sum, full_state_dict
-from .rewards import best_of_k, credited, regrade, sentence_pairs, settle_cut_off, step_dpo_loss
+from .rewards import best_of_k, credited, regrade, sentence_pairs, settle_cut_off
+from .rewards import settle_end_token, step_dpo_loss
 from .rewards import token_rewards
 from .rollouts import batch_of
 
@@ -131,6 +132,7 @@ class PPOConfig:
     value_warmup: int = 0 # number of first updates that train only the value head
     truncated: bool = False # were the tokens drawn from a part of the vocabulary (top_k, top_p)?
     cut_off: str = "keep" # what to do with rationales that were cut off: see `settle_cut_off`
+    end_token: str = "shared" # does it share in the last sentence's reward? see `settle_end_token`
     weight_decay: float = 0.0 # of AdamW (official code: 0.01)
     loss: str = "ppo" # or a control on the same scores: "best_of_k", "step_dpo" (with `advantage: group`)
 
@@ -160,8 +162,9 @@ def graded_rollouts(
     rollouts: list, # a rollout batch, scored
     config: PPOConfig,
 ) -> list: # of `Rollout`; the given ones are not changed
-    "The rollout batch with the scores that PPO learns from: by the settings `feedback` and `credit`."
-    graded = regrade(rollouts, config.feedback, config.neutral)
+    "The rollout batch that PPO learns from, by the settings `end_token`, `feedback` and `credit`."
+    ended = settle_end_token(rollouts, config.end_token)
+    graded = regrade(ended, config.feedback, config.neutral)
     return credited(graded, config.credit, config.neutral)
 
 # %% ../../nbs/training/03_ppo.ipynb #c415de8b
