@@ -56,7 +56,8 @@ def _last_with_tokens(rollout: Rollout) -> int:
     return max((i for i, (first, end) in enumerate(rollout.spans) if end > first), default=0)
 
 def _to_the_end(rollout: Rollout) -> Rollout:
-    "The rollout, with all tokens after its last sentence added to this sentence."
+    "The rollout, with all tokens after its last sentence added to this sentence; an empty text scores 0.0."
+    if rollout.scores == []: return replace(rollout, spans=[(0, len(rollout.tokens))], scores=[0.0])
     if not rollout.spans: return rollout
     spans, last = list(rollout.spans), _last_with_tokens(rollout)
     spans[last] = (spans[last][0], len(rollout.tokens))
@@ -66,7 +67,7 @@ def settle_end_token(
     rollouts: list, # a rollout batch
     end_token: str = "shared", # one of `END_TOKENS`
 ) -> list: # of `Rollout`; the given ones are not changed
-    "Let the end-of-text token belong to the last sentence (ours), or to none."
+    "Let the end-of-text token belong to the last sentence, or to none."
     return [_to_the_end(r) for r in rollouts] if end_token == "shared" else rollouts
 
 # %% ../../nbs/training/02_rewards.ipynb #6a86f185
