@@ -46,7 +46,7 @@ preview: pages       ## build the site without Quarto, to look at it on this mac
 readme: $(VENV)/.dev ## write README.md from nbs/index.ipynb
 	@$(BIN)/jupyter nbconvert --log-level ERROR --to markdown --stdout --TagRemovePreprocessor.remove_input_tags=hidden nbs/index.ipynb | sed -E 's#\]\((images|runs|experiments|explanations|learn|howto|core|data|students|teachers|training|evaluation|pipeline|reports|[0-9]{2}_)#](nbs/\1#g' | cat -s > $(README)
 
-figures: $(VENV)/.dev ## make the front page's figure and table again, from the demo over three seeds (one to three hours)
+figures: $(VENV)/.dev ## make the front page's figure and table again, from the demo over five seeds (about three hours)
 	@cd nbs/experiments && OMP_NUM_THREADS=1 $(abspath $(BIN))/papermill demo.ipynb demo.ipynb
 	@$(BIN)/jupyter nbconvert --log-level ERROR --to notebook --inplace --TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_all_outputs_tags=runs nbs/experiments/demo.ipynb  # progress bars
 	@cd nbs && $(abspath $(BIN))/jupyter nbconvert --log-level ERROR --to notebook --inplace --execute index.ipynb
