@@ -34,6 +34,7 @@ from ..students.sampling import SLICE, gather_logprobs, next_tokens, vocabulary_
 from ..students.t5 import set_no_image
 from ..students.loading import adapter_base, blank_student, gguf_file, merged
 from ..training.ppo import PPOConfig, PPOTrainer, batch_losses
+from ..training.rollouts import Rollout
 from ..training.answers import add_adapter
 from ..pipeline.config import UNTRAINED_ANSWERS, ARESConfig, load_config
 from ..pipeline.build import lora_settings, ppo_config
@@ -185,13 +186,13 @@ def _become(
 def _made_rollouts(
     rows: int, length: int, # how many, and tokens in each
     samples: int, # of one problem
-) -> list: # with the fields that `batch_losses` reads
+) -> list: # of `Rollout`
     "Rollouts of a given length, without content."
     zeros = [0.0] * length
-    same = dict(prompt="", tokens=[5] * length, logprobs=zeros, ref_logprobs=zeros, values=zeros,
-                scores=[1.0], spans=[(0, length)], finished=True)
+    same = dict(prompt="", text="", finished=True, sentences=[""], tokens=[5] * length, spans=[(0, length)],
+                logprobs=zeros, ref_logprobs=zeros, values=zeros, scores=[1.0])
     problems = [SimpleNamespace(id=i // samples, view=lambda: None) for i in range(rows)]
-    return [SimpleNamespace(problem=problem, **same) for problem in problems]
+    return [Rollout(problem, **same) for problem in problems]
 
 # %% ../../nbs/reports/05_memory.ipynb #795d810a
 def _ppo_pass(
