@@ -288,11 +288,11 @@ class _OptimizerSettings(_UpdateSettings):
         'rationales cut off by `max_new_tokens` in RL: "keep" (paper), "mask", "penalise"',
         choices=("keep", "mask", "penalise"))
     end_token: str = setting("shared", choices=("shared", "apart"), help=
-        'the end-of-text token has a share in the last sentence\'s reward, or stands "apart" (paper)')
+        '"shared": the last sentence\'s reward reaches the end-of-text token; "apart": it does not (paper)')
     warmup: float = setting(0.1,
         "supervised stages warm up in this share of the steps; from 1 on: steps", low=0)
     weight_decay: float = setting(0.01, "of AdamW in supervised stages", low=0)
-    group_by_length: bool = setting(False, "supervised batches are of similar length, with less padding")
+    group_by_length: bool = setting(False, "supervised batches hold examples of similar length: less padding")
     rl_weight_decay: float = setting(0.0, "of AdamW in RL (official code: 0.01)", low=0)
 
 # %% ../../nbs/pipeline/02_config.ipynb #ecae29e6
