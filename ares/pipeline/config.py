@@ -288,7 +288,7 @@ class _OptimizerSettings(_UpdateSettings):
         'rationales cut off by `max_new_tokens` in RL: "keep" (paper), "mask", "penalise"',
         choices=("keep", "mask", "penalise"))
     end_token: str = setting("shared", choices=("shared", "apart"), help=
-        '"shared": the end token shares in the last reward, an empty text costs; "apart": neither (paper)')
+        '"shared": the last sentence\'s reward reaches the end token, an empty text costs; "apart": no')
     warmup: float = setting(0.1,
         "supervised stages warm up in this share of the steps; from 1 on: steps", low=0)
     weight_decay: float = setting(0.01, "of AdamW in supervised stages", low=0)
