@@ -84,7 +84,7 @@ def test_notebooks_hold_nothing_foreign(path):
     assert '"output_type": "error"' not in text and '"name": "stderr"' not in text, (
         "an error or a warning among the outputs"
     )
-    assert "jupyter.widget-view" not in text, "a widget, such as a progress bar, that nobody can move any more"
+    assert "jupyter.widget-view" not in text, "a widget, such as a progress bar, that shows nothing"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT/"nbs"/"runs").glob("*.ipynb")), ids=name)
